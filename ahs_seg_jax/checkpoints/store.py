@@ -1,0 +1,236 @@
+"""Checkpoints on disk, by Orbax: saving beside the training, keeping the newest and the best, restoring, reading weights.
+
+A working directory holds `checkpoints/<step>/` with `state` (trainable, frozen, opt_state, ema, step), `meta` (JSON: the
+configuration, the vocabulary's hash, the index of the next batch, versions) and `metrics`. A step's directory gets its
+name only when it is complete, so a run that is killed or a disk that fills up leaves the earlier ones as they were.
+"""
+
+import logging
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ahs_seg_jax import optimizer, parallel
+from ahs_seg_jax.checkpoints.errors import CheckpointError
+
+SUBDIRECTORY = "checkpoints"
+METRIC = "mIoU"
+
+
+def _quiet_orbax() -> None:
+    # Orbax logs the traceback of every failed save, and also raises it; this module reports it in one line instead.
+    logger = logging.getLogger("absl")
+    if _not_from_orbax not in logger.filters:
+        logger.addFilter(_not_from_orbax)
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _cause(error: Exception) -> str:
+    text = str(error).strip()
+    if "No space left on device" in text or "RESOURCE_EXHAUSTED" in text or "Disk quota exceeded" in text:
+        return "the disk is full (No space left on device)"
+    return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
+
+
+class CheckpointStore:
+    """The checkpoints of one training run, in `<workdir>/checkpoints`.
+
+    Keeps the `keep` newest and the one with the highest mIoU. Saving runs in the background; a save that fails (a full
+    disk) is reported when it is noticed, the earlier checkpoints stay, and the next save tries again.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], keep: int):
+        _quiet_orbax()
+        self.directory = (pathlib.Path(workdir) / SUBDIRECTORY).absolute()
+        self._keep = keep
+        self._pending: int | None = None
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        newest = checkpoint_managers.LatestN(self._keep)
+        best = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
+            best_fn=lambda metrics: metrics[METRIC],  # without it the metrics are not written, and forgotten on resume
+        )
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            return ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise CheckpointError(f"cannot open {self.directory}: {_cause(error)}; choose another workdir") from error
+
+    def steps(self) -> list[int]:
+        """Steps that have a complete checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], miou: float | None = None) -> bool:
+        """Starts saving `state` (a pytree of arrays, None allowed) in the background; returns whether it was started.
+
+        The arrays may be donated or changed as soon as this returns. `miou` in percent makes it a candidate for the
+        best checkpoint. Failures, this one's or the previous one's, are printed, not raised: see `finish`.
+        """
+        if error := self._settle():
+            self._warn(self._pending, error)
+        if step in self.steps():
+            return True
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        try:
+            self._manager.save(step, args=items, metrics=None if miou is None else {METRIC: miou})
+        except Exception as error:  # whatever stops a save must not stop the training
+            self._recover()
+            self._warn(step, error)
+            return False
+        self._pending = step
+        return True
+
+    def finish(self) -> None:
+        """Waits for the last save. Raises CheckpointError if the newest state did not reach the disk."""
+        if error := self._settle():
+            raise CheckpointError(
+                f"the last checkpoint could not be saved in {self.directory}: {_cause(error)}; {self._left()}; free some "
+                "space and start the same command again to continue from there"
+            ) from error
+
+    def close(self) -> None:
+        """Releases Orbax's threads; a save still running is completed first."""
+        self._settle()
+        self._manager.close()
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether all processes of a multi-process run have been told to stop (`jax.distributed` only)."""
+        return self._manager.reached_preemption(step)
+
+    def _settle(self) -> Exception | None:
+        """Waits for the save under way; if it failed, cleans up and returns the error."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # TensorStore reports a full disk as ValueError, others as OSError
+            self._recover()
+            return error
+        return None
+
+    def _recover(self) -> None:
+        # A manager whose save failed counts that step as present and its predecessors as gone: look at the disk again.
+        self._manager.close()
+        if parallel.is_main_process():
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        self._manager = self._open()
+
+    def _warn(self, step: int | None, error: Exception) -> None:
+        parallel.log(
+            f"WARNING: the checkpoint of step {step} could not be saved in {self.directory}: {_cause(error)}; "
+            f"{self._left()}; training goes on and the next save will try again"
+        )
+
+    def _left(self) -> str:
+        steps = self.steps()
+        return f"the checkpoint of step {steps[-1]} stays" if steps else "there is no earlier checkpoint"
+
+    def newest_meta(self) -> dict[str, Any] | None:
+        """The metadata of the newest checkpoint that has a readable one; None if there is none."""
+        for step in reversed(self.steps()):
+            try:
+                return dict(self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta)
+            except Exception as error:  # a truncated file fails in many ways; the older checkpoint is the remedy
+                parallel.log(f"WARNING: the metadata of step {step} in {self.directory} is unreadable: {_cause(error)}")
+        return None
+
+    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
+        """The newest readable checkpoint as (state, meta), or None if the directory has none.
+
+        `abstract_state` is the state's tree of `jax.ShapeDtypeStruct` with shardings: any number of devices will do.
+        An unreadable checkpoint is set aside as `<step>.unreadable` with a warning, and the one before it taken.
+        Raises CheckpointError if there are checkpoints and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore())
+            try:
+                restored = self._manager.restore(step, args=items)
+                return restored.state, dict(restored.meta)
+            except Exception as error:
+                self._set_aside(step, error)
+        if steps:
+            raise CheckpointError(
+                f"none of the checkpoints in {self.directory} can be read (steps {steps}); choose another workdir"
+            )
+        return None
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        aside = self.directory / f"{step}.unreadable"
+        parallel.log(f"WARNING: the checkpoint of step {step} is unreadable ({_cause(error)}); set aside as {aside}")
+        self._manager.close()
+        if parallel.is_main_process():
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.directory / str(step)).rename(aside)
+        self._manager = self._open()
+
+
+def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The weights of a training checkpoint, without optimiser state: (params, meta), params a tree of NumPy arrays.
+
+    `path` is a run's workdir (its newest step is taken) or one step's directory. The exponential moving average is
+    taken where the run kept one. Raises FileNotFoundError if there is no checkpoint, CheckpointError if it is damaged.
+    """
+    _quiet_orbax()
+    directory, step = _find_step(pathlib.Path(path).absolute())
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+    with ocp.CheckpointManager(directory, item_handlers=handlers) as manager:
+        try:
+            meta = dict(manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta)
+            tree = manager.item_metadata(step)["state"].tree
+            learned = "ema" if tree.get("ema") else "trainable"
+            wanted = {learned: tree[learned], "frozen": tree["frozen"]}
+            abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
+            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
+            weights = ocp.args.PyTreeRestore(item=abstract, restore_args=on_host, partial_restore=True)
+            state = manager.restore(step, args=ocp.args.Composite(state=weights)).state
+        except Exception as error:  # damaged files fail in many ways
+            others = [other for other in manager.all_steps() if other != step]
+            remedy = f"name another step's directory: {sorted(others)}" if others else "there is no other step"
+            raise CheckpointError(f"{directory / str(step)} cannot be read: {_cause(error)}; {remedy}") from error
+    return optimizer.merge(state[learned], state["frozen"]), meta
+
+
+def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata of a training checkpoint; `path` and errors as in `load_params`."""
+    directory, step = _find_step(pathlib.Path(path).absolute())
+    with ocp.CheckpointManager(directory, item_handlers={"meta": ocp.JsonCheckpointHandler()}) as manager:
+        try:
+            return dict(manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta)
+        except Exception as error:  # damaged files fail in many ways
+            raise CheckpointError(f"the metadata in {directory / str(step)} cannot be read: {_cause(error)}") from error
+
+
+def _find_step(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """(directory of steps, step) for a workdir, its checkpoints directory, or a step's directory."""
+    if path.name.isdigit() and (path / "state").is_dir():
+        return path.parent, int(path.name)
+    directory = path / SUBDIRECTORY if (path / SUBDIRECTORY).is_dir() else path
+    steps = [int(child.name) for child in directory.glob("*") if child.name.isdigit() and child.is_dir()]
+    if not steps:
+        raise FileNotFoundError(
+            f"no checkpoint in {path}: expected {path / SUBDIRECTORY}/<step>, or a step's directory"
+        )
+    return directory, max(steps)
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether `load_params` can find a checkpoint at `path`."""
+    try:
+        _find_step(pathlib.Path(path).absolute())
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Data: sources of labelled images, augmentation, and the batches of training."""

@@ -1,0 +1,76 @@
+"""What a data set is to this program (`Source`), and the table of data sets by name (`open_source`)."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ahs_seg_jax.data.scenes import ScenesConfig
+from ahs_seg_jax.vocabulary import Vocabulary
+
+
+class CorruptExample(RuntimeError):
+    """An example that cannot be read. The message names the file and the cause."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Labelled images by index. Picklable; any thread may read any example at any time.
+
+    `source[i]` is `{"image": uint8 [h, w, 3] RGB, "label": int32 [h, w]}`, label = index into `vocabulary` or -1 where
+    unlabelled; it raises `CorruptExample` for an unreadable file.
+    """
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes that the labels index."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]: ...
+
+    def name(self, index: int, /) -> str:
+        """What people call example `index`: its file name, or "scene 17"."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """JSON-ready facts that tell this data set from another: counts, hashes, parameters."""
+        ...
+
+
+class DataSettings(Protocol):
+    """The fields of `config.DataConfig` that choose a source."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def root(self) -> str: ...
+    @property
+    def scenes(self) -> ScenesConfig: ...
+
+
+def _open_scenes(settings: DataSettings, split: str) -> Source:
+    from ahs_seg_jax.data.scenes import ScenesSource
+
+    return ScenesSource(settings.scenes, split)
+
+
+def _open_folder(settings: DataSettings, split: str) -> Source:
+    from ahs_seg_jax.data.folder import open_folder
+
+    return open_folder(settings.root, split)
+
+
+SOURCES: dict[str, Callable[[DataSettings, str], Source]] = {"scenes": _open_scenes, "folder": _open_folder}
+
+
+def open_source(settings: DataSettings, split: str) -> Source:
+    """The data set `settings.name`, split "train" or "val", checked as far as its kind allows.
+
+    Raises ValueError for an unknown name (the message lists the known ones), or for data that fail their checks
+    (`folder.DataProblems`, which lists every problem).
+    """
+    if settings.name not in SOURCES:
+        raise ValueError(f"data.name is {settings.name!r}; choose one of {', '.join(sorted(SOURCES))}")
+    return SOURCES[settings.name](settings, split)

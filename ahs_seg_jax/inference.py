@@ -1,0 +1,320 @@
+"""From an image and class names to labels: views, the model's stages, blending, argmax over chunks of classes.
+
+Axes: b image, v view, t class, p prompt, e joint embedding, g side of the logit grid (4 h), n side of the blended map.
+
+Two protocols (CAT-Seg; the published numbers use `cat_seg`):
+  whole    one view, the image squashed to the crop; sigmoid of the logits, then bilinear to the output size
+  cat_seg  windows over the squashed image and one global view; logits to the window's size, then sigmoid, windows
+           averaged where they overlap, mean with the global view, bilinear to the output size
+
+Nothing compiled depends on an image's own size or on the exact number of classes: views are made on the host, classes
+are padded to a bucket and masked, output sizes are padded to a bucket and cropped by the caller. `traces` counts how
+often each compiled function was traced.
+"""
+
+import collections
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ahs_seg_jax.models import orthogonal
+from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.vocabulary import Vocabulary
+
+PROTOCOLS = ("whole", "cat_seg")
+CLASS_BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 384, 512, 768, 1024)
+OUTPUT_BUCKETS = (128, 256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096)
+CLASSES_AT_ONCE = 8  # classes whose probabilities exist at the output size together
+PROMPTS_AT_ONCE = 256  # prompts that the text tower encodes together
+
+Taps = tuple[np.ndarray, np.ndarray, np.ndarray]  # per output: two source indices and the second one's weight
+traces: collections.Counter[str] = collections.Counter()
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Geometry of the sliding-window protocol, in pixels. The defaults are CAT-Seg's."""
+
+    shortest: int = 640  # the image's shortest edge after the first resize
+    longest: int = 2560  # bound of its longest edge
+    size: int = 640  # side of the square it is squashed to
+    window: int = 384
+    stride: int = 256
+
+    def __post_init__(self) -> None:
+        if self.window > self.size or (self.size - self.window) % self.stride:
+            raise ValueError(
+                f"windows of {self.window} at stride {self.stride} do not cover {self.size} pixels exactly; "
+                "size - window must be a multiple of stride, 0 included"
+            )
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """Top left corner (y, x) of every window, row by row."""
+        starts = range(0, self.size - self.window + 1, self.stride)
+        return [(y, x) for y in starts for x in starts]
+
+
+CAT_SEG = Windows()
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedVocabulary:
+    """Text embeddings of a vocabulary, padded to a bucket of T classes; `mask` is False for the padding."""
+
+    text: jax.Array  # float32 [T, p, e]
+    mask: np.ndarray  # bool [T]
+    count: int  # classes without the padding
+
+
+def bucket(count: int, buckets: tuple[int, ...]) -> int:
+    """The smallest bucket that holds `count`; above the largest one, the next multiple of a quarter of it."""
+    fitting = [size for size in buckets if size >= count]
+    return fitting[0] if fitting else -(-count // (buckets[-1] // 4)) * (buckets[-1] // 4)
+
+
+def check_protocol(protocol: str) -> None:
+    """Raises ValueError for an unknown protocol."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises TypeError or ValueError unless `image` is uint8 RGB `[H, W, 3]` with at least one pixel."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        seen = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise TypeError(f"image is {seen}; pass a NumPy array of dtype uint8, RGB 0..255")
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"image has shape {list(image.shape)}; it must be [H, W, 3], RGB, with at least one pixel")
+
+
+def merged(model: Any, params: Any) -> tuple[Any, Any]:
+    """The model and its parameters with the rotations folded into the weights, so that they cost nothing per image."""
+    config = model.config
+    if config.adaptation == "none":
+        return model, params
+    return model.clone(config=config.replace(adaptation="none")), _merge(config, params)
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def _merge(config: ModelConfig, params: Any) -> Any:
+    return orthogonal.merge(config, params)[1]
+
+
+def _taps(size_in: int, size_out: int) -> Taps:
+    """The two source indices (int32 `[m]`) and the second one's weight (float32 `[m]`) of a bilinear resize."""
+    source = np.maximum((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0.0)
+    low = np.minimum(source.astype(np.int32), size_in - 1)
+    return low, np.minimum(low + 1, size_in - 1), (source - low).astype(np.float32)
+
+
+def _squash(image: np.ndarray, size: int) -> np.ndarray:
+    """Float32 `[size, size, 3]` of an image `[H, W, 3]`: bilinear, no anti-aliasing, the aspect ratio is lost."""
+    values = image.astype(np.float32)
+    for axis in (0, 1):
+        low, high, weight = _taps(values.shape[axis], size)
+        weight = weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        values = values.take(low, axis) * (1 - weight) + values.take(high, axis) * weight
+    return values
+
+
+def shortest_edge_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
+    """(height, width) after a resize that keeps the aspect: shortest edge `shortest`, longest at most `longest`."""
+    scale = min(shortest / min(height, width), longest / max(height, width))
+    return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def make_views(image: np.ndarray, protocol: str, crop: int, windows: Windows = CAT_SEG) -> np.ndarray:
+    """What the model sees of an image uint8 `[H, W, 3]`: float32 `[v, s, s, 3]`, RGB 0..255.
+
+    `whole`: one view of side s = `crop`. `cat_seg`: the windows row by row, then the global view, s = window.
+    Raises ValueError or TypeError for an unknown protocol or an image of another type or shape.
+    """
+    check_protocol(protocol)
+    check_image(image)
+    if protocol == "whole":
+        return _squash(image, crop)[None]
+    height, width = shortest_edge_size(image.shape[0], image.shape[1], windows.shortest, windows.longest)
+    resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    squashed, side = _squash(resized, windows.size), windows.window
+    return np.stack([*(squashed[y : y + side, x : x + side] for y, x in windows.corners), _squash(resized, side)])
+
+
+def views_shape(protocol: str, crop: int, windows: Windows = CAT_SEG) -> tuple[int, int, int, int]:
+    """Shape (v, s, s, 3) of what `make_views` returns."""
+    if protocol == "whole":
+        return 1, crop, crop, 3
+    return len(windows.corners) + 1, windows.window, windows.window, 3
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _encode_text(model: Any, params: Any, tokens: jax.Array) -> jax.Array:
+    traces["encode_text"] += 1
+    return model.apply({"params": params}, tokens, method="encode_text")
+
+
+def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary, pad_to: int | None = None) -> EncodedVocabulary:
+    """Text embeddings of every class, encoded once; the padding is copies of the last class.
+
+    `pad_to` is the padded number of classes; by default the smallest of CLASS_BUCKETS that fits. For a model with one
+    prompt channel, several prompts become their average on the sphere (`Vocabulary.pool`).
+
+    Raises ValueError when the model has several prompt channels and the vocabulary another number of prompts.
+    """
+    tokens = vocabulary.tokens(model.config.text.context)
+    count, prompts, _ = tokens.shape
+    channels = model.config.aggregator.prompts
+    if channels not in (1, prompts):
+        raise ValueError(
+            f"the vocabulary gives {prompts} prompt(s) per class but model.aggregator.prompts is {channels}; "
+            f"use {channels} templates, or a model with one prompt channel, which averages them"
+        )
+    padded = pad_to or bucket(count, CLASS_BUCKETS)
+    block = min(max(1, PROMPTS_AT_ONCE // prompts), padded)
+    tokens = np.concatenate([tokens, np.repeat(tokens[-1:], -count % block, axis=0)])
+    parts = [_encode_text(model, params, tokens[start : start + block]) for start in range(0, len(tokens), block)]
+    text = jnp.concatenate(parts)[:count]
+    text = vocabulary.pool(text) if channels == 1 else text
+    text = jnp.concatenate([text, jnp.repeat(text[-1:], padded - count, axis=0)])
+    return EncodedVocabulary(text, np.arange(padded) < count, count)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "class_pooling", "one_by_one", "sharding"))
+def view_logits(
+    model: Any,
+    params: Any,
+    views: jax.Array,
+    text: jax.Array,
+    mask: jax.Array,
+    class_pooling: int = 1,
+    one_by_one: bool = True,
+    sharding: jax.sharding.Sharding | None = None,
+) -> jax.Array:
+    """Logits of every view: `[b, v, s, s, 3]` RGB 0..255 and text `[T, p, e]`, mask `[T]` -> float32 `[b, v, T, g, g]`.
+
+    `one_by_one` segments one view of every image at a time (less memory) instead of all b v at once; same results.
+    `sharding` of the result, when the images are spread over devices.
+    """
+    traces["view_logits"] += 1
+    variables = {"params": params}
+
+    def segment(images: jax.Array) -> jax.Array:
+        features = model.apply(variables, images, method="encode_image")
+        logits, _ = model.apply(
+            variables, features, text, class_pooling=class_pooling, class_mask=mask, method="segment"
+        )
+        return logits
+
+    if one_by_one and views.shape[1] > 1:
+        logits = jnp.moveaxis(jax.lax.map(segment, jnp.moveaxis(views, 1, 0)), 0, 1)
+    else:
+        flat = segment(views.reshape(-1, *views.shape[2:]))
+        logits = flat.reshape(*views.shape[:2], *flat.shape[1:])
+    return logits if sharding is None else jax.lax.with_sharding_constraint(logits, sharding)
+
+
+def _blend(logits: jax.Array, protocol: str, windows: Windows) -> jax.Array:
+    """Probabilities `[t, n, n]` of the views' logits `[v, t, g, g]`."""
+    if protocol == "whole":
+        return jax.nn.sigmoid(logits[0])
+    side, size = windows.window, windows.size
+    probabilities = jax.nn.sigmoid(_resized(logits, (side, side)))
+    total = jnp.zeros((logits.shape[1], size, size), probabilities.dtype)
+    count = np.zeros((1, size, size), np.float32)
+    for view, (y, x) in enumerate(windows.corners):
+        total = total.at[:, y : y + side, x : x + side].add(probabilities[view])
+        count[:, y : y + side, x : x + side] += 1
+    return (total / count + _resized(probabilities[-1], (size, size))) / 2
+
+
+def _interpolated(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
+    """Bilinear resize of the last two axes. The taps may be arguments, so that one program serves all sizes.
+
+    Gathering two neighbours is far cheaper here than a product with a matrix of zeros, and needs no rounding mode.
+    """
+    for low, high, weight in (row_taps, column_taps):
+        weight = weight.reshape((1,) * (x.ndim - 2) + (-1, 1))
+        first, second = (jnp.take(x, index, axis=-2, mode="clip") for index in (low, high))
+        x = jnp.swapaxes(first * (1 - weight) + second * weight, -1, -2)
+    return x
+
+
+def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    return _interpolated(x, _taps(x.shape[-2], size[0]), _taps(x.shape[-1], size[1]))
+
+
+def probabilities(logits: jax.Array, size: tuple[int, int], protocol: str, windows: Windows = CAT_SEG) -> jax.Array:
+    """Probabilities float32 `[t, H, W]` of the views' logits `[v, t, g, g]` at the output size (H, W)."""
+    check_protocol(protocol)
+    return _resized(_blend(logits, protocol, windows), size)
+
+
+def label_map(logits: jax.Array, size: tuple[int, int], protocol: str, windows: Windows = CAT_SEG) -> jax.Array:
+    """The most probable class of every pixel: int32 `[H', W']`, the output size (H, W) padded to OUTPUT_BUCKETS.
+
+    Crop the result to `[:H, :W]`. Equals the argmax of `probabilities`, the first of equals, at the memory of
+    CLASSES_AT_ONCE classes. Returns before the device has finished.
+    """
+    check_protocol(protocol)
+    n = logits.shape[-1] if protocol == "whole" else windows.size
+    row_taps, column_taps = (_padded_taps(n, extent) for extent in size)
+    return _label_map(logits, row_taps, column_taps, protocol, windows)
+
+
+def _padded_taps(size_in: int, size_out: int) -> Taps:
+    low, high, weight = _taps(size_in, size_out)
+    padding = (0, bucket(size_out, OUTPUT_BUCKETS) - size_out)
+    return np.pad(low, padding), np.pad(high, padding), np.pad(weight, padding)
+
+
+@functools.partial(jax.jit, static_argnames=("protocol", "windows"))
+def _label_map(logits: jax.Array, row_taps: Taps, column_taps: Taps, protocol: str, windows: Windows) -> jax.Array:
+    traces["label_map"] += 1
+    views, classes, g, _ = logits.shape
+    # Padding classes come last and have probability 0: a tie goes to the first class, so they never win.
+    padded = jnp.pad(logits, ((0, 0), (0, -classes % CLASSES_AT_ONCE), (0, 0), (0, 0)), constant_values=-100.0)
+    chunks = jnp.moveaxis(padded.reshape(views, -1, CLASSES_AT_ONCE, g, g), 1, 0)
+
+    def step(best: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        first, chunk_logits = chunk
+        resized = _interpolated(_blend(chunk_logits, protocol, windows), row_taps, column_taps)
+        value, index = resized.max(axis=0), resized.argmax(axis=0).astype(jnp.int32)
+        better = value > best[0]
+        return (jnp.where(better, value, best[0]), jnp.where(better, first + index, best[1])), None
+
+    extent = (len(row_taps[0]), len(column_taps[0]))
+    start = (jnp.full(extent, -1.0, jnp.float32), jnp.zeros(extent, jnp.int32))
+    firsts = jnp.arange(chunks.shape[0], dtype=jnp.int32) * CLASSES_AT_ONCE
+    (_, labels), _ = jax.lax.scan(step, start, (firsts, chunks))
+    return labels
+
+
+def whole_image_probabilities(
+    model: Any, params: Any, image: np.ndarray, vocabulary: EncodedVocabulary, class_pooling: int = 1
+) -> jax.Array:
+    """Protocol `whole`: probabilities float32 `[t, H, W]` of an image uint8 `[H, W, 3]`."""
+    return _image_probabilities(model, params, image, vocabulary, "whole", class_pooling)
+
+
+def cat_seg_probabilities(
+    model: Any, params: Any, image: np.ndarray, vocabulary: EncodedVocabulary, class_pooling: int = 1
+) -> jax.Array:
+    """Protocol `cat_seg`: probabilities float32 `[t, H, W]` of an image uint8 `[H, W, 3]`.
+
+    Parity: golden/vitb_sliding_window.npz (made with class_pooling=2).
+    """
+    return _image_probabilities(model, params, image, vocabulary, "cat_seg", class_pooling)
+
+
+def _image_probabilities(
+    model: Any, params: Any, image: np.ndarray, vocabulary: EncodedVocabulary, protocol: str, class_pooling: int
+) -> jax.Array:
+    views = make_views(image, protocol, model.config.image.crop)[None]
+    logits = view_logits(model, params, views, vocabulary.text, vocabulary.mask, class_pooling)
+    height, width = image.shape[:2]
+    return probabilities(logits[0, :, : vocabulary.count], (height, width), protocol)

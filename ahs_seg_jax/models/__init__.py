@@ -1,0 +1,1 @@
+"""The model: CLIP with orthogonal adaptation, MH-FPN, DC-HSP, cost aggregation."""

@@ -1,0 +1,148 @@
+"""Cost aggregation: the correlation of image and text, refined in space for each class and across classes.
+
+Axes: b image (b1: b or 1), t class, p prompt, h w feature grid, c hidden channels, e joint embedding.
+
+Source: CAT-Seg (Cho et al., 2024), aggregator; parity: golden/aggregator.npz.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ahs_seg_jax.models import decoder, layers
+from ahs_seg_jax.models.architecture import AggregatorConfig
+from ahs_seg_jax.models.class_attention import ClassLayer
+from ahs_seg_jax.models.swin import SpatialLayer
+
+DROPPED_LOGIT = -100.0  # of a class outside the kept ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Which classes each image keeps: `indices` `[b, k]` ascending, of `classes` in all."""
+
+    indices: jax.Array
+    classes: int
+
+    def take(self, x: jax.Array) -> jax.Array:
+        """Rows of `[b or 1, t, ...]` by image: `[b, k, ...]`."""
+        x = jnp.broadcast_to(x, (self.indices.shape[0], *x.shape[1:]))
+        return jnp.take_along_axis(x, self.indices.reshape(*self.indices.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+    def put_back(self, logits: jax.Array) -> jax.Array:
+        """`[b, k, h, w] -> [b, t, h, w]`, -100 where a class was not kept."""
+        images = logits.shape[0]
+        full = jnp.full((images, self.classes, *logits.shape[2:]), DROPPED_LOGIT, logits.dtype)
+        return full.at[jnp.arange(images)[:, None], self.indices].set(logits)
+
+
+def keep_best(correlation: Float[Array, "b t h w p"], count: int, class_mask: Bool[Array, "t"] | None) -> Kept:
+    """The `count` classes of each image with the largest correlation over positions and prompts."""
+    best = jax.lax.stop_gradient(correlation).astype(jnp.float32).max((2, 3, 4))
+    if class_mask is not None:
+        best = jnp.where(class_mask[None], best, -jnp.inf)
+    indices = jax.lax.top_k(best, count)[1]
+    return Kept(jnp.sort(indices, axis=-1), correlation.shape[1])
+
+
+class AggregationLayer(nn.Module):
+    """A spatial and a class layer."""
+
+    config: AggregatorConfig
+
+    def setup(self) -> None:
+        self.spatial = SpatialLayer(self.config)
+        # `class` is a reserved word: the attribute is set by name so that the parameters are called what they are.
+        setattr(self, "class", ClassLayer(self.config))
+
+    def __call__(self, x: jax.Array, appearance: jax.Array, text: jax.Array, **options: Any) -> jax.Array:
+        """See SpatialLayer (options chunk, remat) and ClassLayer (options pooling, class_mask, padding)."""
+        by_space = {name: options.pop(name) for name in ("chunk", "remat")}
+        return getattr(self, "class")(self.spatial(x, appearance, **by_space), text, **options)
+
+
+class Aggregator(nn.Module):
+    """Embedding of the correlation, aggregation layers, decoder. `features` are the joint embedding's channels."""
+
+    config: AggregatorConfig
+    features: int
+    chunk: int = 0
+    remat: bool = False
+
+    def setup(self) -> None:
+        c = self.config
+        self.correlation_embedding = layers.convolution(7, c.prompts, c.hidden)
+        self.appearance_guidance = layers.convolution(3, self.features, c.appearance_guidance)
+        self.text_guidance = layers.affine(self.features, c.text_guidance)
+        self.decoder_guidance_1 = layers.convolution(3, c.guidance_up[0], c.decoder_guidance[0])
+        self.decoder_guidance_2 = layers.convolution(3, c.guidance_up[1], c.decoder_guidance[1])
+        self.layers = [AggregationLayer(c) for _ in range(c.layers)]
+        first, second = c.decoder
+        # The guidance replaces the last of the incoming channels: 128 -> 96 + 32 and 64 -> 48 + 16.
+        self.decoder_1 = decoder.Stage(c.hidden, c.decoder_guidance[0], first)
+        self.decoder_2 = decoder.Stage(first, c.decoder_guidance[1], second)
+        self.head = layers.convolution(3, second, 1)
+
+    def embed(self, correlation: Float[Array, "b t h w p"]) -> Float[Array, "b t h w c"]:
+        """7x7 convolution of each class's correlation, as one product over its neighbourhoods."""
+        p = self.correlation_embedding()
+        side, _, prompts, hidden = p["kernel"].shape
+        flat = {"kernel": p["kernel"].reshape(side * side * prompts, hidden), "bias": p["bias"]}
+        return layers.linear(layers.patches(correlation, side), flat)
+
+    def guide_image(
+        self,
+        dense: Float[Array, "b h w e"],
+        upsampled: tuple[Float[Array, "b h2 w2 c1"], Float[Array, "b h4 w4 c2"]],
+    ) -> dict[str, jax.Array]:
+        """What the image alone says: `appearance` `[b, h, w, g]`, `decoder_1`, `decoder_2` (of the upsampled taps)."""
+        return {
+            "appearance": jax.nn.relu(layers.conv_same(dense, self.appearance_guidance())),
+            "decoder_1": jax.nn.relu(layers.conv_same(upsampled[0], self.decoder_guidance_1())),
+            "decoder_2": jax.nn.relu(layers.conv_same(upsampled[1], self.decoder_guidance_2())),
+        }
+
+    def aggregate(
+        self,
+        x: Float[Array, "b t h w c"],
+        appearance: Float[Array, "b h w g"],
+        text: Float[Array, "b1 t e"],
+        *,
+        pooling: int,
+        class_mask: Bool[Array, "b1 t"] | None,
+    ) -> Float[Array, "b t h w c"]:
+        """The aggregation layers. `text` is unit-length; a False mask keeps a class from influencing the others."""
+        guidance = jax.nn.relu(layers.linear(text.astype(x.dtype), self.text_guidance()))
+        classes = jnp.asarray([x.shape[1]]) if class_mask is None else class_mask.sum(-1)
+        padding = jnp.maximum(self.config.pad_len - classes, 0).astype(jnp.float32)
+        for layer in self.layers:
+            x = layer(
+                x,
+                appearance,
+                guidance,
+                chunk=self.chunk,
+                remat=self.remat,
+                pooling=pooling,
+                class_mask=class_mask,
+                padding=padding,
+            )
+        return x
+
+    def decode(
+        self, x: Float[Array, "b t h w c"], guidance: tuple[Float[Array, "b h2 w2 g1"], Float[Array, "b h4 w4 g2"]]
+    ) -> Float[Array, "b t h4 w4"]:
+        """Upsampled four times under the decoder guidance, to float32 logits."""
+        stages = [self.decoder_1(), self.decoder_2()]
+        shares = [decoder.guidance_share(g, p) for g, p in zip(guidance, stages, strict=True)]
+        head = self.head()
+
+        def all_stages(x: jax.Array) -> jax.Array:
+            for p, share in zip(stages, shares, strict=True):
+                x = decoder.run_stage(x, p, share)
+            return layers.conv_same(x, head)[..., 0].astype(jnp.float32)
+
+        return layers.over_classes(all_stages, x, chunk=self.chunk, remat=self.remat)

@@ -1,0 +1,224 @@
+"""Sizes and switches of the model: the dataclasses that every model file reads, and the named presets.
+
+Source: method.md's table of sizes; CLIP ViT-B/16 and ViT-L/14@336; CAT-Seg's aggregator.
+"""
+
+import dataclasses
+from typing import Any
+
+ADAPTATIONS = ("none", "orthogonal", "ha_hem")
+FUSIONS = ("weighted", "attention", "concat")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTowerConfig:
+    """CLIP's image tower. `crop` and `patch_size` are in pixels, `pretrained_grid` in patches."""
+
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    patch_size: int = 16
+    crop: int = 384
+    pretrained_grid: int = 14
+
+    @property
+    def grid(self) -> int:
+        """Side of the feature grid, in tokens."""
+        return self.crop // self.patch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTowerConfig:
+    """CLIP's text tower. `context` is the longest prompt in tokens, start and end included."""
+
+    layers: int = 12
+    width: int = 512
+    heads: int = 8
+    vocab_size: int = 49408
+    context: int = 77
+
+
+@dataclasses.dataclass(frozen=True)
+class AggregatorConfig:
+    """Cost aggregation and decoder (CAT-Seg)."""
+
+    hidden: int = 128  # channels of a class's correlation embedding
+    layers: int = 2  # pairs of a spatial and a class layer
+    heads: int = 4
+    window: int = 12  # side of a Swin window, in grid tokens
+    mlp_ratio: int = 4
+    prompts: int = 1  # templates whose correlations enter the embedding
+    appearance_guidance: int = 128
+    text_guidance: int = 128
+    decoder: tuple[int, int] = (64, 32)  # output channels of the two decoder stages
+    decoder_guidance: tuple[int, int] = (32, 16)  # guidance channels joined at each stage
+    guidance_up: tuple[int, int] = (256, 128)  # channels of the upsampled tower taps
+    pad_len: int = 256  # classes kept per image, and the length short vocabularies are padded to; 0 = off
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The whole model. The defaults are ViT-B/16 with all three components."""
+
+    image: ImageTowerConfig = ImageTowerConfig()
+    text: TextTowerConfig = TextTowerConfig()
+    embed_dim: int = 512  # CLIP's joint embedding, e
+    adaptation: str = "ha_hem"  # none | orthogonal | ha_hem
+    block_size: int = 128  # side of a rotation block
+    alpha: float = 0.3  # HA-HEM: initial strength of every layer
+    beta_text: float = 0.7  # HA-HEM: initial strength of the text tower
+    beta_image: float = 0.99  # HA-HEM: initial strength of the image tower (a saturated sigmoid cannot learn)
+    guidance_taps: tuple[int, int] = (3, 7)  # 0-based image blocks whose outputs guide the decoder
+    mh_fpn: bool = True
+    mh_fpn_taps: tuple[int, int, int] = (3, 7, 11)  # the last must be the tower's last (dense) block
+    mh_fpn_fusion: str = "weighted"  # weighted | attention | concat
+    dc_hsp: bool = True
+    dc_hsp_rank: int = 64
+    aggregator: AggregatorConfig = AggregatorConfig()
+    dtype: str = "float32"  # activations: float32 (parity) | bfloat16
+    class_chunk: int = 0  # classes per pass of the spatial layers and the decoder; 0 = all at once (same results)
+    remat: bool = False  # recompute tower blocks and class chunks in the backward pass: less memory, more time
+
+    @property
+    def grid(self) -> int:
+        """Side h = w of the feature grid, in tokens."""
+        return self.image.grid
+
+    @property
+    def text_blocks(self) -> int:
+        """Rotation blocks of the text tower, d_text / B."""
+        return self.text.width // self.block_size
+
+    @property
+    def image_blocks(self) -> int:
+        """Rotation blocks of the image tower, d_image / B."""
+        return self.image.width // self.block_size
+
+    def replace(self, **changes: Any) -> "ModelConfig":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def problems(self) -> list[str]:
+        """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
+        return [*self._choice_problems(), *self._tower_problems(), *self._grid_problems(), *self._tap_problems()]
+
+    def _choice_problems(self) -> list[str]:
+        found = []
+        choices = (("adaptation", ADAPTATIONS), ("mh_fpn_fusion", FUSIONS), ("dtype", DTYPES))
+        for field, valid in choices:
+            if getattr(self, field) not in valid:
+                found.append(f"model.{field} is {getattr(self, field)!r}; choose one of {', '.join(valid)}")
+        for field in ("alpha", "beta_text", "beta_image"):
+            if not 0.0 < getattr(self, field) < 1.0:
+                found.append(f"model.{field} is {getattr(self, field)}; it must lie strictly between 0 and 1")
+        if self.class_chunk < 0:
+            found.append(f"model.class_chunk is {self.class_chunk}; it must be 0 (all classes at once) or positive")
+        return found
+
+    def _tower_problems(self) -> list[str]:
+        found = []
+        for name, tower in (("image", self.image), ("text", self.text)):
+            if tower.width % tower.heads:
+                found.append(
+                    f"model.{name}.width is {tower.width}, not a multiple of model.{name}.heads = {tower.heads}"
+                )
+            if self.adaptation != "none" and tower.width % self.block_size:
+                found.append(
+                    f"model.{name}.width is {tower.width}, not a multiple of model.block_size = {self.block_size}; "
+                    "rotations need whole blocks"
+                )
+        if self.aggregator.hidden % self.aggregator.heads:
+            found.append(
+                f"model.aggregator.hidden is {self.aggregator.hidden}, "
+                f"not a multiple of model.aggregator.heads = {self.aggregator.heads}"
+            )
+        for stage, channels in enumerate(self.aggregator.decoder):
+            if channels % 16:
+                found.append(
+                    f"model.aggregator.decoder[{stage}] is {channels}; it must be a multiple of 16 "
+                    "(GroupNorm has channels/16 groups)"
+                )
+        if self.mh_fpn and self.embed_dim % 16:
+            found.append(f"model.embed_dim is {self.embed_dim}; with mh_fpn it must be a multiple of 16")
+        return found
+
+    def _grid_problems(self) -> list[str]:
+        crop, patch, window = self.image.crop, self.image.patch_size, self.aggregator.window
+        if crop % patch:
+            return [
+                (
+                    f"model.image.crop is {crop}, not a multiple of model.image.patch_size = {patch}; "
+                    f"the nearest valid crops are {crop // patch * patch} and {(crop // patch + 1) * patch}"
+                )
+            ]
+        if self.grid > window and self.grid % window:
+            return [
+                (
+                    f"model.image.crop = {crop} gives a grid of {self.grid} tokens, "
+                    f"not a multiple of model.aggregator.window = {window}"
+                )
+            ]
+        return []
+
+    def _tap_problems(self) -> list[str]:
+        found = []
+        layers = self.image.layers
+        taps = [("guidance_taps", self.guidance_taps)]
+        if self.mh_fpn:
+            taps.append(("mh_fpn_taps", self.mh_fpn_taps))
+            if self.mh_fpn_taps[-1] != layers - 1:
+                found.append(
+                    f"model.mh_fpn_taps is {self.mh_fpn_taps}; its last level must be the last image block, {layers - 1}"
+                )
+        for field, values in taps:
+            if any(not 0 <= tap < layers for tap in values) or list(values) != sorted(set(values)):
+                found.append(
+                    f"model.{field} is {values}; taps must ascend without repeats within 0..{layers - 1} "
+                    "(model.image.layers)"
+                )
+        return found
+
+
+def vitb16() -> ModelConfig:
+    """ViT-B/16 at 384 pixels, the published base size."""
+    return ModelConfig()
+
+
+def vitl14_336() -> ModelConfig:
+    """ViT-L/14 at 336 pixels, the published large size."""
+    return ModelConfig(
+        image=ImageTowerConfig(layers=24, width=1024, heads=16, patch_size=14, crop=336, pretrained_grid=24),
+        text=TextTowerConfig(layers=12, width=768, heads=12),
+        embed_dim=768,
+        guidance_taps=(7, 15),
+        mh_fpn_taps=(7, 15, 23),
+    )
+
+
+def tiny() -> ModelConfig:
+    """Small enough to train from scratch on two CPU cores in minutes; every component included."""
+    return ModelConfig(
+        image=ImageTowerConfig(layers=4, width=96, heads=4, patch_size=8, crop=96, pretrained_grid=12),
+        text=TextTowerConfig(layers=2, width=64, heads=4, context=32),
+        embed_dim=64,
+        block_size=16,
+        guidance_taps=(0, 1),
+        mh_fpn_taps=(0, 1, 3),
+        dc_hsp_rank=16,
+        aggregator=AggregatorConfig(
+            hidden=32,
+            layers=1,
+            heads=4,
+            window=6,
+            appearance_guidance=32,
+            text_guidance=32,
+            decoder=(32, 16),
+            decoder_guidance=(16, 8),
+            guidance_up=(32, 16),
+            pad_len=64,
+        ),
+    )
+
+
+PRESETS = {"vitb16": vitb16, "vitl14_336": vitl14_336, "tiny": tiny}

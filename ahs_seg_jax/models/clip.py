@@ -1,0 +1,214 @@
+"""CLIP's two towers: dense image features and text embeddings.
+
+Axes: b image, t class, p prompt, n image token (class token first), l text token, h w feature grid, d tower width,
+e joint embedding, s layer of a stack, m prompt of a flat batch.
+
+The attention's four matrices come from whoever provides them (plain, rotated, merged): the towers take them as a
+dictionary `kernels`, query | key | value | out -> [s, d, d], and never ask where they are from.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ahs_seg_jax.models import layers, resize
+from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
+from ahs_seg_jax.models.layers import Arrays, Parameters
+
+PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # RGB, 0..255
+PIXEL_STD = (68.5005327, 66.6321579, 70.3231630)
+ATTENTION = ("query", "key", "value", "out")
+PROMPTS_AT_ONCE = 1024  # longer vocabularies are encoded in passes, so that memory stays bounded
+
+
+class Blocks(nn.Module):
+    """Parameters of a stack of pre-norm transformer blocks, each with a leading axis of layers."""
+
+    layers: int
+    width: int
+
+    @nn.compact
+    def __call__(self) -> dict[str, dict[str, jax.Array]]:
+        width = self.width
+        shapes = {name: (width, width) for name in ATTENTION} | {
+            "mlp_in": (width, 4 * width),
+            "mlp_out": (4 * width, width),
+        }
+        blocks = {}
+        for name, shape in shapes.items():
+            kernel = (layers.stacked(layers.fan_in), (self.layers, *shape))
+            bias = (layers.zeros, (self.layers, shape[1]))
+            blocks[name] = Parameters({"kernel": kernel, "bias": bias}, name=name)()
+        for name in ("ln_1", "ln_2"):
+            size = (self.layers, width)
+            blocks[name] = Parameters({"scale": (layers.ones, size), "bias": (layers.zeros, size)}, name=name)()
+        return blocks
+
+
+def _mlp(x: jax.Array, p: Arrays) -> jax.Array:
+    return layers.linear(layers.quick_gelu(layers.linear(x, p["mlp_in"])), p["mlp_out"])
+
+
+def block(x: Float[Array, "b n d"], p: Arrays, *, heads: int, causal: bool) -> Float[Array, "b n d"]:
+    """One pre-norm transformer block: attention, then MLP, each with its residual."""
+    y = layers.layer_norm(x, p["ln_1"])
+    split = (*y.shape[:-1], heads, y.shape[-1] // heads)
+    query, key, value = (layers.linear(y, p[name]).reshape(split) for name in ("query", "key", "value"))
+    attended = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+    x = x + layers.linear(attended.reshape(y.shape), p["out"])
+    return x + _mlp(layers.layer_norm(x, p["ln_2"]), p)
+
+
+def dense_block(x: Float[Array, "b n d"], p: Arrays) -> Float[Array, "b n-1 d"]:
+    """The image tower's last block: values only, and the class token's residual for every grid token.
+
+    Parity: both published programs do this, and their checkpoints depend on it.
+    """
+    values = layers.linear(layers.layer_norm(x[:, 1:], p["ln_1"]), p["value"])
+    u = layers.linear(values, p["out"]) + x[:, :1]
+    return u + _mlp(layers.layer_norm(u, p["ln_2"]), p)
+
+
+def run_blocks(x: jax.Array, blocks: Arrays, *, heads: int, causal: bool, remat: bool) -> jax.Array:
+    """The stacked blocks one after the other: `[b, n, d]` to `[b, n, d]`."""
+    step = functools.partial(block, heads=heads, causal=causal)
+    if remat:
+        step = jax.checkpoint(step, prevent_cse=False)
+    return jax.lax.scan(lambda x, p: (step(x, p), None), x, blocks)[0]
+
+
+def _with_kernels(blocks: dict[str, dict[str, jax.Array]], kernels: Arrays | None) -> dict[str, dict[str, jax.Array]]:
+    if kernels is None:
+        return blocks
+    return blocks | {name: blocks[name] | {"kernel": kernels[name]} for name in ATTENTION}
+
+
+class ImageTower(nn.Module):
+    """Vision transformer whose last block is dense."""
+
+    config: ImageTowerConfig
+    embed_dim: int
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        c = self.config
+        width, scale = c.width, c.width**-0.5
+        patch = (c.patch_size, c.patch_size, 3, width)
+        self.patch_embedding = Parameters({"kernel": (layers.fan_in, patch)})
+        self.class_embedding = self.param("class_embedding", layers.normal(scale), (width,))
+        tokens = c.pretrained_grid**2 + 1
+        self.position_embedding = self.param("position_embedding", layers.normal(scale), (tokens, width))
+        self.ln_pre, self.ln_post = layers.norm(width), layers.norm(width)
+        self.projection = Parameters({"kernel": (layers.normal(scale), (width, self.embed_dim))})
+        self.blocks = Blocks(c.layers, width)
+
+    def attention_kernels(self) -> dict[str, jax.Array]:
+        """The plain attention matrices, name -> `[s, d, d]`."""
+        blocks = self.blocks()
+        return {name: blocks[name]["kernel"] for name in ATTENTION}
+
+    def _positions(self) -> jax.Array:
+        c = self.config
+        class_token, grid = self.position_embedding[:1], self.position_embedding[1:]
+        if c.grid != c.pretrained_grid:
+            grid = grid.reshape(c.pretrained_grid, c.pretrained_grid, c.width)
+            grid = resize.bicubic(grid, (c.grid, c.grid)).reshape(-1, c.width)
+        return jnp.concatenate([class_token, grid])[None]
+
+    def _embed(self, images: jax.Array) -> jax.Array:
+        c = self.config
+        side, grid = c.patch_size, c.grid
+        patches = images.reshape(-1, grid, side, grid, side, 3).transpose(0, 1, 3, 2, 4, 5)
+        patches = patches.reshape(-1, grid * grid, side * side * 3)
+        x = patches @ self.patch_embedding()["kernel"].astype(self.dtype).reshape(-1, c.width)
+        class_token = jnp.broadcast_to(self.class_embedding.astype(self.dtype), (x.shape[0], 1, c.width))
+        x = jnp.concatenate([class_token, x], 1) + self._positions().astype(self.dtype)
+        return layers.layer_norm(x, self.ln_pre())
+
+    def __call__(
+        self, images: Float[Array, "b H W 3"], taps: tuple[int, ...], kernels: Arrays | None = None
+    ) -> tuple[Float[Array, "b h w e"], dict[int, Float[Array, "b h w d"]]]:
+        """Normalised images of the crop's size -> dense features, and the outputs of the blocks `taps`."""
+        c = self.config
+        blocks = _with_kernels(self.blocks(), kernels)
+        take = lambda start, stop: jax.tree.map(lambda a: a[start:stop], blocks)
+        on_grid = lambda x: x.reshape(-1, c.grid, c.grid, x.shape[-1])
+        x, found = self._embed(images.astype(self.dtype)), {}
+        last = c.layers - 1
+        start = 0
+        for stop in sorted({*(tap + 1 for tap in taps if tap < last), last}):
+            x = run_blocks(x, take(start, stop), heads=c.heads, causal=False, remat=self.remat)
+            start = stop
+            if stop - 1 in taps:
+                found[stop - 1] = on_grid(x[:, 1:])
+        x = dense_block(x, jax.tree.map(lambda a: a[last], blocks))
+        if last in taps:
+            found[last] = on_grid(x)
+        dense = layers.layer_norm(x, self.ln_post()) @ self.projection()["kernel"].astype(self.dtype)
+        return on_grid(dense), found
+
+
+class TextTower(nn.Module):
+    """Causal transformer read at the end token."""
+
+    config: TextTowerConfig
+    embed_dim: int
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        c = self.config
+        self.token_embedding = self.param("token_embedding", layers.normal(0.02), (c.vocab_size, c.width))
+        self.position_embedding = self.param("position_embedding", layers.normal(0.01), (c.context, c.width))
+        self.ln_final = layers.norm(c.width)
+        self.projection = Parameters({"kernel": (layers.normal(c.width**-0.5), (c.width, self.embed_dim))})
+        self.blocks = Blocks(c.layers, c.width)
+
+    def attention_kernels(self) -> dict[str, jax.Array]:
+        """The plain attention matrices, name -> `[s, d, d]`."""
+        blocks = self.blocks()
+        return {name: blocks[name]["kernel"] for name in ATTENTION}
+
+    def __call__(self, tokens: Int[Array, "m l"], kernels: Arrays | None = None) -> Float[Array, "m e"]:
+        """Token ids, zero after the end token -> float32 embeddings, not yet normalised.
+
+        The tower is causal: nothing after the end token can reach the result, so l need only be the longest prompt.
+        The end token is the largest id.
+        """
+        c = self.config
+        blocks = _with_kernels(self.blocks(), kernels)
+        final, projection = self.ln_final(), self.projection()["kernel"]
+        x = self.token_embedding[tokens].astype(self.dtype)
+        x = x + self.position_embedding[None, : tokens.shape[-1]].astype(self.dtype)
+
+        def encode(x: jax.Array, end: jax.Array) -> jax.Array:
+            x = run_blocks(x, blocks, heads=c.heads, causal=True, remat=self.remat)
+            x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+            x = layers.layer_norm(x, final) @ projection.astype(self.dtype)
+            return x.astype(jnp.float32)
+
+        end = tokens.argmax(-1)
+        if tokens.shape[0] <= PROMPTS_AT_ONCE:
+            return encode(x, end)
+        one = lambda prompt: encode(prompt[0][None], prompt[1][None])[0]
+        return jax.lax.map(one, (x, end), batch_size=PROMPTS_AT_ONCE)
+
+
+def towers(config: ModelConfig) -> tuple[ImageTower, TextTower]:
+    """Both towers of a model."""
+    dtype = jnp.dtype(config.dtype)
+    return (
+        ImageTower(config.image, config.embed_dim, dtype, config.remat),
+        TextTower(config.text, config.embed_dim, dtype, config.remat),
+    )
+
+
+def normalise_pixels(images: Float[Array, "b H W 3"], crop: int) -> Float[Array, "b crop crop 3"]:
+    """RGB 0..255 -> zero mean and unit variance by channel, then bilinear to the tower's crop."""
+    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, 3) for v in (PIXEL_MEAN, PIXEL_STD))
+    return resize.bilinear((images.astype(jnp.float32) - mean) / std, (crop, crop))

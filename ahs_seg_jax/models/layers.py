@@ -1,0 +1,214 @@
+"""Parameter declarations and the few layers that the whole model shares.
+
+Modules own parameters; the arithmetic is pure functions over dictionaries of arrays, so that a stack of layers can
+be scanned, chunked over classes and rematerialised without lifting Flax transformations.
+
+Axes: b image, h w rows and columns, c o input and output channels, k kernel side.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+EPSILON = 1e-5  # PyTorch's default of LayerNorm and GroupNorm; Flax's differs
+
+Arrays = Mapping[str, Any]  # nested dictionary of arrays
+
+zeros = nn.initializers.zeros_init()
+ones = nn.initializers.ones_init()
+normal = nn.initializers.normal
+fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def stacked(initializer: Any) -> Any:
+    """The initializer of one layer, applied to each index of a leading axis of layers."""
+
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        keys = jax.random.split(key, shape[0])
+        return jax.vmap(lambda key: initializer(key, shape[1:], dtype))(keys)
+
+    return initialize
+
+
+class Parameters(nn.Module):
+    """Named float32 arrays: `shapes` maps a name to (initializer, shape). Calling it hands them out."""
+
+    shapes: Mapping[str, tuple[Any, tuple[int, ...]]]
+
+    @nn.compact
+    def __call__(self) -> dict[str, jax.Array]:
+        return {name: self.param(name, init, shape) for name, (init, shape) in self.shapes.items()}
+
+
+def affine(features_in: int, features_out: int, name: str | None = None) -> Parameters:
+    """`kernel [in, out]` and `bias [out]` of a linear map."""
+    shapes = {"kernel": (fan_in, (features_in, features_out)), "bias": (zeros, (features_out,))}
+    return Parameters(shapes, name=name)
+
+
+def convolution(
+    side: int, features_in: int, features_out: int, name: str | None = None, *, bias: bool = True
+) -> Parameters:
+    """`kernel [k, k, in, out]` and, unless told otherwise, `bias [out]`."""
+    shapes = {"kernel": (fan_in, (side, side, features_in, features_out))}
+    return Parameters(shapes | ({"bias": (zeros, (features_out,))} if bias else {}), name=name)
+
+
+def norm(features: int, name: str | None = None) -> Parameters:
+    """`scale [c]` and `bias [c]` of a LayerNorm or GroupNorm."""
+    return Parameters({"scale": (ones, (features,)), "bias": (zeros, (features,))}, name=name)
+
+
+def linear(x: jax.Array, p: Arrays) -> jax.Array:
+    """`x kernel + bias` over the last axis, in x's dtype."""
+    y = x @ p["kernel"].astype(x.dtype)
+    return y + _broadcast(p["bias"], y) if "bias" in p else y
+
+
+def _broadcast(vector: jax.Array, x: jax.Array) -> jax.Array:
+    return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+def layer_norm(x: jax.Array, p: Arrays) -> jax.Array:
+    """LayerNorm over the last axis; statistics in float32, result in x's dtype."""
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    y = centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON)
+    return (y * _broadcast(p["scale"], y) + _broadcast(p["bias"], y)).astype(x.dtype)
+
+
+def group_norm(x: jax.Array, p: Arrays, groups: int) -> jax.Array:
+    """GroupNorm of `[..., h, w, c]` over h, w and each group's channels; statistics in float32."""
+    *lead, rows, columns, channels = x.shape
+    wide = x.astype(jnp.float32).reshape(*lead, rows, columns, groups, channels // groups)
+    centred = wide - wide.mean((-4, -3, -1), keepdims=True)
+    variance = (centred * centred).mean((-4, -3, -1), keepdims=True)
+    y = (centred * jax.lax.rsqrt(variance + EPSILON)).reshape(x.shape)
+    return (y * _broadcast(p["scale"], y) + _broadcast(p["bias"], y)).astype(x.dtype)
+
+
+def l2_normalise(x: jax.Array, axis: int = -1) -> jax.Array:
+    """x divided by its float32 norm (at least 1e-12, as PyTorch's normalize); result in x's dtype."""
+    wide = x.astype(jnp.float32)
+    # The maximum is taken under the root: the norm's gradient at zero would be NaN.
+    squares = jnp.maximum((wide * wide).sum(axis, keepdims=True), 1e-24)
+    return (wide * jax.lax.rsqrt(squares)).astype(x.dtype)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """CLIP's activation."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact (error function) GELU."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def _conv_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _same(x, kernel)
+
+
+def _conv_same_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _same(x, kernel), (x, kernel)
+
+
+def _kernel_gradient_by_shifts(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """One product of shifted inputs for each kernel position: on a CPU many times faster inside a loop."""
+    side = kernel.shape[0]
+    rows, columns = x.shape[1:3]
+    reach = side // 2
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    products = [
+        jnp.einsum("bhwc,bhwo->co", padded[:, i : i + rows, j : j + columns], cotangent)
+        for i in range(side)
+        for j in range(side)
+    ]
+    return jnp.stack(products).reshape(kernel.shape)
+
+
+def _kernel_gradient_by_convolution(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+    return jax.linear_transpose(functools.partial(_same, x), kernel)(cotangent)[0]
+
+
+def _conv_same_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    (x_gradient,) = jax.linear_transpose(lambda x: _same(x, kernel), x)(cotangent)
+    kernel_gradient = jax.lax.platform_dependent(
+        x, kernel, cotangent, cpu=_kernel_gradient_by_shifts, default=_kernel_gradient_by_convolution
+    )
+    return x_gradient, kernel_gradient
+
+
+_conv_same.defvjp(_conv_same_forward, _conv_same_backward)
+
+
+def conv_same(x: jax.Array, p: Arrays) -> jax.Array:
+    """Convolution `[..., h, w, c] -> [..., h, w, o]` with an odd kernel and zero padding, in x's dtype."""
+    flat = x.reshape(-1, *x.shape[-3:])
+    y = _conv_same(flat, p["kernel"].astype(x.dtype))
+    y = y.reshape(*x.shape[:-1], y.shape[-1])
+    return y + _broadcast(p["bias"], y) if "bias" in p else y
+
+
+def conv_transpose(x: jax.Array, p: Arrays) -> jax.Array:
+    """Transposed convolution whose stride is its kernel's side: `[..., h, w, c] -> [..., k h, k w, o]`.
+
+    Output pixels do not overlap, so that it is one matrix product and a rearrangement: output pixel (k y + i, k x + j)
+    is `x[y, x] kernel[i, j] + bias`.
+    """
+    *lead, rows, columns, channels = x.shape
+    side, _, _, features = p["kernel"].shape
+    kernel = p["kernel"].astype(x.dtype).transpose(2, 0, 1, 3).reshape(channels, -1)
+    y = (x.reshape(-1, channels) @ kernel).reshape(-1, rows, columns, side, side, features)
+    y = y.transpose(0, 1, 3, 2, 4, 5).reshape(*lead, rows * side, columns * side, features)
+    return y + _broadcast(p["bias"], y)
+
+
+def patches(x: jax.Array, side: int) -> jax.Array:
+    """Zero-padded neighbourhoods `[..., h, w, c] -> [..., h, w, side * side * c]`, row by row."""
+    rows, columns = x.shape[-3:-1]
+    reach = side // 2
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(reach, reach), (reach, reach), (0, 0)])
+    shifted = [padded[..., i : i + rows, j : j + columns, :] for i in range(side) for j in range(side)]
+    return jnp.concatenate(shifted, -1)
+
+
+def split_linear(p: Arrays, features: int) -> tuple[Arrays, jax.Array]:
+    """A linear map of `[features, guidance]` as the features' map (with the bias) and the guidance's kernel.
+
+    The rule that makes the aggregator cheap, exactly: such a map is the sum of two. Guidance is the same for all classes
+    of an image (or all positions of a class), so that its half is computed once and added.
+    """
+    return {"kernel": p["kernel"][:features], "bias": p["bias"]}, p["kernel"][features:]
+
+
+def over_classes(function: Callable[..., jax.Array], *arrays: jax.Array, chunk: int, remat: bool) -> jax.Array:
+    """`function` of arrays `[b, t, ...]`, which treats classes independently, in passes of at most `chunk` classes.
+
+    The result `[b, t, ...]` does not depend on the chunk (0: one pass); memory does. With `remat` a pass is computed
+    again in the backward pass, so that training holds the inner activations of one pass only.
+    """
+    if remat:
+        function = jax.checkpoint(function, prevent_cse=chunk == 0)
+    classes = arrays[0].shape[1]
+    if chunk == 0 or chunk >= classes:
+        return function(*arrays)
+    passes = -(-classes // chunk)
+    size = -(-classes // passes)
+
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, passes * size - classes)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], passes, size, *x.shape[2:]), 1, 0)
+
+    y = jnp.moveaxis(jax.lax.map(lambda parts: function(*parts), tuple(split(x) for x in arrays)), 0, 1)
+    return y.reshape(y.shape[0], passes * size, *y.shape[3:])[:, :classes]

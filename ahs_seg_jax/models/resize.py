@@ -1,0 +1,79 @@
+"""Resizes as products with constant matrices: no anti-aliasing, PyTorch's sampling positions.
+
+A resize along one axis is a linear map with a fixed matrix. Two small matrix products are fast on every
+accelerator, and the transpose is the gradient.
+
+Axes: any array; `axes` names the two that are resized (rows, then columns).
+Source: parity with PyTorch's interpolate, golden/resize.npz.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _from_taps(size_in: int, indices: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    matrix = np.zeros((indices.shape[0], size_in), np.float64)
+    for tap in range(indices.shape[1]):
+        np.add.at(matrix, (np.arange(indices.shape[0]), indices[:, tap]), weights[:, tap])
+    return matrix.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=256)
+def bilinear_matrix(size_in: int, size_out: int, aligned_corners: bool = False) -> np.ndarray:
+    """Weights `[size_out, size_in]` of linear interpolation; each row sums to one."""
+    index = np.arange(size_out, dtype=np.float64)
+    if aligned_corners:
+        source = index * ((size_in - 1) / (size_out - 1)) if size_out > 1 else np.zeros(1)
+    else:
+        source = np.maximum((index + 0.5) * size_in / size_out - 0.5, 0.0)
+    low = np.minimum(np.floor(source).astype(np.int64), size_in - 1)
+    high = np.minimum(low + 1, size_in - 1)
+    fraction = source - low
+    return _from_taps(size_in, np.stack([low, high], 1), np.stack([1.0 - fraction, fraction], 1))
+
+
+@functools.lru_cache(maxsize=256)
+def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """Weights `[size_out, size_in]` of cubic interpolation with a = -0.75 (PyTorch's)."""
+    a = -0.75
+    source = (np.arange(size_out, dtype=np.float64) + 0.5) * size_in / size_out - 0.5
+    low = np.floor(source).astype(np.int64)
+    distance = np.abs((source - low)[:, None] - np.arange(-1, 3)[None, :])
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    indices = np.clip(low[:, None] + np.arange(-1, 3)[None, :], 0, size_in - 1)
+    return _from_taps(size_in, indices, np.where(distance <= 1, near, far))
+
+
+def _apply(x: jax.Array, row_matrix: np.ndarray, column_matrix: np.ndarray, axes: tuple[int, int]) -> jax.Array:
+    for matrix, axis in zip((row_matrix, column_matrix), axes, strict=True):
+        if matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix), dtype=np.float32)):
+            continue
+        axis = axis % x.ndim
+        product = jnp.tensordot(x, jnp.asarray(matrix, x.dtype), ((axis,), (1,)), precision=jax.lax.Precision.HIGHEST)
+        x = jnp.moveaxis(product, -1, axis)
+    return x
+
+
+def bilinear(
+    x: jax.Array, size: tuple[int, int], axes: tuple[int, int] = (-3, -2), *, aligned_corners: bool = False
+) -> jax.Array:
+    """Bilinear resize of two axes to `size` (rows, columns), without anti-aliasing. Same dtype as `x`."""
+    rows, columns = (bilinear_matrix(x.shape[axis], out, aligned_corners) for axis, out in zip(axes, size, strict=True))
+    return _apply(x, rows, columns, axes)
+
+
+def bicubic(x: jax.Array, size: tuple[int, int], axes: tuple[int, int] = (-3, -2)) -> jax.Array:
+    """Bicubic resize (a = -0.75) of two axes to `size` (rows, columns), without anti-aliasing."""
+    rows, columns = (bicubic_matrix(x.shape[axis], out) for axis, out in zip(axes, size, strict=True))
+    return _apply(x, rows, columns, axes)
+
+
+def nearest(x: jax.Array, size: tuple[int, int], axes: tuple[int, int] = (-2, -1)) -> jax.Array:
+    """Nearest-neighbour resize: output i reads input floor(i n / m), in integers. For labels."""
+    for axis, out in zip(axes, size, strict=True):
+        x = jnp.take(x, np.arange(out) * x.shape[axis] // out, axis=axis)
+    return x

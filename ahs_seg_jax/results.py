@@ -1,0 +1,135 @@
+"""The outcome of an evaluation: scores, what they are scores of, and the results file."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ahs_seg_jax import metrics
+from ahs_seg_jax.vocabulary import Vocabulary
+
+PACKAGES = ("ahs_seg_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores in percent, and everything needed to tell what they are scores of."""
+
+    scores: metrics.Scores
+    vocabulary: Vocabulary
+    seen: np.ndarray | None  # bool [t], classes of the training vocabulary; None if that is unknown
+    report: dict[str, Any]  # protocol, checkpoint, data, versions, ...: all of the results file but the scores
+    pictures: list[tuple[str, np.ndarray]]  # (name of the image, panel uint8 [H, W, 3])
+
+    @property
+    def miou_seen(self) -> float:
+        """mIoU over the classes of the training vocabulary; nan if there are none or they are unknown."""
+        return math.nan if self.seen is None else self.scores.mean_iou(self.seen)
+
+    @property
+    def miou_unseen(self) -> float:
+        """mIoU over the classes outside the training vocabulary; nan if there are none or they are unknown."""
+        return math.nan if self.seen is None else self.scores.mean_iou(~self.seen)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image of the source was scored."""
+        return not self.report["incomplete"]
+
+    def named_scores(self) -> dict[str, float]:
+        """The scores by name: mIoU, fwIoU, mACC, pACC, mIoU_seen, mIoU_unseen; nan where one does not exist."""
+        result = self.scores
+        named = {"mIoU": result.miou, "fwIoU": result.fwiou, "mACC": result.macc, "pACC": result.pacc}
+        return named | {"mIoU_seen": self.miou_seen, "mIoU_unseen": self.miou_unseen}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The results file's content: JSON types only, null for a score that does not exist."""
+        classes = [
+            {
+                "name": name,
+                "IoU": _number(self.scores.iou[index]),
+                "accuracy": _number(self.scores.accuracy[index]),
+                "pixels": int(self.scores.pixels[index]),
+                "seen": None if self.seen is None else bool(self.seen[index]),
+            }
+            for index, name in enumerate(self.vocabulary.names)
+        ]
+        scores = {name: _number(value) for name, value in self.named_scores().items()}
+        return {"scores": scores, **self.report, "classes": classes}
+
+    def summary(self) -> str:
+        """One line for people, with what the scores depend on, and more lines if the evaluation is incomplete."""
+        result, report = self.scores, self.report
+        split = "" if self.seen is None else f" (seen {self.miou_seen:.2f}, unseen {self.miou_unseen:.2f})"
+        pooling = report["class_pooling"]
+        line = (
+            f"mIoU {result.miou:.2f}{split}, fwIoU {result.fwiou:.2f}, mACC {result.macc:.2f}, pACC {result.pacc:.2f}: "
+            f"protocol {report['protocol']}, class pooling {pooling}x{pooling}, {report['data']['images']} images, "
+            f"{len(self.vocabulary)} classes (vocabulary {self.vocabulary.sha256[:8]}), {report['seconds']:.0f} s"
+        )
+        return "\n".join([line, *(f"INCOMPLETE: {reason}" for reason in report["incomplete"])])
+
+    def write_results(self, path: str | os.PathLike[str]) -> None:
+        """Writes the results file (JSON). A run that is killed meanwhile leaves no half file."""
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".unfinished")
+        unfinished.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+def params_sha256(params: Any) -> str:
+    """Hash of a parameter tree: names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(params)):
+        values = np.asarray(leaf)
+        digest.update(f"{path} {values.dtype} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def vocabulary_report(vocabulary: Vocabulary) -> dict[str, Any]:
+    """What tells a vocabulary from another: hash of the names, their number, prompt templates, synonym rule."""
+    return {
+        "sha256": vocabulary.sha256,
+        "classes": len(vocabulary),
+        "templates": list(vocabulary.templates),
+        "synonyms": vocabulary.synonyms,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"  # run from the source folder
+    return found
+
+
+def hardware(mesh: Mesh) -> dict[str, Any]:
+    """The devices that computed, in words and numbers."""
+    device = mesh.devices.flat[0]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": int(mesh.devices.size),
+        "processes": jax.process_count(),
+        "cpu_cores": os.cpu_count(),
+        "machine": platform.machine(),
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

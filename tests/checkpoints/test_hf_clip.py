@@ -1,0 +1,91 @@
+"""Hugging Face's format against transformers' own CLIPModel, which needs torch."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ahs_seg_jax.checkpoints import convert, load_pretrained, readers, writers
+from ahs_seg_jax.checkpoints.errors import CheckpointError
+
+
+@pytest.fixture
+def clip_model(torch, visible):
+    import transformers
+
+    torch.manual_seed(0)
+    return transformers.CLIPModel(transformers.CLIPConfig(**writers.hf_config(visible)))
+
+
+def test_what_transformers_saves_is_read_and_written_back_exactly(torch, clip_model, visible, tmp_path):
+    clip_model.save_pretrained(tmp_path / "theirs")
+    found = load_pretrained(tmp_path / "theirs")
+    assert found.config == visible
+    state = clip_model.state_dict()
+    kernel = found.params["clip"]["image"]["blocks"]["mlp_in"]["kernel"]
+    np.testing.assert_array_equal(kernel[2].T, state["vision_model.encoder.layers.2.mlp.fc1.weight"].numpy())
+
+    writers.write(tmp_path / "ours", "hf_clip", found.config, found.params)
+    again = type(clip_model).from_pretrained(tmp_path / "ours")
+    assert again.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+    assert again.config.vision_config.image_size == 35
+
+
+def test_shards_are_read_together(visible, random_params, assert_same, tmp_path):
+    import safetensors.numpy
+
+    params = random_params("hf_clip", visible)
+    tensors = {names[0]: value for names, value in convert.state_dict("hf_clip", visible, params)}
+    names = sorted(tensors)
+    weight_map = {}
+    for shard, part in enumerate((names[:20], names[20:])):
+        file = f"model-{shard}.safetensors"
+        safetensors.numpy.save_file({name: tensors[name] for name in part}, tmp_path / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert_same(convert.read(tmp_path).params, params)
+
+    (tmp_path / "model-1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"is incomplete: .* names model-1\.safetensors"):
+        convert.read(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
+    with pytest.raises(CheckpointError, match="names files outside its directory"):
+        convert.read(tmp_path)
+
+
+def test_hub_names_are_downloaded_or_explained(monkeypatch, visible, random_params, assert_same, tmp_path):
+    import huggingface_hub
+
+    params = random_params("hf_clip", visible)
+    writers.write(tmp_path / "snapshot", "hf_clip", visible, params)
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, tuple(allow_patterns)))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert_same(load_pretrained("someone/small-clip").params, params)
+    assert [name for name, _ in asked] == ["someone/small-clip"]
+    assert "pytorch_model.bin" not in asked[0][1]
+
+    def offline(name, allow_patterns):
+        raise OSError("cannot reach the hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(
+        CheckpointError, match=r"no path someone/small-clip.*cannot reach the hub.*give their directory"
+    ):
+        load_pretrained("someone/small-clip")
+
+
+def test_missing_paths_are_not_taken_for_hub_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for source in ("runs/absent", "weights/absent.pth", str(tmp_path / "absent"), "absent"):
+        with pytest.raises(CheckpointError, match=f"there is no checkpoint at {source}"), readers.open_tensors(source):
+            pass
+    with pytest.raises(CheckpointError, match=r"is a directory without model\.safetensors"):
+        load_pretrained("runs")

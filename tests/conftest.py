@@ -1,0 +1,29 @@
+"""Settings of every test: the CPU, strict rank promotion, and where the shared golden numbers are."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Several devices on one CPU, so that whatever shards is tested sharded. Must be set before JAX starts.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of golden numbers and real photographs; tests that need it are skipped where it is absent."""
+    default = pathlib.Path(__file__).resolve().parents[2] / "shared"
+    path = pathlib.Path(os.environ.get("AHS_SEG_SHARED", default))
+    if not (path / "golden").is_dir():
+        pytest.skip(f"no golden numbers at {path} (set AHS_SEG_SHARED)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The small golden files stored among the tests."""
+    return pathlib.Path(__file__).resolve().parent / "golden"

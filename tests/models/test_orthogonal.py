@@ -1,0 +1,129 @@
+"""Rotations: golden numbers, inverses of every size of matrix, gradients, merging."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ahs_seg_jax.models import architecture, orthogonal
+from ahs_seg_jax.models.clip import ATTENTION
+from tests.goldens import assert_close
+
+
+@pytest.fixture(scope="module")
+def stored(golden):
+    with np.load(golden / "orthogonal.npz") as stored:
+        return {name: jnp.asarray(stored[name]) for name in stored.files}
+
+
+@pytest.fixture(scope="module")
+def energies(golden):
+    with np.load(golden / "ha_hem.npz") as stored:
+        return {name: jnp.asarray(stored[name]) for name in stored.files}
+
+
+def test_cayley_golden(stored):
+    assert_close(orthogonal.cayley(stored["R_q"]), stored["cayley_q"], 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cayley", "free"])
+def test_rotated_projections_golden(stored, kind):
+    width = stored["x"].shape[-1]
+    matrices = jnp.stack([stored[f"R_{role}"] for role in "qkvo"])[None]
+    rotation = orthogonal.cayley(matrices) if kind == "cayley" else jnp.eye(8)[None, None, None] + matrices
+    plain = [*jnp.split(stored["qkv_weight"], 3), stored["out_weight"]]
+    kernels = dict(zip(ATTENTION, (weight.T[None] for weight in plain), strict=True))
+    rotated = orthogonal.rotate(kernels, rotation)
+    qkv = (
+        jnp.concatenate([stored["x"] @ rotated[name][0] for name in ATTENTION[:3]], -1) + stored["qkv_bias"][None, None]
+    )
+    assert_close(qkv, stored[f"{kind}_qkv_out"], 1e-5)
+    projected = stored["x"] @ rotated["out"][0] + stored["out_bias"][None, None]
+    assert projected.shape[-1] == width
+    assert_close(projected, stored[f"{kind}_proj_out"], 1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 0.3, 5.0, 200.0])
+def test_cayley_is_a_rotation_and_agrees_with_a_solver(scale):
+    x = scale * jax.random.normal(jax.random.key(0), (3, 13, 13))
+    rotation = np.asarray(orthogonal.cayley(x), np.float64)
+    skew = np.asarray((x - x.swapaxes(-1, -2)) / 2, np.float64)
+    exact = np.linalg.solve((np.eye(13) + skew).swapaxes(-1, -2), (np.eye(13) - skew).swapaxes(-1, -2)).swapaxes(-1, -2)
+    np.testing.assert_allclose(rotation, exact, atol=1e-4)
+    np.testing.assert_allclose(
+        rotation @ rotation.swapaxes(-1, -2), np.broadcast_to(np.eye(13), rotation.shape), atol=1e-4
+    )
+
+
+def test_cayley_gradient_agrees_with_finite_differences():
+    x, direction = jax.random.normal(jax.random.key(1), (2, 5, 7, 7))
+    loss = lambda x: jnp.sum(orthogonal.cayley(x) * jnp.cos(jnp.arange(49.0).reshape(1, 7, 7)))
+    step = 1e-2
+    numeric = (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(jnp.vdot(jax.grad(loss)(x), direction), numeric, rtol=2e-3)
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_ha_hem_golden(energies, tower):
+    part = {name.removeprefix(f"{tower}/"): value for name, value in energies.items() if name.startswith(tower)}
+    layers = (0, 2, 4)
+    rotation = jnp.stack([part[f"layer{layer}/R"] for layer in layers])[:, None]
+
+    def value(alpha_logits, beta_logit):
+        alpha, beta = jax.nn.sigmoid(alpha_logits), jax.nn.sigmoid(beta_logit)
+        modulated = orthogonal.modulate(rotation, alpha[np.asarray(layers)], beta)
+        return orthogonal.energy(modulated, alpha, orthogonal.energy_weights(5)[np.asarray(layers)]), modulated
+
+    gradient = jax.grad(lambda *logits: value(*logits)[0], argnums=(0, 1))(part["alpha_logits"], part["beta_logit"])
+    energy, modulated = value(part["alpha_logits"], part["beta_logit"])
+    for row, layer in enumerate(layers):
+        assert_close(modulated[row, 0], part[f"layer{layer}/R_adapt"], 1e-5)
+    assert_close(energy, part["energy"], 1e-5)
+    assert_close(gradient[0], part["grad_alpha_logits"], 1e-4)
+    assert_close(gradient[1], part["grad_beta_logit"], 1e-4)
+    assert_close(orthogonal.energy_weights(5), part["layer_weights"], 1e-6)
+
+
+def _small(adaptation):
+    return architecture.tiny().replace(
+        image=architecture.ImageTowerConfig(layers=3, width=40, heads=5, patch_size=4, crop=12, pretrained_grid=3),
+        text=architecture.TextTowerConfig(layers=2, width=24, heads=3, vocab_size=31, context=7),
+        embed_dim=16,
+        block_size=8,
+        adaptation=adaptation,
+    )
+
+
+def test_initial_rotations_are_the_identity_and_ha_hem_starts_where_it_says():
+    config = _small("ha_hem")
+    module = orthogonal.OrthogonalAdaptation(config)
+    out, variables = module.init_with_output(jax.random.key(0))
+    assert out["text"].shape == (2, 4, 3, 8, 8)
+    assert out["image"].shape == (3, 4, 5, 8, 8)
+    for tower in ("text", "image"):
+        np.testing.assert_array_equal(out[tower], jnp.broadcast_to(jnp.eye(8), out[tower].shape))
+    np.testing.assert_allclose(out["alpha_text"], 0.3, rtol=1e-6)
+    np.testing.assert_allclose([out["beta_text"], out["beta_image"]], [0.7, 0.99], rtol=1e-6)
+    gradient = jax.grad(lambda v: module.apply(v)["energy"])(variables)["params"]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_mixing_by_hand():
+    """Slot and block relations against the sums written out."""
+    config = _small("orthogonal")
+    module = orthogonal.OrthogonalAdaptation(config)
+    p = module.init(jax.random.key(0))["params"]
+    keys = iter(jax.random.split(jax.random.key(1), 3))
+    p = {name: value + 0.1 * jax.random.normal(next(keys), value.shape) for name, value in p.items()}
+    out = module.apply({"params": p})
+    core, block_mix, slot_mix = (np.asarray(p[name], np.float64) for name in ("core", "block_mix", "slot_mix"))
+    layer, role, block = 2, 1, 4  # an image block: text has 3
+    mixed = np.einsum("xysi,i->xys", core, block_mix[layer, 3 + block])
+    expected = np.einsum("xys,s->xy", mixed, slot_mix[4 * layer + role])
+    np.testing.assert_allclose(out["image"][layer, role, block], expected, atol=1e-5)
+
+
+def test_merge_leaves_a_plain_model_alone():
+    config = _small("none")
+    params = {"clip": {"anything": 1}}
+    assert orthogonal.merge(config, params) == (config, params)

@@ -1,0 +1,299 @@
+"""Evaluation of a model that compares colours: scores by hand, batches and devices, broken files, the results file."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ahs_seg_jax import evaluate as evaluation
+from ahs_seg_jax import inference, parallel, results, tokenizer
+from ahs_seg_jax.data.sources import CorruptExample
+from ahs_seg_jax.evaluate import evaluate
+from ahs_seg_jax.models import architecture, resize
+from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.vocabulary import Vocabulary
+
+COLORS = ("red", "green", "blue", "sky")
+RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+PARAMS = {"scale": np.float32(20)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorModel:
+    """A class called "red" has the logit scale (share of red - 1/2); a class that is no colour has the lowest."""
+
+    config: ModelConfig = dataclasses.field(default_factory=lambda: architecture.tiny().replace(adaptation="none"))
+
+    def apply(self, variables, *args, method, **options):
+        return getattr(self, method)(variables["params"], *args, **options)
+
+    def encode_text(self, params, tokens):
+        words = jnp.asarray([[[[tokenizer.encode(color)[1] for color in COLORS[:3]]]]])
+        return (tokens[..., None] == words).any(axis=2).astype(jnp.float32)
+
+    def encode_image(self, params, images):
+        return {"image": resize.bilinear(images / 255, (6, 6))}
+
+    def segment(self, params, features, text, *, class_pooling, class_mask):
+        share = jnp.einsum("bhwc,tpc->bthw", features["image"], text)
+        return jnp.where(class_mask[None, :, None, None], params["scale"] * (share - 0.5), -100.0), {}
+
+
+class ListSource:
+    """Images of one colour each (index into COLORS, None = an unreadable file) with the given label maps."""
+
+    def __init__(self, colors, labels, names=COLORS):
+        self.colors, self.labels, self.vocabulary = colors, labels, Vocabulary(names)
+
+    def __len__(self):
+        return len(self.colors)
+
+    def __getitem__(self, index):
+        if self.colors[index] is None:
+            raise CorruptExample(f"{self.name(index)}: truncated file")
+        label = np.asarray(self.labels[index], np.int32)
+        return {"image": np.broadcast_to(RGB[self.colors[index]], (*label.shape, 3)).copy(), "label": label}
+
+    def name(self, index):
+        return f"image_{index}.png"
+
+    def fingerprint(self):
+        return {"images": len(self)}
+
+
+def filled(height, width, upper, lower=None):
+    label = np.full((height, width), upper)
+    label[height // 2 :] = upper if lower is None else lower
+    return label
+
+
+def by_hand() -> ListSource:
+    """Red found; green found but for its lower half, which is blue; blue taken for red; a third image unlabelled."""
+    labels = [filled(10, 7, 0), filled(20, 5, 1, 2), filled(6, 11, -1, 0), filled(4, 3, 2)]
+    return ListSource([0, 1, 0, 0], labels)
+
+
+def random_source(count: int = 7) -> ListSource:
+    rng = np.random.default_rng(0)
+    labels = [rng.integers(-1, 4, (int(rng.integers(5, 90)), int(rng.integers(5, 90)))) for _ in range(count)]
+    return ListSource([int(color) for color in rng.integers(0, 3, count)], labels)
+
+
+def one_device():
+    return parallel.make_mesh(jax.devices()[:1])
+
+
+@pytest.mark.parametrize("protocol", inference.PROTOCOLS)
+def test_scores_by_hand(protocol):
+    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol=protocol, mesh=one_device())
+    # Labelled pixels: red 70 + 33, green 50, blue 50 + 12. Found: red 103, green 50, blue none.
+    np.testing.assert_array_equal(result.scores.pixels, [103, 50, 62, 0])
+    iou = [100 * 103 / (103 + 12), 100 * 50 / (50 + 50), 0]
+    np.testing.assert_allclose(result.scores.iou, [*iou, np.nan])
+    assert result.scores.miou == pytest.approx(np.mean(iou))
+    assert result.scores.pacc == pytest.approx(100 * 153 / 215)
+    assert result.complete
+
+
+def test_seen_and_unseen():
+    training = Vocabulary(("Red", "blue, navy", "tree"))
+    result = evaluate(
+        ColorModel(), PARAMS, by_hand(), protocol="whole", training_vocabulary=training, mesh=one_device()
+    )
+    np.testing.assert_array_equal(result.seen, [True, False, True, False])
+    assert result.miou_seen == pytest.approx(100 * 103 / 115 / 2)
+    assert result.miou_unseen == pytest.approx(50)  # green; sky does not occur
+    without = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", mesh=one_device())
+    assert np.isnan([without.miou_seen, without.miou_unseen]).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_batches_and_devices_change_nothing(batch_size, devices):
+    source = random_source()
+    expected = np.zeros((4, 4), np.int64)
+    for color, label in zip(source.colors, source.labels, strict=True):
+        expected[color] += np.bincount(label[label >= 0], minlength=4)
+    result = evaluate(
+        ColorModel(),
+        PARAMS,
+        source,
+        protocol="whole",
+        batch_size=batch_size,
+        mesh=parallel.make_mesh(jax.devices()[:devices]),
+    )
+    np.testing.assert_array_equal(result.scores.pixels, expected.sum(axis=0))
+    right = np.diagonal(expected)
+    np.testing.assert_allclose(result.scores.iou, 100 * right / (expected.sum(axis=0) + expected.sum(axis=1) - right))
+    assert result.report["data"]["images"] == 7
+
+
+def test_windows_over_several_devices():
+    scores = [
+        evaluate(ColorModel(), PARAMS, random_source(5), batch_size=2, mesh=mesh).scores
+        for mesh in (one_device(), parallel.make_mesh(jax.devices()[:2]))
+    ]
+    np.testing.assert_array_equal(scores[0].iou, scores[1].iou)
+
+
+def test_unreadable_files_are_named_and_the_rest_is_scored():
+    source = by_hand()
+    source.colors[1] = None
+    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", batch_size=2, mesh=one_device())
+    np.testing.assert_array_equal(result.scores.pixels, [103, 0, 12, 0])
+    assert not result.complete
+    assert result.report["incomplete"] == ["1 of 4 images could not be read"]
+    assert result.report["failed"] == [{"name": "image_1.png", "cause": "image_1.png: truncated file"}]
+    assert result.report["data"]["images"] == 3
+    assert "INCOMPLETE: 1 of 4 images could not be read" in result.summary()
+
+
+def test_every_file_unreadable_gives_no_score():
+    source = ListSource([None, None], [None, None])
+    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
+    assert np.isnan(result.scores.miou)
+    assert result.to_dict()["scores"]["mIoU"] is None
+
+
+def test_limit_takes_the_first_images_and_says_so():
+    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", limit=1, mesh=one_device())
+    np.testing.assert_array_equal(result.scores.pixels, [70, 0, 0, 0])
+    assert result.report["incomplete"] == ["limited to the first 1 of 4 images"]
+
+
+def test_results_file(tmp_path):
+    training = Vocabulary(("red", "blue"))
+    result = evaluate(
+        ColorModel(),
+        PARAMS,
+        by_hand(),
+        protocol="whole",
+        class_pooling=2,
+        checkpoint={"path": "runs/1", "step": 800},
+        training_vocabulary=training,
+        mesh=one_device(),
+    )
+    path = tmp_path / "new" / "results.json"
+    result.write_results(path)
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+    content = json.loads(path.read_text())
+    assert content["scores"]["mIoU"] == pytest.approx(result.scores.miou)
+    assert set(content["scores"]) == {"mIoU", "fwIoU", "mACC", "pACC", "mIoU_seen", "mIoU_unseen"}
+    assert (content["protocol"], content["class_pooling"]) == ("whole", 2)
+    assert content["vocabulary"]["sha256"] == Vocabulary(COLORS).sha256
+    assert content["vocabulary"]["templates"] == ["A photo of a {} in the scene"]
+    assert content["training_vocabulary"]["sha256"] == training.sha256
+    assert content["checkpoint"] == {"path": "runs/1", "step": 800, "sha256": results.params_sha256(PARAMS)}
+    assert content["data"] == {"fingerprint": {"images": 4}, "images": 4, "images_in_source": 4}
+    assert (content["incomplete"], content["failed"]) == ([], [])
+    assert content["versions"]["jax"] == jax.__version__
+    assert content["hardware"]["platform"] == "cpu"
+    assert content["model"]["adaptation"] == "none"
+    assert content["seconds"] > 0
+    assert content["date"].endswith("+00:00")
+    assert content["classes"][1] == {"name": "green", "IoU": 50.0, "accuracy": 100.0, "pixels": 50, "seen": False}
+    assert content["classes"][3] == {"name": "sky", "IoU": None, "accuracy": None, "pixels": 0, "seen": False}
+
+
+def test_summary_names_what_the_score_depends_on():
+    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", class_pooling=2, mesh=one_device())
+    assert result.summary().startswith(f"mIoU {result.scores.miou:.2f}, fwIoU ")
+    sha256 = Vocabulary(COLORS).sha256[:8]
+    for part in ("protocol whole", "class pooling 2x2", "4 images", f"4 classes (vocabulary {sha256})"):
+        assert part in result.summary()
+
+
+def test_pictures_are_spread_over_the_source():
+    result = evaluate(ColorModel(), PARAMS, random_source(7), protocol="whole", pictures=3, mesh=one_device())
+    assert [name for name, _ in result.pictures] == ["image_0.png", "image_3.png", "image_6.png"]
+    assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for _, picture in result.pictures)
+    few = evaluate(ColorModel(), PARAMS, random_source(2), protocol="whole", pictures=9, mesh=one_device())
+    assert len(few.pictures) == 2
+
+
+def test_progress_has_rate_and_time_left(monkeypatch):
+    monkeypatch.setattr(evaluation, "PROGRESS_SECONDS", 0.0)
+    lines = []
+    evaluate(ColorModel(), PARAMS, random_source(7), protocol="whole", mesh=one_device(), log=lines.append)
+    assert lines[0] == "evaluated 1 of 7 images"
+    assert "evaluated 3 of 7 images, " in lines[2]
+    assert "images/s" in lines[2]
+    assert "min left" in lines[2]
+
+
+def test_a_second_evaluation_traces_nothing():
+    evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", mesh=one_device())
+    before = dict(inference.traces)
+    evaluate(ColorModel(), {"scale": jnp.asarray(3.0)}, random_source(), protocol="whole", mesh=one_device())
+    assert dict(inference.traces) == before
+
+
+def test_nothing_to_evaluate():
+    with pytest.raises(ValueError, match="nothing to evaluate: the source holds no image"):
+        evaluate(ColorModel(), PARAMS, ListSource([], []))
+
+
+def test_unknown_protocol():
+    with pytest.raises(ValueError, match="unknown protocol 'sliding'; choose one of whole, cat_seg"):
+        evaluate(ColorModel(), PARAMS, by_hand(), protocol="sliding")
+
+
+def test_labels_outside_the_vocabulary_name_the_file():
+    source = ListSource([0, 0], [filled(5, 7, 0), filled(5, 7, 9)])
+    with pytest.raises(ValueError, match=r"image_1\.png: label value 9 is outside -1\.\.3 \(4 classes\)"):
+        evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
+
+
+def test_parameter_hash_sees_names_types_shapes_and_values():
+    values = np.arange(6, dtype=np.float32)
+    tree = {"b": {"kernel": values}, "a": jnp.ones(())}
+    same = {"a": np.ones((), np.float32), "b": {"kernel": jnp.asarray(values)}}
+    assert results.params_sha256(tree) == results.params_sha256(same)
+    for other in (
+        {**tree, "a": jnp.zeros(())},
+        {**tree, "b": {"bias": values}},
+        {**tree, "b": {"kernel": values.reshape(2, 3)}},
+        {**tree, "b": {"kernel": values.astype(np.float64)}},
+        {**tree, "b": {"kernel": jnp.asarray(values, jnp.bfloat16)}},
+    ):
+        assert results.params_sha256(other) != results.params_sha256(tree)
+
+
+@pytest.mark.slow
+def test_two_processes_add_up(tmp_path):
+    """Seven images over two processes of two devices each; one file is broken, one batch is part empty."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = str(pathlib.Path(__file__).resolve().parents[1])
+    command = [sys.executable, __file__, str(tmp_path), str(port)]
+    processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    written = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    source = random_source()
+    source.colors[3] = None
+    expected = evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device()).to_dict()
+    for content in written:
+        for key in ("scores", "classes", "failed", "data", "checkpoint"):
+            assert content[key] == expected[key]
+
+
+def _one_of_two_processes(folder: str, port: str, rank: str) -> None:
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(rank))
+    source = random_source()
+    source.colors[3] = None
+    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", batch_size=4)
+    result.write_results(pathlib.Path(folder) / f"{rank}.json")
+
+
+if __name__ == "__main__":
+    _one_of_two_processes(*sys.argv[1:])

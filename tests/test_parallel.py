@@ -1,0 +1,51 @@
+"""Devices: the mesh, where arrays lie, and the refusal of batches that cannot be split."""
+
+import jax
+import numpy as np
+import pytest
+
+from ahs_seg_jax import parallel
+
+
+@pytest.fixture
+def mesh():
+    if jax.device_count() < 2:
+        pytest.skip("needs several devices")
+    return parallel.make_mesh()
+
+
+def test_mesh_has_all_devices_on_one_axis(mesh):
+    assert mesh.axis_names == ("data",)
+    assert mesh.devices.size == jax.device_count()
+
+
+def test_batch_is_split_and_tokens_are_copied(mesh):
+    devices = mesh.devices.size
+    image = np.arange(devices * 3 * 5, dtype=np.uint8).reshape(devices, 3, 5)
+    batch = parallel.put_batch({"image": image, "index": np.arange(devices, dtype=np.int32)}, mesh)
+    assert {shard.data.shape for shard in batch["image"].addressable_shards} == {(1, 3, 5)}
+    np.testing.assert_array_equal(batch["image"], image)
+    tokens = parallel.put_replicated(np.ones((7, 1, 8), np.int32), mesh)
+    assert {shard.data.shape for shard in tokens.addressable_shards} == {(7, 1, 8)}
+
+
+def test_along_batch_can_name_a_later_axis(mesh):
+    stacked = jax.device_put(np.zeros((3, mesh.devices.size, 2)), parallel.along_batch(mesh, axis=1))
+    assert {shard.data.shape for shard in stacked.addressable_shards} == {(3, 1, 2)}
+
+
+def test_batch_that_does_not_split_is_refused(mesh):
+    devices = mesh.devices.size
+    parallel.check_batch(2 * devices, 2, mesh)
+    with pytest.raises(
+        ValueError, match=rf"train.batch_size is {devices + 1}.* {devices} devices; set it to {devices} "
+    ):
+        parallel.check_batch(devices + 1, 1, mesh)
+    with pytest.raises(ValueError, match=rf"{devices} devices x 3 micro-batches; set it to {3 * devices}$"):
+        parallel.check_batch(devices, 3, mesh)
+
+
+def test_one_process_loads_the_whole_batch_and_prints(capsys):
+    assert parallel.local_batch_size(6) == 6
+    parallel.log("hello")
+    assert capsys.readouterr().out == "hello\n"

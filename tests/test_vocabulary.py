@@ -1,0 +1,161 @@
+"""Vocabularies: names, prompts, tokens, related classes."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from ahs_seg_jax import vocabulary
+from ahs_seg_jax.vocabulary import IMAGENET_TEMPLATES, Vocabulary, hierarchy_pairs
+
+# Published hashes of the benchmarks' names (the order included).
+HASHES = {
+    "coco_stuff": (171, "8ea44449837dceb30923012b201fe0152adc612160d0d040c9cfcd77e95f6801"),
+    "ade20k_150": (150, "2133f0a0e71146d00a14482f872bc5888f66d706f90f1b1333a7eb5025989af9"),
+    "ade20k_847": (847, "ee311c5f3b780a16a58f40726927f6c41149860a5fca6c1116ea1dca129efd8b"),
+    "pascal_context_59": (59, "1c0546d54360b6030db946e7e75f14a0778f37edebd0051b8834027f8b5aab89"),
+    "pascal_context_459": (459, "f22a02ac1b8419bc30f91a47c3668be6880fd52106cfc7881500f5d9219f0269"),
+    "voc_20": (20, "7d877f185c807bc51b4cfb4f4202fc0b4e1c6724b782ba245fe36f8d254f0ad7"),
+    "voc_20b": (59, "245feb60aa05bd703db11091a160e85c5ca024849bd9dc5c41ad2d2fd11a362a"),
+}
+
+
+@pytest.mark.parametrize("name", vocabulary.PACKAGED)
+def test_packaged_names_are_the_published_ones(name):
+    packaged = Vocabulary.named(name)
+    assert (len(packaged), packaged.sha256) == HASHES[name]
+
+
+def test_unknown_packaged_name():
+    with pytest.raises(ValueError, match=r"no packaged vocabulary 'coco'; choose one of coco_stuff, ade20k_150"):
+        Vocabulary.named("coco")
+
+
+def test_every_problem_is_listed_at_once():
+    names = ("tree", " ", "sky", "Tree ", ", couch", "a\nb", "x <|EndOfText|>")
+    with pytest.raises(ValueError, match="the vocabulary has 8 problem") as caught:
+        Vocabulary(names, templates=("a photo", "{} {}"), synonyms="last", groups=("",) * 7)
+    message = str(caught.value)
+    for part in (
+        "name 2 is empty (' ')",
+        "name 4, 'Tree ', repeats name 1, 'tree'",
+        "name 5 is empty (', couch')",
+        "holds a line break",
+        "name 7, 'x <|EndOfText|>', spells CLIP's special token <|endoftext|>",
+        "template 'a photo' must hold exactly one {}",
+        "template '{} {}' must hold exactly one {}",
+    ):
+        assert part in message
+
+
+def test_no_names_and_other_settings():
+    with pytest.raises(ValueError, match="there are no class names"):
+        Vocabulary(())
+    with pytest.raises(ValueError, match="synonym rule is 'last'; choose one of first, mean"):
+        Vocabulary(("a",), synonyms="last")
+    with pytest.raises(ValueError, match="there are no prompt templates"):
+        Vocabulary(("a",), templates=())
+    with pytest.raises(ValueError, match="1 groups for 2 names"):
+        Vocabulary(("a", "b"), groups=("x",))
+
+
+def test_from_file(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_bytes("\ufeffroad\r\ntrash can, bin\r\ncaf\u00e9\r\n\r\n".encode())
+    assert Vocabulary.from_file(path).names == ("road", "trash can, bin", "caf\u00e9")
+    path.write_text("road\n\nsky\n")
+    with pytest.raises(ValueError, match=r"classes\.txt: the vocabulary has 1 problem\(s\):\n  - name 2 is empty"):
+        Vocabulary.from_file(path)
+    path.write_bytes(b"stra\xdfe\n")
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
+        Vocabulary.from_file(path)
+    with pytest.raises(FileNotFoundError, match="no file of class names at"):
+        Vocabulary.from_file(tmp_path / "none.txt")
+
+
+def test_first_synonym_makes_the_prompt():
+    assert Vocabulary(("sofa, couch", "tree")).prompts() == [
+        ["A photo of a sofa in the scene"],
+        ["A photo of a tree in the scene"],
+    ]
+
+
+def test_tokens_are_as_long_as_the_bucket_of_the_longest_prompt():
+    tokens = Vocabulary(("person", "tree"), templates=("{}", "a {}", "the {}")).tokens()
+    assert tokens.shape == (2, 3, 8)
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(tokens[0, 1], [49406, 320, 2533, 49407, 0, 0, 0, 0])
+    assert Vocabulary(("person",)).tokens().shape == (1, 1, 16)  # 10 tokens
+    assert Vocabulary(("person",)).tokens(context=11).shape == (1, 1, 11)
+    assert Vocabulary(("tree " * 60,)).tokens().shape == (1, 1, 77)
+
+
+def test_too_long_names_are_all_named():
+    with pytest.raises(ValueError, match="the text context holds 12 tokens") as caught:
+        Vocabulary(("tree", "tall " * 5 + "house", "old " * 6)).tokens(context=12)
+    assert "class 'tall tall tall tall tall house' makes a prompt of 15 tokens" in str(caught.value)
+    assert "class 'old old old old old old ' makes a prompt of 15 tokens" in str(caught.value)
+    assert "'tree'" not in str(caught.value)
+
+
+def test_mean_rule_never_joins_synonyms_and_weighs_each_once():
+    mean = Vocabulary(("sofa, couch, settee", "tree"), templates=("{}", "a {}"), synonyms="mean")
+    assert mean.prompts() == [
+        ["sofa", "a sofa", "couch", "a couch", "settee", "a settee"],
+        ["tree", "a tree"] * 3,
+    ]
+    np.testing.assert_allclose(mean.prompt_weights, [[1 / 6] * 6, [1 / 2] * 2 + [0] * 4], rtol=1e-6)
+    assert mean.tokens().shape == (2, 6, 8)
+
+
+def test_pool_averages_on_the_sphere():
+    pair = Vocabulary(("sofa, couch", "tree"), synonyms="mean")
+    text = np.array([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]], np.float32)
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(pair.pool(text), [[[half, half, 0.0]], [[0.0, 0.0, 1.0]]], rtol=1e-6)
+    one = text[:, :1]
+    assert Vocabulary(("sofa, couch", "tree")).pool(one) is one
+
+
+def test_seen_by_compares_first_synonyms_of_any_case():
+    training = Vocabulary(("Sofa, couch", "tree"))
+    names = ("sofa", "couch", "TREE, plant", "sky")
+    assert Vocabulary(names).seen_by(training).tolist() == [True, False, True, False]
+
+
+def test_imagenet_templates():
+    assert len(IMAGENET_TEMPLATES) == 80
+    assert len(set(IMAGENET_TEMPLATES)) == 80
+    assert IMAGENET_TEMPLATES[0] == "a bad photo of a {}."
+    assert Vocabulary(("tree",), templates=IMAGENET_TEMPLATES).tokens().shape == (1, 80, 16)
+
+
+def test_hierarchy_pairs_by_hand():
+    names = ("animal", "cat", "dog", "oak", "elm", "sky")
+    parents, siblings = hierarchy_pairs(Vocabulary(names, groups=("", "animal", "animal", "tree", "tree", "")))
+    assert parents.tolist() == [[0, 1], [0, 2]]
+    assert siblings.tolist() == [[1, 2], [3, 4]]
+    assert parents.dtype == siblings.dtype == np.int32
+
+
+def test_hierarchy_pairs_of_coco_stuff_share_a_supercategory():
+    coco = Vocabulary.named("coco_stuff")
+    parents, siblings = hierarchy_pairs(coco)
+    assert parents.shape == (0, 2)
+    pairs = {(coco.names[a], coco.names[b]) for a, b in siblings}
+    assert ("bicycle", "car") in pairs
+    assert ("bicycle", "person") not in pairs
+    sizes = np.unique(coco.groups, return_counts=True)[1]
+    assert len(siblings) == (sizes * (sizes - 1) // 2).sum()
+
+
+def test_no_groups_no_pairs():
+    parents, siblings = hierarchy_pairs(Vocabulary(("a", "b")))
+    assert parents.shape == siblings.shape == (0, 2)
+
+
+def test_vocabularies_compare_and_pickle():
+
+    one = Vocabulary.named("voc_20")
+    assert pickle.loads(pickle.dumps(one)) == one
+    np.testing.assert_array_equal(one.colors, Vocabulary.named("voc_20").colors)
