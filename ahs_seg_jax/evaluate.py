@@ -78,7 +78,34 @@ def evaluate(
         raise ValueError("nothing to evaluate: the source holds no image; check the folder and the split")
     total = min(limit, len(source)) if limit else len(source)
     mesh = mesh or parallel.make_mesh()
-    report: dict[str, Any] = {
+    report = _setting(model, params, source, protocol, class_pooling, training_vocabulary, checkpoint, mesh)
+    segment = _make_segment(model, params, source.vocabulary, protocol, class_pooling, mesh)
+    rows = -(-max(batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()
+    batches = _batches(source, total, rows, protocol, model.config.image.crop, num_threads)
+    tally = _count(batches, segment, source.vocabulary, _pictured(total, pictures), _Progress(total, log))
+    tally = _sum_over_processes(tally)
+    report |= {
+        "data": {"fingerprint": source.fingerprint(), "images": tally.images, "images_in_source": len(source)},
+        "incomplete": _reasons(len(tally.failed), total, len(source)),
+        "failed": tally.failed,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    seen = None if training_vocabulary is None else source.vocabulary.seen_by(training_vocabulary)
+    return Evaluation(metrics.scores(tally.confusion), source.vocabulary, seen, report, tally.pictures)
+
+
+def _setting(
+    model: Any,
+    params: Any,
+    source: Source,
+    protocol: str,
+    class_pooling: int,
+    training_vocabulary: Vocabulary | None,
+    checkpoint: Mapping[str, Any] | None,
+    mesh: Mesh,
+) -> dict[str, Any]:
+    """The part of the report that is known before the first image: what is scored, how, with what."""
+    return {
         "protocol": protocol,
         "class_pooling": class_pooling,
         "vocabulary": results.vocabulary_report(source.vocabulary),
@@ -89,21 +116,6 @@ def evaluate(
         "hardware": results.hardware(mesh),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    segment = _make_segment(model, params, source.vocabulary, protocol, class_pooling, mesh)
-    rows = -(-max(batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()
-    batches = _batches(source, total, rows, protocol, model.config.image.crop, num_threads)
-    tally = _count(batches, segment, source.vocabulary, _pictured(total, pictures), _Progress(total, log))
-    tally = _sum_over_processes(tally)
-    report["data"] = {
-        "fingerprint": source.fingerprint(),
-        "images": tally.images,
-        "images_in_source": len(source),
-    }
-    report["incomplete"] = _reasons(len(tally.failed), total, len(source))
-    report["failed"] = tally.failed
-    report["seconds"] = round(time.monotonic() - started, 3)
-    seen = None if training_vocabulary is None else source.vocabulary.seen_by(training_vocabulary)
-    return Evaluation(metrics.scores(tally.confusion), source.vocabulary, seen, report, tally.pictures)
 
 
 def _make_segment(

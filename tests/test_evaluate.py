@@ -232,7 +232,7 @@ def test_progress_has_rate_and_time_left(monkeypatch):
 def test_a_second_evaluation_traces_nothing():
     evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", mesh=one_device())
     before = dict(inference.traces)
-    evaluate(ColorModel(), {"scale": jnp.asarray(3.0)}, random_source(), protocol="whole", mesh=one_device())
+    evaluate(ColorModel(), {"scale": np.float32(3)}, random_source(), protocol="whole", mesh=one_device())
     assert dict(inference.traces) == before
 
 

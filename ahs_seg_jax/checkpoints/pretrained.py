@@ -132,7 +132,10 @@ def convert_checkpoint(
     Raises:
       CheckpointError: the destination exists, the source cannot be read, or the layout cannot hold the model.
     """
-    writers.refuse_existing(pathlib.Path(destination))  # before the long part
+    if to == "orbax":  # before the long part
+        writers.refuse_existing(pathlib.Path(destination))
+    else:
+        writers.check_destination(destination, to)
     pretrained = load_pretrained(source, progress=progress)
     if merge:
         pretrained = _merged(pretrained)

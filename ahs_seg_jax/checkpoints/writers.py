@@ -53,6 +53,26 @@ def refuse_existing(destination: pathlib.Path) -> None:
         )
 
 
+def check_destination(destination: str | os.PathLike[str], layout: str) -> None:
+    """Raises what `write` would raise about the destination, before anything long is done."""
+    path = pathlib.Path(destination)
+    refuse_existing(path)
+    if path.suffix not in SUFFIXES and layout != "hf_clip":
+        raise CheckpointError(f"{path}: a {layout} file ends with one of {', '.join(SUFFIXES)}")
+    if path.suffix in TORCH_SUFFIXES:
+        _import_torch(path)
+
+
+def _import_torch(path: pathlib.Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"writing {path.name} needs torch: pip install 'ahs_seg_jax[convert]'; .safetensors and .npz need none"
+        ) from error
+    return torch
+
+
 def write(
     destination: str | os.PathLike[str],
     layout: str,
@@ -71,11 +91,9 @@ def write(
         cannot hold the parameters.
     """
     path = pathlib.Path(destination)
-    is_directory = layout == "hf_clip" and path.suffix not in SUFFIXES
-    if not is_directory and path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{path}: a {layout} file ends with one of {', '.join(SUFFIXES)}")
+    check_destination(path, layout)
     with replacing(path) as partial:
-        if is_directory:
+        if path.suffix not in SUFFIXES:
             partial.mkdir()
             (partial / "config.json").write_text(json.dumps(hf_config(config), indent=2) + "\n")
             _write_file(partial / "model.safetensors", layout, config, params)
@@ -104,12 +122,7 @@ def _write_file(path: pathlib.Path, layout: str, config: ModelConfig, params: Ma
 
 
 def _write_torch(path: pathlib.Path, tensors: convert.Tensors, stored: str | None) -> None:
-    try:
-        import torch
-    except ImportError as error:
-        raise CheckpointError(
-            f"writing {path.name} needs torch: pip install 'ahs_seg_jax[convert]'; .safetensors and .npz need none"
-        ) from error
+    torch = _import_torch(path)
     state = {}
     for names, value in tensors:
         tensor = torch.from_numpy(value)

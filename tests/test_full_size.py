@@ -1,0 +1,133 @@
+"""The whole model at the published sizes against the published programs' numbers, with stand-in weights."""
+
+import functools
+import importlib.util
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ahs_seg_jax import losses
+from ahs_seg_jax.checkpoints import layouts
+from ahs_seg_jax.models import architecture, orthogonal
+from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.vocabulary import Vocabulary
+from tests.goldens import assert_close, parameters
+
+pytestmark = pytest.mark.slow
+
+MODELS = {
+    "ahs_seg_vitb16": ("ahs_seg", architecture.vitb16(), "orthogonal"),
+    "catseg_vitb16": ("catseg", architecture.vitb16(), "none"),
+    "catseg_vitl14_336": ("catseg", architecture.vitl14_336(), "none"),
+}
+
+
+@functools.lru_cache(maxsize=1)
+def load(shared, layout):
+    """Configuration and parameters of a stand-in checkpoint."""
+    name, config, adaptation = MODELS[layout]
+    config = config.replace(adaptation=adaptation, mh_fpn=False, dc_hsp=False)
+    spec = importlib.util.spec_from_file_location("weights", shared / "golden" / "weights.py")
+    weights = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(weights)
+    table = layouts.entries(name, config)
+    return config, parameters(weights.state_dict(layout), table, "", "")
+
+
+@pytest.fixture(scope="module")
+def stored(shared):
+    def read(name):
+        with np.load(shared / "golden" / f"{name}.npz") as file:
+            return {key: file[key] for key in file.files}
+
+    return read
+
+
+def tokens_of(stored):
+    return jnp.asarray(Vocabulary(tuple(map(str, stored["class_names"]))).tokens())
+
+
+def channels_first(x):
+    return np.moveaxis(np.asarray(x), -1, 1)
+
+
+def test_forward_stage_by_stage(shared, stored):
+    config, params = load(shared, "ahs_seg_vitb16")
+    case = stored("vitb_forward")
+    image = jnp.asarray(case["image"])[None]
+    logits, out = jax.jit(functools.partial(AHSSeg(config).apply, class_pooling=2))(
+        {"params": params}, image, tokens_of(case)
+    )
+    assert_close(out["text"][:, 0], case["text_embeddings"], 1e-4, "text")
+    for tap in (3, 7):
+        # The golden keeps every 24th token, the class token first; ours are the grid tokens.
+        grid = np.asarray(out["taps"][tap])[0].reshape(576, 768)
+        assert_close(grid[23::24], case[f"layer{tap}"][1:], 1e-4, f"tap {tap}")
+    assert_close(channels_first(out["dense"])[:, :, ::3, ::3], case["dense_features"], 1e-4, "dense")
+    assert_close(channels_first(out["upsampled"][0])[:, ::8, ::6, ::6], case["guidance1"], 1e-4, "guidance 1")
+    assert_close(channels_first(out["upsampled"][1])[:, ::8, ::12, ::12], case["guidance2"], 1e-4, "guidance 2")
+    assert_close(logits, case["logits"], 1e-4, "logits")
+
+
+@pytest.mark.parametrize("layout", ["catseg_vitb16", "catseg_vitl14_336"])
+def test_catseg(shared, stored, layout):
+    config, params = load(shared, layout)
+    case = stored(f"{layout}_forward")
+    image = jnp.asarray(case["image"])[None]
+    logits, out = jax.jit(functools.partial(AHSSeg(config).apply, class_pooling=2))(
+        {"params": params}, image, tokens_of(case)
+    )
+    assert_close(out["text"][:, 0], case["text_embeddings"], 1e-4, "text")
+    assert_close(logits, case["logits"], 1e-4, "logits")
+
+
+def test_the_same_256_of_300_classes_merged_and_in_chunks(shared, stored):
+    config, params = load(shared, "ahs_seg_vitb16")
+    config, params = orthogonal.merge(config, params)
+    case = stored("vitb_many_classes")
+    model = AHSSeg(config.replace(class_chunk=32))
+    apply = jax.jit(functools.partial(model.apply, class_pooling=2))
+    logits, out = apply({"params": params}, jnp.asarray(case["image"])[None], tokens_of(case))
+    assert (np.asarray(out["kept"][0]) == case["kept"]).all()
+    assert_close(logits[0][case["kept"]][:, ::12, ::12], case["kept_logits_12"], 1e-4, "logits")
+    assert (np.delete(np.asarray(logits[0]), case["kept"], axis=0) == -100).all()
+
+
+def test_training_step(shared, stored):
+    config, params = load(shared, "ahs_seg_vitb16")
+    config = config.replace(class_chunk=19, remat=True)
+    case = stored("vitb_train_step")
+    model, tokens = AHSSeg(config), tokens_of(case)
+    image = jnp.asarray(case["image"])[None]
+    labels = case["labels"].astype(np.int32)
+    labels = jnp.asarray(np.where(labels == 255, -1, labels))[None]
+    names = {name for name in map(str, case["trainable"])}
+    table = [entry for entry in layouts.entries("ahs_seg", config) if entry.source in names]
+    assert {entry.source for entry in table} == names
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    trainable = {entry.target: flat[entry.target] for entry in table}
+
+    @jax.jit
+    def value_and_gradient(trainable, frozen):
+        def loss(trainable):
+            p = flax.traverse_util.unflatten_dict(frozen | trainable, sep="/")
+            logits, out = model.apply({"params": p}, image, tokens, class_pooling=2, train=True)
+            return losses.total_loss(logits, out, labels, losses.LossConfig(class_chunk=19))[0]
+
+        return jax.value_and_grad(loss)(trainable)
+
+    loss, gradient = value_and_gradient(trainable, {k: v for k, v in flat.items() if k not in trainable})
+    assert_close(loss, case["loss"], 1e-4, "loss")
+    worst = float(max(case[f"norm/{name}"] for name in names))
+    for entry in table:
+        ours = np.asarray(gradient[entry.target] if entry.layer is None else gradient[entry.target][entry.layer])
+        theirs = case[f"norm/{entry.source}"]
+        error = abs(np.linalg.norm(ours) - theirs) / max(theirs, 1e-6 * worst)
+        assert error < 1e-3, f"{entry.source}: {error:.1e}"
+        if f"grad/{entry.source}" in case:
+            assert_close(entry.inverse(ours).reshape(entry.shape), case[f"grad/{entry.source}"], 1e-3, entry.source)
+    core = np.asarray(gradient["clip/adaptation/core"])
+    assert_close(core[:6, :6], case["grad_slice/R[:6,:6]"], 1e-3, "core")
