@@ -73,6 +73,15 @@ def checking_input() -> Iterator[None]:
         raise InputError(str(error)) from error
 
 
+def innermost(error: BaseException) -> BaseException:
+    """The InputError that a config file raised: absl and ml_collections put the text of its traceback around it."""
+    found, link = error, error.__cause__ or error.__context__
+    while link is not None:
+        found = link if isinstance(link, InputError) else found
+        link = link.__cause__ or link.__context__
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where images and labels come from, and how they are read."""
@@ -166,14 +175,18 @@ def _choice_problems(experiment: Experiment) -> list[str]:
 def _number_problems(experiment: Experiment) -> list[str]:
     found = []
     values = dict(flatten(experiment))
-    positive = ("train.steps", "train.batch_size", "train.accumulation", "train.class_pooling", "train.learning_rate")
-    positive += ("train.log_every", "train.keep", "eval.class_pooling", "eval.batch_size")
+    positive = (
+        *("train.steps", "train.batch_size", "train.accumulation", "train.class_pooling", "train.learning_rate"),
+        *("train.log_every", "train.keep", "eval.class_pooling", "eval.batch_size"),
+    )
     for field in positive:
         if not values[field] > 0:
             found.append(f"{field} is {values[field]}; it must be positive")
-    not_negative = ("seed", "data.num_threads", "data.prefetch", "train.clip_multiplier", "train.weight_decay")
-    not_negative += ("train.clip_norm", "train.warmup_steps", "train.checkpoint_every", "train.eval_every")
-    not_negative += ("train.picture_every", "eval.limit", "eval.pictures")
+    not_negative = (
+        *("seed", "data.num_threads", "data.prefetch", "train.clip_multiplier", "train.weight_decay"),
+        *("train.clip_norm", "train.warmup_steps", "train.checkpoint_every", "train.eval_every"),
+        *("train.picture_every", "eval.limit", "eval.pictures"),
+    )
     for field in not_negative:
         if values[field] < 0:
             found.append(f"{field} is {values[field]}; it must be 0 or positive")
@@ -265,7 +278,7 @@ def _build(cls: type, values: Mapping[str, Any], path: str, problems: list[str])
             problems.append(f"{path}{name} is missing")
         elif dataclasses.is_dataclass(hints[name]):
             if isinstance(values[name], Mapping):
-                built[name] = _build(hints[name], values[name], f"{path}{name}.", problems)  # type: ignore[arg-type]
+                built[name] = _build(hints[name], values[name], f"{path}{name}.", problems)
             else:
                 problems.append(f"{path}{name} is {values[name]!r}; it must be a group of fields")
         else:
@@ -352,9 +365,9 @@ def smoke(experiment: Experiment) -> Experiment:
 def select(variant: str, variants: Mapping[str, Experiment]) -> ml_collections.ConfigDict:
     """The variant that a config file was asked for (`--config=configs/tiny.py:smoke`); "" is the full run.
 
-    Raises ConfigError for an unknown one.
+    Raises InputError for an unknown one.
     """
     if variant not in variants:
         known = ", ".join(repr(name) for name in variants if name)
-        raise ConfigError([f"variant {variant!r} is not one of this configuration's; choose one of {known}, or none"])
+        raise InputError(f"variant {variant!r} is not one of this configuration's; choose one of {known}, or none")
     return to_config_dict(variants[variant])

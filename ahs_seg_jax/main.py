@@ -29,9 +29,7 @@ USER_ERRORS = (config.InputError, CheckpointError, CorruptExample, NonFiniteLoss
 def run() -> bool:
     """Does what the flags say; returns whether it came to its end."""
     if _CONFIG.value is None or not _WORKDIR.value:
-        raise config.ConfigError(
-            ["--config and --workdir are both needed, such as --config=configs/tiny.py --workdir=runs/tiny"]
-        )
+        raise config.InputError("both flags are needed, such as --config=configs/tiny.py --workdir=runs/tiny")
     values = _CONFIG.value.copy_and_resolve_references()
     if _MODE.value:
         values.mode = _MODE.value
@@ -51,13 +49,21 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(0 if finished else 130)
 
 
-def fail(error: Exception) -> NoReturn:
+def fail(error: BaseException) -> NoReturn:
     """One message on stderr, exit code 2."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
 
-if __name__ == "__main__":
-    if problems := config.unknown_overrides(sys.argv):
+def parse(argv: list[str]) -> list[str]:
+    """Absl's flags from the command line, without its usage text around a mistake."""
+    if problems := config.unknown_overrides(argv):
         fail(config.ConfigError(problems))
-    app.run(main)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        fail(config.innermost(error))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -159,7 +159,7 @@ class MetricsQueue:
 
 def _expanded(values: Mapping[str, Any]) -> dict[str, float]:
     """Scalars as they are, vectors as `name/00`, `name/01`, ..."""
-    points = {}
+    points: dict[str, float] = {}
     for name, value in values.items():
         if value.ndim:
             points |= {f"{name}/{place:02d}": float(item) for place, item in enumerate(value)}

@@ -49,7 +49,9 @@ def score(
 
 def stored_vocabulary(meta: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary that a run was trained with, from the metadata of its checkpoints."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in meta["vocabulary"].items()}
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in meta["vocabulary"].items()
+    }
     return Vocabulary(**fields)
 
 

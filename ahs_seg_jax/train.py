@@ -95,7 +95,7 @@ def make_train_step(
     adamw, rate = optimizer.make_optimizer(train), optimizer.learning_rate(train)
 
     def loss(trainable: Any, frozen: Any, batch: Batch, tokens: Array, key: Array) -> tuple[Array, Metrics]:
-        logits, out = model.apply(
+        applied: Any = model.apply(
             {"params": optimizer.merge(trainable, frozen)},
             batch["image"],
             tokens,
@@ -103,6 +103,7 @@ def make_train_step(
             train=True,
             rngs={"dropout": key},
         )
+        logits, out = applied
         return losses.total_loss(logits, out, batch["label"], experiment.losses, pairs=pairs)
 
     differentiated = jax.value_and_grad(loss, has_aux=True)
@@ -133,7 +134,7 @@ def make_train_step(
         metrics = {
             "loss/total": total,
             **{f"loss/{name}": value for name, value in parts.items()},
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate/base": rate(state.step),
             "learning_rate/clip": rate(state.step) * train.clip_multiplier,
             **watched(optimizer.merge(trainable, state.frozen)),
@@ -171,6 +172,7 @@ def check_prompts(experiment: Experiment, *sources: Source) -> Int[np.ndarray, "
 
 def announce(experiment: Experiment, state: TrainState, done: int, source: Source, mesh: Mesh) -> None:
     """Says what is about to run: devices, data, batch, and how many parameters learn in each group."""
+
     def count(params: Any) -> int:
         return int(parameter_overview.count_parameters(params))
 

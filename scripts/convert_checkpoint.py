@@ -45,8 +45,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="a .pth, .pt, .bin, .safetensors or .npz file, a Hugging Face directory or hub name, a converted directory, "
-        "or a training workdir",
+        help="a .pth, .pt, .bin, .safetensors or .npz file, a Hugging Face directory or hub name, a converted "
+        "directory, or a training workdir",
     )
     parser.add_argument(
         "destination",
@@ -78,9 +78,8 @@ def main(arguments: list[str]) -> int:
     source = manifest["source"]
     print(f"{source['path']} ({source.get('layout')}, sha256 {source.get('sha256', 'none')[:16]})")
     for part, numbers in manifest["statistics"].items():
-        print(
-            f"  {part:24} {numbers['parameters']:>12,} parameters  mean {numbers['mean']:+.3e}  std {numbers['std']:.3e}"
-        )
+        spread = f"mean {numbers['mean']:+.3e}  std {numbers['std']:.3e}"
+        print(f"  {part:24} {numbers['parameters']:>12,} parameters  {spread}")
     if left_out := manifest["written"]["left_out"]:
         print(f"  left out, as {options.to} has no place for it: {len(left_out)} parameters of the rest of the model")
     print(f"written: {options.destination}")

@@ -43,7 +43,7 @@ def read(
 ) -> Pretrained:
     """Reads a file, Hugging Face directory or hub name of any known layout. Values are float32, whatever the file has.
 
-    `expected` is the model that is to take the weights, if known: it gives what a file does not show and does not state,
+    `expected` is the model that is to take the weights, if known: it gives what a file neither shows nor states,
     such as the number of heads (see `sizes.model_config`).
 
     Raises:

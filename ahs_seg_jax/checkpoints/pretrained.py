@@ -26,16 +26,23 @@ def save_converted(destination: str | os.PathLike[str], pretrained: Pretrained) 
     """Writes a converted directory, all or nothing.
 
     Raises:
-      CheckpointError: the destination exists.
+      CheckpointError: the destination exists, or cannot be written.
     """
     path = pathlib.Path(destination)
     with writers.replacing(path) as partial:
         partial.mkdir()
-        # Compressed, the file is 8 % smaller, and saving needs twice the memory of the weights on top of them.
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
-            checkpointer.save((partial / PARAMS).absolute(), pretrained.params)
+        try:
+            # Compressed, the file is 8 % smaller, and saving needs twice the memory of the weights on top of them.
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
+                checkpointer.save((partial / PARAMS).absolute(), pretrained.params)
+        except Exception as error:  # a full disk is a ValueError of TensorStore or an OSError
+            raise CheckpointError(f"{path} cannot be written ({_reason(error)}); nothing of it is left") from error
         (partial / MANIFEST).write_text(json.dumps(pretrained.manifest, indent=2) + "\n")
     return path
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def is_converted(path: str | os.PathLike[str]) -> bool:
@@ -58,7 +65,7 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
         raise CheckpointError(f"{path / MANIFEST} is damaged ({error!r}); convert the checkpoint again") from error
     if version > manifests.FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {version}, this program reads up to {manifests.FORMAT_VERSION}; update ahs_seg_jax"
+            f"{path} has format version {version}, this program reads up to {manifests.FORMAT_VERSION}; update it"
         )
     config = manifests.config_from_json(manifest["config"], str(path / MANIFEST))
     folder = (path / PARAMS).absolute()
@@ -68,8 +75,7 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
             on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             params = checkpointer.restore(folder, restore_args=on_host)
     except Exception as error:  # damaged files fail in many ways
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise CheckpointError(f"{folder} cannot be read ({reason}); convert the checkpoint again") from error
+        raise CheckpointError(f"{folder} cannot be read ({_reason(error)}); convert the checkpoint again") from error
     return Pretrained(config, params, manifest)
 
 
@@ -79,7 +85,7 @@ def load_pretrained(
     """Weights from a converted directory, a training workdir, a file of any known layout, or a hub name.
 
     `expected`, the model that is to take the weights, is needed only for a file that does not show the number of heads;
-    whatever the source states or shows goes before it. `progress` is called with the tensors done and the tensors in all.
+    whatever the source states or shows goes before it. `progress` is called with (tensors done, tensors in all).
 
     Raises:
       CheckpointError: there is no such source, or it cannot be read; see `convert.read`.

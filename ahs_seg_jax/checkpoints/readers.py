@@ -87,8 +87,8 @@ def _open_directory(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFi
     files = weight_files(path)
     if not files:
         raise CheckpointError(
-            f"{path} is a directory without model.safetensors, model.safetensors.index.json or pytorch_model.bin; it is "
-            "no converted checkpoint (params/ and manifest.json) and no training workdir either"
+            f"{path} is a directory without model.safetensors, model.safetensors.index.json or pytorch_model.bin; it "
+            "is no converted checkpoint (params/ and manifest.json) and no training workdir either"
         )
     hf_config = _read_json(path / "config.json") if (path / "config.json").is_file() else None
     parts = [_open_file(file, stack) for file in files]

@@ -79,7 +79,7 @@ def model_config(
     """The model's sizes, as far as shapes tell them; what is missing is taken from the nearest published size.
 
     Not visible in shapes, and therefore as published: 64 channels a head, a crop of 24 x 24 patches, taps after each
-    third of the image tower, the aggregator's heads, window and number of padded classes. `hf_config` is the config.json
+    third of the image tower, the aggregator's heads, window and number of padded classes. `hf_config` is config.json
     of a Hugging Face directory, which states layers and heads. `expected`, the model that is to take the weights, gives
     what no shape shows, but no size.
 
@@ -133,8 +133,8 @@ def _heads(tower: str, width: int, stated: Mapping[str, int], expected: ModelCon
         return width // HEAD_DIM
     if expected is None:
         raise CheckpointError(
-            f"{where}: the {tower} tower is {width} wide, which is no multiple of {HEAD_DIM} channels a head as in every "
-            "published CLIP, and the file does not state its number of heads; give the configuration of the model"
+            f"{where}: the {tower} tower is {width} wide, which is no multiple of {HEAD_DIM} channels a head as in "
+            "every published CLIP, and the file does not state its number of heads; give the configuration of the model"
         )
     return int(getattr(expected, tower).heads)
 

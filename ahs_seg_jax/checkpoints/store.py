@@ -206,6 +206,7 @@ def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata of a training checkpoint; `path` and errors as in `load_params`."""
+    _quiet_orbax()
     directory, step = _find_step(pathlib.Path(path).absolute())
     with ocp.CheckpointManager(directory, item_handlers={"meta": ocp.JsonCheckpointHandler()}) as manager:
         try:

@@ -1,6 +1,6 @@
 """TorchScript archives (OpenAI's CLIP files) read as archives of tensors: no torch, and no code from the file runs.
 
-Such a file is a zip with a pickle `data.pkl` (the modules' attributes), the raw tensors in `data/<key>`, and code that is
+Such a file is a zip with a pickle `data.pkl` (the modules' attributes), raw tensors in `data/<key>`, and code that is
 never looked at. The unpickler below knows only what such a pickle needs: tensors become `TensorSpec`, modules become
 inert records, and any other name in the pickle is refused.
 """

@@ -1,5 +1,6 @@
 """Hugging Face's format against transformers' own CLIPModel, which needs torch."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from ahs_seg_jax.checkpoints import convert, load_pretrained, readers, writers
 from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.models.ahs_seg import CLIP
 
 
 @pytest.fixture
@@ -30,6 +32,29 @@ def test_what_transformers_saves_is_read_and_written_back_exactly(torch, clip_mo
     assert again.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
     assert again.config.vision_config.image_size == 35
+
+
+def test_our_towers_compute_what_transformers_computes(torch, clip_model, tmp_path):
+    clip_model.eval().save_pretrained(tmp_path / "theirs")
+    found = load_pretrained(tmp_path / "theirs")
+    config = found.config.replace(image=dataclasses.replace(found.config.image, crop=35))  # the grid of the positions
+    random = np.random.default_rng(0)
+    pixels = random.standard_normal((2, 35, 35, 3), np.float32)
+    tokens = random.integers(1, 90, (3, 1, 13), np.int32)
+    tokens[:, 0, 6], tokens[:, 0, 7:] = 96, 0  # the largest id is the end token; padding follows
+
+    with torch.no_grad():
+        text = clip_model.get_text_features(torch.from_numpy(tokens[:, 0].astype(np.int64)))
+        text = getattr(text, "pooler_output", text)
+        states = clip_model.vision_model(torch.from_numpy(pixels.transpose(0, 3, 1, 2)), output_hidden_states=True)
+    model, variables = CLIP(config), {"params": found.params["clip"]}
+    ours = np.asarray(model.apply(variables, tokens, {}, method="encode_text"))[:, 0]
+    theirs = text.numpy() / np.linalg.norm(text.numpy(), axis=-1, keepdims=True)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    _, taps = model.apply(variables, pixels, (0, 1), {}, method="encode_image")
+    for block, value in taps.items():  # the last block is dense here, and therefore another function
+        expected = states.hidden_states[block + 1][:, 1:].numpy().reshape(value.shape)
+        np.testing.assert_allclose(np.asarray(value), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_shards_are_read_together(visible, random_params, assert_same, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from ahs_seg_jax.checkpoints import (
     initialise_from,
     load_pretrained,
     manifest,
+    pretrained,
     writers,
 )
 
@@ -117,11 +119,26 @@ def test_a_killed_conversion_leaves_no_result(source, tmp_path):
     assert load_pretrained(tmp_path / "converted").is_complete
 
 
+def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise ValueError("No space left on device")
+
+    monkeypatch.setattr(pretrained.ocp.Checkpointer, "save", full)
+    with pytest.raises(CheckpointError, match=r"converted cannot be written \(No space left on device\)"):
+        convert_checkpoint(source[0], tmp_path / "converted")
+    assert [path.name for path in tmp_path.iterdir()] == ["catseg.safetensors"]
+
+
 def test_damaged_converted_directories_are_named(source, tmp_path):
     convert_checkpoint(source[0], tmp_path / "converted")
     stated = json.loads((tmp_path / "converted/manifest.json").read_text())
     (tmp_path / "converted/manifest.json").write_text(json.dumps(stated | {"format_version": 99}))
     with pytest.raises(CheckpointError, match="format version 99, this program reads up to 1"):
+        load_pretrained(tmp_path / "converted")
+    shutil.rmtree(tmp_path / "converted/params")
+    (tmp_path / "converted/params").mkdir()
+    (tmp_path / "converted/manifest.json").write_text(json.dumps(stated))
+    with pytest.raises(CheckpointError, match=r"params cannot be read.*convert the checkpoint again"):
         load_pretrained(tmp_path / "converted")
     (tmp_path / "converted/manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"is damaged.*convert the checkpoint again"):

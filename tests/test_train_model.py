@@ -1,0 +1,53 @@
+"""The training step of the real model: what each component brings, devices, one trace, and every part learns."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ahs_seg_jax import initialise, train
+from ahs_seg_jax.losses import ClassPairs
+from tests.test_train import batch, experiment, run_steps, small_model, tokens
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"adaptation": "none", "mh_fpn": False, "dc_hsp": False}, set()),
+        ({"adaptation": "orthogonal", "mh_fpn": False, "dc_hsp": False}, set()),
+        ({"adaptation": "ha_hem", "mh_fpn": False, "dc_hsp": False}, {"energy"}),
+        ({"adaptation": "none", "mh_fpn": True, "dc_hsp": False}, {"boundary"}),
+        ({"adaptation": "none", "mh_fpn": False, "dc_hsp": True}, {"contrastive", "hierarchy"}),
+        ({"adaptation": "ha_hem", "mh_fpn": True, "dc_hsp": False}, {"energy", "boundary"}),
+        ({}, {"energy", "boundary", "contrastive", "hierarchy"}),
+    ],
+)
+def test_components_bring_their_losses_parameters_and_curves(changes, names):
+    config = experiment(small_model(**changes))
+    shapes = jax.eval_shape(lambda: train.create_state(initialise.fresh_params(config), config.train))
+    pairs = ClassPairs(np.zeros((0, 2), np.int32), np.array([[0, 1]], np.int32))
+    state, metrics = jax.eval_shape(train.make_train_step(config, pairs), shapes, batch(), tokens())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+    assert {name for name in metrics if name.startswith("loss/")} == {
+        "loss/total",
+        "loss/segmentation",
+        *(f"loss/{name}" for name in names),
+    }
+    model, params = config.model, state.params
+    assert ("adaptation" in params["clip"]) == (model.adaptation != "none")
+    assert ("mh_fpn" in params, "dc_hsp" in params) == (model.mh_fpn, model.dc_hsp)
+    curves = {name: metrics[name].shape for name in metrics if name.startswith(("alpha", "beta", "fusion"))}
+    adapted = {"alpha/text": (1,), "alpha/image": (3,), "beta/text": (), "beta/image": ()}
+    assert curves == (adapted if model.adaptation == "ha_hem" else {}) | ({"fusion": (3,)} if model.mh_fpn else {})
+
+
+@pytest.mark.slow
+def test_trains_on_several_devices_and_traces_once():
+    config = dataclasses.replace(experiment(small_model(), finetune="orthogonal"), init="random")
+    several, history, programs = run_steps(config, steps=3)
+    assert programs == 1
+    assert history[2]["loss/segmentation"] < history[0]["loss/segmentation"]
+    assert set(several.frozen) == {"clip"}
+    _, alone, _ = run_steps(config, steps=1, devices=jax.devices()[:1])
+    np.testing.assert_allclose(history[0]["loss/segmentation"], alone[0]["loss/segmentation"], rtol=1e-4)
