@@ -1,7 +1,7 @@
 """The embedded data set: drawn scenes whose class names combine a pattern, a colour and a shape ("striped blue star").
 
-A scene is a function of (seed, split, index) alone: no files, no state. Training never draws ten of the forty objects,
-although each of their words occurs in many others: whoever segments them in "val" has understood the words. Two or more
+A scene is a function of (seed, split, index) alone: no files, no state. Training never draws eight of the thirty-two objects,
+although each of their words occurs in many others: whoever segments them in "val" has understood the words. One or more
 objects lie on one or two textured backgrounds, which are classes too; every pixel has a label.
 """
 
@@ -23,7 +23,6 @@ COLORS = {
     "yellow": (1.00, 0.82, 0.08),
     "green": (0.08, 0.72, 0.25),
     "blue": (0.10, 0.32, 0.93),
-    "purple": (0.62, 0.16, 0.78),
 }
 SHAPES = ("circle", "square", "triangle", "star")
 PATTERNS = ("plain", "striped")
@@ -41,10 +40,10 @@ class ScenesConfig:
     train_images: int = 20_000  # scenes of split train; drawn when they are read
     val_images: int = 200  # scenes of split val
     seed: int = 0  # of the scenes
-    min_objects: int = 2
-    max_objects: int = 5
-    min_radius: float = 0.115  # of an object, as a share of the image's side
-    max_radius: float = 0.235
+    min_objects: int = 1
+    max_objects: int = 4
+    min_radius: float = 0.15  # of an object, as a share of the image's side
+    max_radius: float = 0.28
     noise: float = 0.02  # standard deviation of the pixel noise, of full range
 
     def problems(self) -> list[str]:

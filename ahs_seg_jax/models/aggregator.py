@@ -138,11 +138,11 @@ class Aggregator(nn.Module):
         """Upsampled four times under the decoder guidance, to float32 logits."""
         stages = [self.decoder_1(), self.decoder_2()]
         shares = [decoder.guidance_share(g, p) for g, p in zip(guidance, stages, strict=True)]
-        head = self.head()
+        head, in_loop = self.head(), 0 < self.chunk < x.shape[1]
 
         def all_stages(x: jax.Array) -> jax.Array:
             for p, share in zip(stages, shares, strict=True):
-                x = decoder.run_stage(x, p, share)
-            return layers.conv_same(x, head)[..., 0].astype(jnp.float32)
+                x = decoder.run_stage(x, p, share, in_loop=in_loop)
+            return layers.conv_same(x, head, in_loop=in_loop)[..., 0].astype(jnp.float32)
 
         return layers.over_classes(all_stages, x, chunk=self.chunk, remat=self.remat)

@@ -43,10 +43,10 @@ def guidance_share(guidance: Float[Array, "b h w g"], p: Arrays) -> Float[Array,
     return layers.conv_same(guidance, {"kernel": kernel})[:, None]
 
 
-def run_stage(x: jax.Array, p: Arrays, guidance: jax.Array) -> jax.Array:
+def run_stage(x: jax.Array, p: Arrays, guidance: jax.Array, *, in_loop: bool) -> jax.Array:
     """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`; `guidance` `[b, 1, 2h, 2w, o]` is its share of the first convolution."""
     up = layers.conv_transpose(x, p["up"])
     groups = p["norm_1"]["scale"].shape[0] // 16
-    x = layers.conv_same(up, {"kernel": p["conv_1"]["kernel"][:, :, : up.shape[-1]]}) + guidance
+    x = layers.conv_same(up, {"kernel": p["conv_1"]["kernel"][:, :, : up.shape[-1]]}, in_loop=in_loop) + guidance
     x = jax.nn.relu(layers.group_norm(x, p["norm_1"], groups))
-    return jax.nn.relu(layers.group_norm(layers.conv_same(x, p["conv_2"]), p["norm_2"], groups))
+    return jax.nn.relu(layers.group_norm(layers.conv_same(x, p["conv_2"], in_loop=in_loop), p["norm_2"], groups))

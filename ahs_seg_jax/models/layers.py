@@ -114,48 +114,46 @@ def _same(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _conv_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _same_in_loop(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _same(x, kernel)
 
 
-def _conv_same_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _same_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _same(x, kernel), (x, kernel)
 
 
-def _kernel_gradient_by_shifts(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """One product of shifted inputs for each kernel position: on a CPU many times faster inside a loop."""
-    side = kernel.shape[0]
-    rows, columns = x.shape[1:3]
-    reach = side // 2
-    padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    products = [
-        jnp.einsum("bhwc,bhwo->co", padded[:, i : i + rows, j : j + columns], cotangent)
-        for i in range(side)
-        for j in range(side)
-    ]
-    return jnp.stack(products).reshape(kernel.shape)
+def _kernel_gradient_as_product(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """One matrix product of the inputs and the cotangent's neighbourhoods."""
+    side, _, channels, features = kernel.shape
+    product = jnp.einsum("bhwc,bhwo->co", x, patches(cotangent, side))
+    # A kernel position reaches the input that the opposite neighbour of the cotangent saw.
+    return product.reshape(channels, side, side, features)[:, ::-1, ::-1].transpose(1, 2, 0, 3)
 
 
-def _kernel_gradient_by_convolution(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+def _kernel_gradient_as_convolution(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
     return jax.linear_transpose(functools.partial(_same, x), kernel)(cotangent)[0]
 
 
-def _conv_same_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _same_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     (x_gradient,) = jax.linear_transpose(lambda x: _same(x, kernel), x)(cotangent)
+    # XLA on a CPU computes a convolution's kernel gradient inside a loop some 50 times slower than outside.
     kernel_gradient = jax.lax.platform_dependent(
-        x, kernel, cotangent, cpu=_kernel_gradient_by_shifts, default=_kernel_gradient_by_convolution
+        x, kernel, cotangent, cpu=_kernel_gradient_as_product, default=_kernel_gradient_as_convolution
     )
     return x_gradient, kernel_gradient
 
 
-_conv_same.defvjp(_conv_same_forward, _conv_same_backward)
+_same_in_loop.defvjp(_same_forward, _same_backward)
 
 
-def conv_same(x: jax.Array, p: Arrays) -> jax.Array:
-    """Convolution `[..., h, w, c] -> [..., h, w, o]` with an odd kernel and zero padding, in x's dtype."""
-    flat = x.reshape(-1, *x.shape[-3:])
-    y = _conv_same(flat, p["kernel"].astype(x.dtype))
+def conv_same(x: jax.Array, p: Arrays, *, in_loop: bool = False) -> jax.Array:
+    """Convolution `[..., h, w, c] -> [..., h, w, o]` with an odd kernel and zero padding, in x's dtype.
+
+    `in_loop` says that the call stands inside a compiled loop: same result, another way to the gradient.
+    """
+    flat, kernel = x.reshape(-1, *x.shape[-3:]), p["kernel"].astype(x.dtype)
+    y = _same_in_loop(flat, kernel) if in_loop else _same(flat, kernel)
     y = y.reshape(*x.shape[:-1], y.shape[-1])
     return y + _broadcast(p["bias"], y) if "bias" in p else y
 
