@@ -1,3 +1,20 @@
 """Open-vocabulary semantic segmentation in JAX: AHS-Seg on TPU, GPU and CPU."""
 
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from ahs_seg_jax.segmenter import Segmenter
+    from ahs_seg_jax.vocabulary import Vocabulary
+
 __version__ = "0.1.0"
+__all__ = ["Segmenter", "Vocabulary"]
+
+_HOMES = {"Segmenter": "ahs_seg_jax.segmenter", "Vocabulary": "ahs_seg_jax.vocabulary"}
+
+
+def __getattr__(name: str) -> typing.Any:
+    """The public names, imported when they are first asked for: JAX and Flax take seconds to import."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

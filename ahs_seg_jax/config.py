@@ -21,6 +21,7 @@ from ahs_seg_jax.data.scenes import ScenesConfig
 from ahs_seg_jax.data.transforms import AugmentConfig
 from ahs_seg_jax.losses import LossConfig
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.vocabulary import template_problems
 
 MODES = ("train", "eval")
 FINETUNE = ("orthogonal", "attention", "full", "scratch", "frozen")
@@ -86,8 +87,11 @@ def innermost(error: BaseException) -> BaseException:
 class DataConfig:
     """Where images and labels come from, and how they are read."""
 
-    name: str = "scenes"  # scenes (drawn, no files) | folder | coco_stuff and the other benchmarks
+    name: str = "scenes"  # scenes (drawn, no files) | folder | coco_stuff
     root: str = ""  # folder of the data on disk; unused by scenes
+    templates: tuple[
+        str, ...
+    ] = ()  # prompts, {} = the class name; () = the evaluated weights' own, or the scene prompt
     num_threads: int = 2  # threads that read and augment; 0 = in the training thread
     prefetch: int = 4  # batches read ahead
     on_corrupt: str = "stop"  # an unreadable file in mid-run: stop | skip (another example takes its place; counted)
@@ -150,11 +154,16 @@ class Experiment:
             *self.data.scenes.problems(),
             *self.data.augment.problems(),
             *self.losses.problems(),
+            *_template_problems(self.data),
             *_choice_problems(self),
             *_number_problems(self),
             *_finetune_problems(self),
             *_schedule_problems(self),
         ]
+
+
+def _template_problems(data: DataConfig) -> list[str]:
+    return [f"data.templates: {problem}" for problem in template_problems(data.templates)] if data.templates else []
 
 
 def _choice_problems(experiment: Experiment) -> list[str]:

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from ahs_seg_jax import inference, metrics, parallel, results, visualize
 from ahs_seg_jax.data.sources import CorruptExample, Source
 from ahs_seg_jax.results import Evaluation
+from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import Vocabulary
 
 PROGRESS_SECONDS = 10.0  # between two lines of progress
@@ -112,7 +113,7 @@ def _setting(
         "training_vocabulary": training_vocabulary and results.vocabulary_report(training_vocabulary),
         "checkpoint": {"path": None, "step": None, **(checkpoint or {}), "sha256": results.params_sha256(params)},
         "model": dataclasses.asdict(model.config),
-        "versions": results.versions(),
+        "versions": versions(),
         "hardware": results.hardware(mesh),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

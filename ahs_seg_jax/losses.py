@@ -67,7 +67,7 @@ def segmentation_loss(logits: Float[Array, "b t h w"], labels: Int[Array, "b H W
     """
 
     def one_pass(logits: jax.Array, index: jax.Array) -> jax.Array:
-        x = resize.bilinear(logits, labels.shape[-2:], (-2, -1))
+        x = resize.bilinear(logits, (labels.shape[-2], labels.shape[-1]), (-2, -1))
         return (jax.nn.softplus(x) - x * one_hot(labels, index[0])).mean((-2, -1))
 
     return _over_classes(one_pass, logits, chunk).mean()
@@ -108,7 +108,7 @@ def _edge_cross_entropy(edge: jax.Array, target: jax.Array, floor: float) -> jax
 
 
 def _boundary_at(logits: jax.Array, labels: jax.Array, scale: float, floor: float, chunk: int) -> Float[Array, ""]:
-    full = labels.shape[-2:]
+    full = (labels.shape[-2], labels.shape[-1])
     size = (int(full[0] * scale), int(full[1] * scale))
     counted = ~_near_unlabelled(labels, size)
 
@@ -170,7 +170,8 @@ def contrastive_loss(
 
     Labels are brought to the feature grid by nearest neighbour; unlabelled positions belong to no class.
     """
-    prototypes, count = class_prototypes(image, resize.nearest(labels, image.shape[1:3]), text.shape[0])
+    on_grid = resize.nearest(labels, (image.shape[1], image.shape[2]))
+    prototypes, count = class_prototypes(image, on_grid, text.shape[0])
     present = count > 0
     similarity = jnp.matmul(prototypes, layers.l2_normalise(text).T, precision=jax.lax.Precision.HIGHEST) / TEMPERATURE
     log_share = jnp.diagonal(similarity) - jax.nn.logsumexp(jnp.where(present[None], similarity, -jnp.inf), axis=-1)

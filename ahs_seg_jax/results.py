@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
@@ -16,8 +15,6 @@ from jax.sharding import Mesh
 
 from ahs_seg_jax import metrics
 from ahs_seg_jax.vocabulary import Vocabulary
-
-PACKAGES = ("ahs_seg_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +102,6 @@ def vocabulary_report(vocabulary: Vocabulary) -> dict[str, Any]:
         "templates": list(vocabulary.templates),
         "synonyms": vocabulary.synonyms,
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"  # run from the source folder
-    return found
 
 
 def hardware(mesh: Mesh) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ahs_seg_jax import parallel, results
+from ahs_seg_jax import parallel
 from ahs_seg_jax.config import ConfigError, Experiment, InputError, differences, fingerprint, from_config_dict
 from ahs_seg_jax.data.sources import Source
+from ahs_seg_jax.versions import versions
 
 
 class WorkdirMismatch(InputError):
@@ -87,5 +88,5 @@ def checkpoint_meta(experiment: Experiment, source: Source, step: int) -> dict[s
         "vocabulary": dataclasses.asdict(source.vocabulary),
         "vocabulary_sha256": source.vocabulary.sha256,
         "data": source.fingerprint(),
-        "versions": results.versions(),
+        "versions": versions(),
     }

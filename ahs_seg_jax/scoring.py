@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from ahs_seg_jax import initialise, parallel
-from ahs_seg_jax.checkpoints import store
+from ahs_seg_jax.checkpoints import pretrained, store
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.config import RANDOM_INIT, Experiment, checking_input
 from ahs_seg_jax.data.sources import Source, open_source
@@ -58,20 +58,23 @@ def stored_vocabulary(meta: Mapping[str, Any]) -> Vocabulary:
 def evaluate_checkpoint(experiment: Experiment, workdir: str | pathlib.Path) -> Evaluation:
     """Scores `experiment.init`, or where that is empty the newest checkpoint of `workdir`, and writes the results.
 
-    Results go to `<workdir>/results/<data>_<split>.json`, see `write`. Raises CheckpointError if the weights cannot be read, do not fit the model, or lack a part of it; FileNotFoundError
-    if there is no checkpoint.
+    Prompts are made by `data.templates`, or where there are none by those that the weights were trained with. Results
+    go to `<workdir>/results/<data>_<split>.json`, see `write`. Raises CheckpointError if the weights cannot be read, do
+    not fit the model, or lack a part of it; FileNotFoundError if there is no checkpoint.
     """
     workdir, mesh = pathlib.Path(workdir), parallel.make_mesh()
     with checking_input():
         source = open_source(experiment.data, experiment.eval.split)
-        source.vocabulary.tokens(experiment.model.text.context)
     path = experiment.init or str(workdir)
     known, step = None, None
-    if path != RANDOM_INIT and store.is_checkpoint(path):
-        meta = store.read_meta(path)
+    if path != RANDOM_INIT and (meta := pretrained.training_meta(path)):
         known, step = stored_vocabulary(meta), meta["step"]
     elif not experiment.init:
         store.read_meta(path)  # raises: no checkpoint there
+    with checking_input():
+        if known and not experiment.data.templates:
+            source.vocabulary = dataclasses.replace(source.vocabulary, templates=known.templates)
+        source.vocabulary.tokens(experiment.model.text.context)
     params, missing = initialise.starting_params(dataclasses.replace(experiment, init=path), mesh)
     if missing:
         raise CheckpointError(

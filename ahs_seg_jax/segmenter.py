@@ -12,7 +12,7 @@ from ahs_seg_jax import inference
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.vocabulary import Vocabulary
+from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary
 
 CACHED_VOCABULARIES = 8
 
@@ -24,8 +24,9 @@ class Segmenter:
     and synonym rule. A second image, of any size in the same bucket, compiles nothing.
     """
 
-    def __init__(self, config: ModelConfig, params: Mapping[str, Any]):
-        """`params` as `AHSSeg(config)` has them, in host or device memory."""
+    def __init__(self, config: ModelConfig, params: Mapping[str, Any], templates: tuple[str, ...] = (SCENE_TEMPLATE,)):
+        """`params` as `AHSSeg(config)` has them, in host or device memory. `templates` make prompts of plain names."""
+        self.templates = templates
         self.model, self.params = inference.merged(AHSSeg(config), jax.device_put(params))
         self._encoded: collections.OrderedDict[Vocabulary, inference.EncodedVocabulary] = collections.OrderedDict()
 
@@ -33,7 +34,7 @@ class Segmenter:
     def from_pretrained(cls, path: str | os.PathLike[str]) -> "Segmenter":
         """From a converted directory, a training workdir, a checkpoint file of any known layout, or a hub name.
 
-        Raises CheckpointError if it cannot be read or holds only CLIP, which has nothing that segments.
+        Weights that were trained here bring the prompt templates of their training along. Raises CheckpointError if it cannot be read or holds only CLIP, which has nothing that segments.
         """
         from ahs_seg_jax.checkpoints import pretrained  # only here: a model in memory needs no checkpoint reader
 
@@ -43,7 +44,8 @@ class Segmenter:
                 f"{path} holds CLIP's weights only; a segmenter needs a trained aggregator as well: "
                 "use a CAT-Seg or AHS-Seg checkpoint, or train one that starts from these weights (config.init)"
             )
-        return cls(loaded.config, loaded.params)
+        trained = loaded.manifest.get("training", {}).get("vocabulary", {})
+        return cls(loaded.config, loaded.params, tuple(trained.get("templates", (SCENE_TEMPLATE,))))
 
     def logits(self, image_uint8: np.ndarray, names: Sequence[str] | Vocabulary, class_pooling: int = 1) -> np.ndarray:
         """Logits float32 `[t, 4h, 4w]` of the whole-image view of an image uint8 RGB `[H, W, 3]`.
@@ -83,7 +85,7 @@ class Segmenter:
     def _encode(self, names: Sequence[str] | Vocabulary) -> inference.EncodedVocabulary:
         if isinstance(names, str):
             raise TypeError(f"names is the text {names!r}; pass a list of class names, such as [{names!r}]")
-        vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(tuple(names))
+        vocabulary = names if isinstance(names, Vocabulary) else Vocabulary(tuple(names), self.templates)
         if vocabulary not in self._encoded:
             self._encoded[vocabulary] = inference.encode_vocabulary(self.model, self.params, vocabulary)
         self._encoded.move_to_end(vocabulary)

@@ -47,7 +47,7 @@ class Vocabulary:
     groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        problems = [*_name_problems(self.names), *_template_problems(self.templates)]
+        problems = [*_name_problems(self.names), *template_problems(self.templates)]
         if self.synonyms not in SYNONYM_RULES:
             problems.append(f"the synonym rule is {self.synonyms!r}; choose one of {', '.join(SYNONYM_RULES)}")
         if self.groups and len(self.groups) != len(self.names):
@@ -206,7 +206,8 @@ def _name_problems(names: tuple[str, ...]) -> list[str]:
     return problems
 
 
-def _template_problems(templates: tuple[str, ...]) -> list[str]:
+def template_problems(templates: tuple[str, ...]) -> list[str]:
+    """Why these cannot be a vocabulary's templates, one sentence each."""
     if not templates:
         return ["there are no prompt templates; give at least one"]
     return [f"template {t!r} must hold exactly one {{}} for the name" for t in templates if not _is_template(t)]

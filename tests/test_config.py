@@ -73,6 +73,7 @@ def test_number_in_place_of_a_group():
         ({"train__finetune": "all"}, ["train.finetune is 'all'", "orthogonal, attention, full, scratch, frozen"]),
         ({"eval__protocol": "fast"}, ["eval.protocol is 'fast'", "whole, cat_seg"]),
         ({"data__on_corrupt": "ask"}, ["data.on_corrupt is 'ask'", "stop, skip"]),
+        ({"data__templates": ("a {}", "a")}, ["data.templates: template 'a' must hold exactly one {}"]),
         ({"train__steps": 0}, ["train.steps is 0; it must be positive"]),
         ({"train__clip_norm": -1.0}, ["train.clip_norm is -1.0; it must be 0 or positive"]),
         ({"train__ema_decay": 1.0}, ["train.ema_decay is 1.0", "below 1"]),

@@ -144,7 +144,17 @@ def test_from_pretrained_reads_a_converted_directory(segmenter, tmp_path):
     pretrained.save_converted(tmp_path / "model", Pretrained(config, params, manifest))
     loaded = Segmenter.from_pretrained(tmp_path / "model")
     assert loaded.model == segmenter.model
+    assert loaded.templates == segmenter.templates == ("A photo of a {} in the scene",)
     np.testing.assert_array_equal(loaded.logits(photo(41, 67), NAMES), segmenter.logits(photo(41, 67), NAMES))
+
+
+def test_the_templates_of_the_training_are_used(segmenter, monkeypatch):
+    manifest = {"training": {"vocabulary": {"names": ["sky"], "templates": ["{}"]}}}
+    found = Pretrained(small_config(), random_params(small_config()), manifest)
+    monkeypatch.setattr(pretrained, "load_pretrained", lambda path: found)
+    loaded = Segmenter.from_pretrained("runs/tiny")
+    expected = segmenter.logits(photo(41, 67), Vocabulary(NAMES, templates=("{}",)))
+    np.testing.assert_array_equal(loaded.logits(photo(41, 67), NAMES), expected)
 
 
 def test_a_bare_clip_is_refused(monkeypatch):

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax import initialise, parallel, resume, scoring, train
-from ahs_seg_jax.checkpoints import store
+from ahs_seg_jax.checkpoints import pretrained, store
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, InputError, TrainConfig
-from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
+from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource, scenes_vocabulary
 from ahs_seg_jax.data.sources import CorruptExample
 from ahs_seg_jax.data.transforms import AugmentConfig
 from ahs_seg_jax.models.architecture import AggregatorConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
@@ -213,7 +213,8 @@ def test_run_leaves_checkpoints_results_pictures_and_curves(stand_in, tmp_path, 
     assert train.train(experiment(), finished)
     printed = capsys.readouterr().out
     assert "step 6/6  total" in printed
-    assert "test: 4 x cpu in 1 process(es), batch 4, 13 training images, 34 classes, 6 steps" in printed
+    classes = len(scenes_vocabulary("train"))
+    assert f"test: 4 x cpu in 1 process(es), batch 4, 13 training images, {classes} classes, 6 steps" in printed
     assert steps_in(finished) == [4, 6]
     results = json.loads((finished / "results" / "scenes_val_000006.json").read_text())
     assert results["protocol"] == "whole"
@@ -222,7 +223,7 @@ def test_run_leaves_checkpoints_results_pictures_and_curves(stand_in, tmp_path, 
     assert list((finished / "tensorboard").iterdir())
     meta = store.read_meta(finished)
     assert (meta["step"], meta["next_batch"]) == (6, 6)
-    assert len(scoring.stored_vocabulary(meta)) == 34
+    assert scoring.stored_vocabulary(meta) == scenes_vocabulary("train")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -340,6 +341,21 @@ def test_evaluation_alone_gives_the_scores_of_the_run(finished, capsys):
     assert written["checkpoint"]["sha256"] == trained["checkpoint"]["sha256"]
     assert result.seen is not None
     assert "results: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("asked", "used"), [((), ["{}"]), (("the {}",), ["the {}"])])
+def test_evaluation_uses_the_prompts_of_the_training_unless_told_otherwise(
+    finished, tmp_path, monkeypatch, asked, used
+):
+    meta = store.read_meta(finished)
+    meta["vocabulary"]["templates"] = ["{}"]
+    monkeypatch.setattr(pretrained, "training_meta", lambda path: meta)
+    config = experiment()
+    config = dataclasses.replace(
+        config, mode="eval", init=str(finished), data=dataclasses.replace(config.data, templates=asked)
+    )
+    report = scoring.evaluate_checkpoint(config, tmp_path).report
+    assert report["vocabulary"]["templates"] == used
 
 
 def test_evaluation_of_a_named_step_in_another_workdir(finished, tmp_path):

@@ -15,6 +15,7 @@ from ahs_seg_jax.checkpoints.entry import Entry, source_shapes, target_shapes
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.checkpoints.layouts import entries, is_ignored
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.versions import versions
 
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 Tensors = Iterator[tuple[tuple[str, ...], np.ndarray]]  # (names that hold it, tensor)
@@ -166,7 +167,7 @@ def _report(
         "config": manifests.config_to_json(config),
         "contents": sorted({manifests.part_of(path) for path in leaves}),
         "statistics": manifests.statistics(leaves.items()),
-        "versions": manifests.versions(),
+        "versions": versions(),
     }
 
 

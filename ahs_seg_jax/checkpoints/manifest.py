@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import pathlib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-import ahs_seg_jax
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ModelConfig
 
@@ -108,15 +106,3 @@ def sha256(paths: Iterable[pathlib.Path]) -> str:
     if len(digests) == 1:
         return digests[0][1]
     return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in sorted(digests)).encode()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what reads and writes the checkpoint."""
-    packages = ("jax", "flax", "orbax-checkpoint", "numpy", "safetensors", "torch")
-    found = {"ahs_seg_jax": ahs_seg_jax.__version__}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

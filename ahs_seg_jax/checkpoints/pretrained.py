@@ -18,6 +18,7 @@ from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.convert import Pretrained
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.versions import versions
 
 PARAMS, MANIFEST = "params", "manifest.json"
 
@@ -58,15 +59,7 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
       CheckpointError: the directory is damaged, or of a newer version of this program.
     """
     path = pathlib.Path(path)
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is damaged ({error!r}); convert the checkpoint again") from error
-    if version > manifests.FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {version}, this program reads up to {manifests.FORMAT_VERSION}; update it"
-        )
+    manifest = _manifest(path)
     config = manifests.config_from_json(manifest["config"], str(path / MANIFEST))
     folder = (path / PARAMS).absolute()
     try:
@@ -77,6 +70,34 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
     except Exception as error:  # damaged files fail in many ways
         raise CheckpointError(f"{folder} cannot be read ({_reason(error)}); convert the checkpoint again") from error
     return Pretrained(config, params, manifest)
+
+
+def _manifest(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / MANIFEST} is damaged ({error!r}); convert the checkpoint again") from error
+    if version > manifests.FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version}, this program reads up to {manifests.FORMAT_VERSION}; update it"
+        )
+    return manifest
+
+
+def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The metadata of the run that trained the weights of a workdir or a converted directory; None if none are known.
+
+    Raises CheckpointError if they are damaged.
+    """
+    path = pathlib.Path(path).expanduser()
+    if is_converted(path):
+        return _manifest(path).get("training")
+    if _is_workdir(path):
+        from ahs_seg_jax.checkpoints import store
+
+        return store.read_meta(path)
+    return None
 
 
 def load_pretrained(
@@ -119,7 +140,7 @@ def _from_workdir(path: pathlib.Path) -> Pretrained:
         "config": manifests.config_to_json(config),
         "contents": sorted({manifests.part_of(name) for name in leaves}),
         "statistics": manifests.statistics(leaves.items()),
-        "versions": manifests.versions(),
+        "versions": versions(),
     }
     return Pretrained(config, params, manifest)
 

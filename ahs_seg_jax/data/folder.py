@@ -39,17 +39,19 @@ class DataProblems(ValueError):
 class FolderSource:
     """One split of such a folder as a `sources.Source`. Images of any size; EXIF orientation is applied to images.
 
-    Raises DataProblems, listing all of them, if the folder lacks a part or a file its partner. Files are decoded only
+    The class names are those of classes.txt, or of `vocabulary` where the folder has no such file. Raises DataProblems, listing all of them, if the folder lacks a part or a file its partner. Files are decoded only
     when they are read; `open_folder` looks inside them first.
     """
 
-    def __init__(self, root: str | os.PathLike[str], split: str):
+    def __init__(self, root: str | os.PathLike[str], split: str, vocabulary: Vocabulary | None = None):
         self.root = pathlib.Path(root)
         self.split = split
         self._pairs, problems = _pairs(self.root, split)
-        vocabulary, found = _vocabulary(self.root)
+        if vocabulary is None:
+            vocabulary, found = _vocabulary(self.root)
+            problems = [*found, *problems]
         if problems or vocabulary is None:
-            raise DataProblems(self.root, [*found, *problems])
+            raise DataProblems(self.root, problems)
         self.vocabulary = vocabulary
 
     def __len__(self) -> int:
@@ -58,12 +60,15 @@ class FolderSource:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         image_path, mask_path = (self.root / path for path in self._pairs[index])
         image = _read(images.read_image, image_path)
-        label = _read(images.read_mask, mask_path)
+        label = self._read_label(mask_path)
         if image.shape[:2] != label.shape:
             raise CorruptExample(_size_problem(image_path, image.shape[:2], mask_path, label.shape))
         if outside := _outside(label, len(self.vocabulary)):
             raise CorruptExample(f"{mask_path}: {outside}")
         return {"image": image, "label": label}
+
+    def _read_label(self, path: pathlib.Path) -> np.ndarray:
+        return _read(images.read_mask, path)
 
     def name(self, index: int) -> str:
         """The image's path below the root."""
@@ -108,12 +113,18 @@ def check_folder(root: str | os.PathLike[str], splits: Sequence[str] = SPLITS, c
     if not base.is_dir():
         raise DataProblems(base, [f"there is no folder {base}"])
     vocabulary, problems = _vocabulary(base)
-    for split in splits:
-        pairs, found = _pairs(base, split)
-        problems += found
-        problems += _file_problems(base, pairs, None if vocabulary is None else len(vocabulary), check)
+    problems += split_problems(base, splits, None if vocabulary is None else len(vocabulary), check)
     if problems:
         raise DataProblems(base, problems)
+
+
+def split_problems(root: pathlib.Path, splits: Sequence[str], classes: int | None, check: str) -> list[str]:
+    """What is wrong with the splits' files, see `check_folder`; values of masks are not looked at if `classes` is None."""
+    problems = []
+    for split in splits:
+        pairs, found = _pairs(root, split)
+        problems += [*found, *_file_problems(root, pairs, classes, check)]
+    return problems
 
 
 def _vocabulary(root: pathlib.Path) -> tuple[Vocabulary | None, list[str]]:

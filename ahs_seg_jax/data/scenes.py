@@ -1,6 +1,6 @@
 """The embedded data set: drawn scenes whose class names combine a pattern, a colour and a shape ("striped blue star").
 
-A scene is a function of (seed, split, index) alone: no files, no state. Training never draws eight of the thirty-two objects,
+A scene is a function of (seed, split, index) alone: no files, no state. Training never draws eight of the twenty-four objects,
 although each of their words occurs in many others: whoever segments them in "val" has understood the words. One or more
 objects lie on one or two textured backgrounds, which are classes too; every pixel has a label.
 """
@@ -24,11 +24,12 @@ COLORS = {
     "green": (0.08, 0.72, 0.25),
     "blue": (0.10, 0.32, 0.93),
 }
-SHAPES = ("circle", "square", "triangle", "star")
+SHAPES = ("circle", "ring", "star")
 PATTERNS = ("plain", "striped")
 STRIPE_COLOR = (0.98, 0.97, 0.94)
 # Of a shape's outline: number of corners, their distance from the centre, and that of the points between them, in radii.
-CORNERS = {"square": (4, 1.12, 1.12 * math.cos(math.pi / 4)), "triangle": (3, 1.30, 0.65), "star": (5, 1.28, 0.56)}
+CORNERS = {"star": (5, 1.28, 0.56)}
+RING = (0.8, 0.3)  # radius of a ring's middle and half its width, in radii
 LARGEST_EXTENT = 1.3  # radii
 
 
@@ -42,8 +43,8 @@ class ScenesConfig:
     seed: int = 0  # of the scenes
     min_objects: int = 1
     max_objects: int = 4
-    min_radius: float = 0.15  # of an object, as a share of the image's side
-    max_radius: float = 0.28
+    min_radius: float = 0.17  # of an object, as a share of the image's side
+    max_radius: float = 0.30
     noise: float = 0.02  # standard deviation of the pixel noise, of full range
 
     def problems(self) -> list[str]:
@@ -160,8 +161,8 @@ def _object_names(unseen: bool) -> list[str]:
     """Names of the objects that training draws, or of those it leaves out."""
     names = []
     for pattern, (c, color), (s, shape) in itertools.product(PATTERNS, enumerate(COLORS), enumerate(SHAPES)):
-        # Two shapes of each colour are left out, one plain and one striped, so that every pair of words is seen.
-        left_out = (s - c - 2 * PATTERNS.index(pattern)) % len(SHAPES) == 0
+        # Two shapes of each colour are left out, one plain and another striped, so that every pair of words is seen.
+        left_out = (s - c - PATTERNS.index(pattern)) % len(SHAPES) == 0
         if left_out == unseen:
             names.append(f"{color} {shape}" if pattern == "plain" else f"{pattern} {color} {shape}")
     return names
@@ -235,6 +236,8 @@ def _distance(thing: _Thing, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     radius = np.hypot(x, y)
     if thing.shape == "circle":
         return radius - thing.radius
+    if thing.shape == "ring":
+        return np.abs(radius - np.float32(RING[0] * thing.radius)) - np.float32(RING[1] * thing.radius)
     corners, outer, inner = CORNERS[thing.shape]
     sector = 2 * math.pi / corners
     angle = np.arctan2(y, x) - np.float32(thing.angle)

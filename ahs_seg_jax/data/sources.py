@@ -1,12 +1,13 @@
 """What a data set is to this program (`Source`), and the table of data sets by name (`open_source`)."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ahs_seg_jax.data.scenes import ScenesConfig
-from ahs_seg_jax.vocabulary import Vocabulary
+from ahs_seg_jax.vocabulary import PACKAGED, Vocabulary
 
 
 class CorruptExample(RuntimeError):
@@ -18,13 +19,10 @@ class Source(Protocol):
     """Labelled images by index. Picklable; any thread may read any example at any time.
 
     `source[i]` is `{"image": uint8 [h, w, 3] RGB, "label": int32 [h, w]}`, label = index into `vocabulary` or -1 where
-    unlabelled; it raises `CorruptExample` for an unreadable file.
+    unlabelled; it raises `CorruptExample` for an unreadable file. `vocabulary` holds the classes that labels index.
     """
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The classes that the labels index."""
-        ...
+    vocabulary: Vocabulary
 
     def __len__(self) -> int: ...
 
@@ -47,6 +45,8 @@ class DataSettings(Protocol):
     @property
     def root(self) -> str: ...
     @property
+    def templates(self) -> tuple[str, ...]: ...
+    @property
     def scenes(self) -> ScenesConfig: ...
 
 
@@ -62,15 +62,37 @@ def _open_folder(settings: DataSettings, split: str) -> Source:
     return open_folder(settings.root, split)
 
 
-SOURCES: dict[str, Callable[[DataSettings, str], Source]] = {"scenes": _open_scenes, "folder": _open_folder}
+def _open_coco_stuff(settings: DataSettings, split: str) -> Source:
+    from ahs_seg_jax.data.coco_stuff import open_coco_stuff
+
+    return open_coco_stuff(settings.root, split)
+
+
+SOURCES: dict[str, Callable[[DataSettings, str], Source]] = {
+    "scenes": _open_scenes,
+    "folder": _open_folder,
+    "coco_stuff": _open_coco_stuff,
+}
 
 
 def open_source(settings: DataSettings, split: str) -> Source:
     """The data set `settings.name`, split "train" or "val", checked as far as its kind allows.
 
+    Its vocabulary makes prompts by `settings.templates`, if there are any.
+
     Raises ValueError for an unknown name (the message lists the known ones), or for data that fail their checks
     (`folder.DataProblems`, which lists every problem).
     """
     if settings.name not in SOURCES:
-        raise ValueError(f"data.name is {settings.name!r}; choose one of {', '.join(sorted(SOURCES))}")
-    return SOURCES[settings.name](settings, split)
+        hint = ""
+        if settings.name in PACKAGED:
+            hint = (
+                "; this benchmark is not read as it is downloaded: save its images and index masks as "
+                "images/{train,val} and annotations/{train,val} beside a classes.txt of its class names "
+                f"(data/vocabularies/{settings.name}.txt of this package), and set data.name to folder"
+            )
+        raise ValueError(f"data.name is {settings.name!r}; choose one of {', '.join(sorted(SOURCES))}{hint}")
+    source = SOURCES[settings.name](settings, split)
+    if settings.templates:
+        source.vocabulary = dataclasses.replace(source.vocabulary, templates=settings.templates)
+    return source

@@ -142,10 +142,11 @@ class AHSSeg(nn.Module):
         images = clip.normalise_pixels(images, c.image.crop)
         taps = (*c.guidance_taps, *(c.mh_fpn_taps if c.mh_fpn else ()))
         dense, found = self.clip.encode_image(images, taps, rotations)
-        upsampled = tuple(
+        first, second = (
             layers.conv_transpose(found[tap], getattr(self, f"guidance_up_{index}")())
             for index, tap in enumerate(c.guidance_taps, 1)
         )
+        upsampled = (first, second)
         out: dict[str, Any] = {"taps": found, "upsampled": upsampled}
         guide = dense
         if c.mh_fpn:

@@ -101,7 +101,13 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
-        return [*self._choice_problems(), *self._tower_problems(), *self._grid_problems(), *self._tap_problems()]
+        return [
+            *self._choice_problems(),
+            *self._tower_problems(),
+            *self._aggregator_problems(),
+            *self._grid_problems(),
+            *self._tap_problems(),
+        ]
 
     def _choice_problems(self) -> list[str]:
         found = []
@@ -128,19 +134,28 @@ class ModelConfig:
                     f"model.{name}.width is {tower.width}, not a multiple of model.block_size = {self.block_size}; "
                     "rotations need whole blocks"
                 )
-        if self.aggregator.hidden % self.aggregator.heads:
-            found.append(
-                f"model.aggregator.hidden is {self.aggregator.hidden}, "
-                f"not a multiple of model.aggregator.heads = {self.aggregator.heads}"
-            )
-        for stage, channels in enumerate(self.aggregator.decoder):
+        if self.mh_fpn and self.embed_dim % 16:
+            found.append(f"model.embed_dim is {self.embed_dim}; with mh_fpn it must be a multiple of 16")
+        return found
+
+    def _aggregator_problems(self) -> list[str]:
+        found = []
+        c = self.aggregator
+        if c.hidden % c.heads:
+            found.append(f"model.aggregator.hidden is {c.hidden}, not a multiple of model.aggregator.heads = {c.heads}")
+        inputs = (("hidden", c.hidden), ("decoder[0]", c.decoder[0]))
+        for stage, ((field, channels), guidance) in enumerate(zip(inputs, c.decoder_guidance, strict=True)):
+            if channels <= guidance:
+                found.append(
+                    f"model.aggregator.{field} is {channels}; it must exceed model.aggregator.decoder_guidance[{stage}] "
+                    f"= {guidance}, which leaves the rest to the upsampled features"
+                )
+        for stage, channels in enumerate(c.decoder):
             if channels % 16:
                 found.append(
                     f"model.aggregator.decoder[{stage}] is {channels}; it must be a multiple of 16 "
                     "(GroupNorm has channels/16 groups)"
                 )
-        if self.mh_fpn and self.embed_dim % 16:
-            found.append(f"model.embed_dim is {self.embed_dim}; with mh_fpn it must be a multiple of 16")
         return found
 
     def _grid_problems(self) -> list[str]:
@@ -164,7 +179,7 @@ class ModelConfig:
     def _tap_problems(self) -> list[str]:
         found = []
         layers = self.image.layers
-        taps = [("guidance_taps", self.guidance_taps)]
+        taps: list[tuple[str, tuple[int, ...]]] = [("guidance_taps", self.guidance_taps)]
         if self.mh_fpn:
             taps.append(("mh_fpn_taps", self.mh_fpn_taps))
             if self.mh_fpn_taps[-1] != layers - 1:

@@ -8,6 +8,7 @@ dictionary `kernels`, query | key | value | out -> [s, d, d], and never ask wher
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -75,7 +76,7 @@ def dense_block(x: Float[Array, "b n d"], p: Arrays) -> Float[Array, "b n-1 d"]:
 
 def run_blocks(x: jax.Array, blocks: Arrays, *, heads: int, causal: bool, remat: bool) -> jax.Array:
     """The stacked blocks one after the other: `[b, n, d]` to `[b, n, d]`."""
-    step = functools.partial(block, heads=heads, causal=causal)
+    step: Callable[..., jax.Array] = functools.partial(block, heads=heads, causal=causal)
     if remat:
         step = jax.checkpoint(step, prevent_cse=False)
     return jax.lax.scan(lambda x, p: (step(x, p), None), x, blocks)[0]

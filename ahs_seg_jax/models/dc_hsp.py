@@ -41,7 +41,8 @@ class DCHSP(nn.Module):
 
     def setup(self) -> None:
         e, r = self.features, self.rank
-        base = {"base": (layers.fan_in, (e, e))}
+        # Identity: the losses start from the alignment that CLIP has, and teach it to a model that has none yet.
+        base = {"base": (nn.initializers.constant(jnp.eye(e)), (e, e))}
         delta = {
             "scale": (nn.initializers.constant(0.1), ()),
             "a": (layers.fan_in, (e, r)),

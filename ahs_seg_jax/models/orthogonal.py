@@ -201,7 +201,7 @@ def merge(config: ModelConfig, params: Arrays) -> tuple[ModelConfig, dict[str, A
     if config.adaptation == "none":
         return config, dict(params)
     clip = dict(params["clip"])
-    rotations = OrthogonalAdaptation(config).apply({"params": clip.pop("adaptation")})
+    rotations: Any = OrthogonalAdaptation(config).apply({"params": clip.pop("adaptation")})
     for tower in ("text", "image"):
         blocks = dict(clip[tower]["blocks"])
         kernels = rotate({name: blocks[name]["kernel"] for name in ATTENTION}, rotations[tower])

@@ -111,7 +111,7 @@ class SpatialLayer(nn.Module):
         for name, by in (("block_1", 0), ("block_2", shift)):
             p = SwinBlock(c, name=name)()
             kernels = [layers.split_linear(p[role], c.hidden)[1].astype(x.dtype) for role in ("query", "key")]
-            blocks.append((p, tuple(normed @ kernel for kernel in kernels), by))
+            blocks.append((p, (normed @ kernels[0], normed @ kernels[1]), by))
 
         def both(x: jax.Array) -> jax.Array:
             for p, share, by in blocks:

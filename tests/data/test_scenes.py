@@ -13,6 +13,11 @@ from ahs_seg_jax.data import scenes, textures
 from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
 from ahs_seg_jax.vocabulary import hierarchy_pairs
 
+OBJECTS = len(scenes.PATTERNS) * len(scenes.COLORS) * len(scenes.SHAPES)
+UNSEEN = 2 * len(scenes.COLORS)  # two shapes of each colour
+ALL = len(textures.TEXTURES) + OBJECTS
+SEEN = ALL - UNSEEN
+
 CONFIG = ScenesConfig(size=67, train_images=40, val_images=60, seed=5)
 
 
@@ -44,9 +49,9 @@ def test_shapes_types_and_labels():
 
 def test_vocabularies_and_what_training_leaves_out():
     train, val = ScenesSource(CONFIG, "train").vocabulary, ScenesSource(CONFIG, "val").vocabulary
-    assert (len(train), len(val)) == (34, 44)
-    assert val.names[:34] == train.names  # an index means the same in both
-    assert val.seen_by(train).tolist() == [True] * 34 + [False] * 10
+    assert (len(train), len(val)) == (SEEN, ALL)
+    assert val.names[:SEEN] == train.names  # an index means the same in both
+    assert val.seen_by(train).tolist() == [True] * SEEN + [False] * UNSEEN
     assert "striped blue star" in val.names
 
 
@@ -62,13 +67,13 @@ def test_every_word_and_every_pair_of_words_is_seen():
 
 def test_train_draws_no_unseen_name_and_val_draws_both_alike():
     val = ScenesSource(dataclasses.replace(CONFIG, val_images=250), "val")
-    occurs = np.zeros(44)
+    occurs = np.zeros(ALL)
     for index in range(len(val)):
         occurs[np.unique(val[index]["label"])] += 1
     assert occurs.min() > 0
-    assert 0.8 < occurs[34:].mean() / occurs[4:34].mean() < 1.25
+    assert 0.8 < occurs[SEEN:].mean() / occurs[4:SEEN].mean() < 1.25
     train = ScenesSource(CONFIG, "train")
-    assert max(train[index]["label"].max() for index in range(len(train))) < 34
+    assert max(train[index]["label"].max() for index in range(len(train))) < SEEN
 
 
 def test_object_pixels_have_the_color_of_their_name():
@@ -104,20 +109,19 @@ def thing(shape, **changes):
     return scenes._Thing(**{**values, **changes})
 
 
-@pytest.mark.parametrize(
-    ("shape", "area"),
-    [
-        ("circle", np.pi * 100),
-        ("square", 2 * 11.2**2),
-        ("triangle", 3 * np.sqrt(3) / 4 * 13**2),
-        ("star", 5 * 12.8 * 5.6 * np.sin(np.pi / 5)),
-    ],
-)
-def test_a_shape_covers_its_area_and_only_itself(shape, area):
+AREAS = {  # of radius 10
+    "circle": np.pi * 100,
+    "ring": np.pi * (11**2 - 5**2),
+    "star": 5 * 12.8 * 5.6 * np.sin(np.pi / 5),
+}
+
+
+@pytest.mark.parametrize("shape", scenes.SHAPES)
+def test_a_shape_covers_its_area_and_only_itself(shape):
     image, label = np.full((61, 53, 3), 0.5, np.float32), np.zeros((61, 53), np.int32)
     scenes._draw(image[:53], label[:53], thing(shape, angle=0.3))
     assert set(np.unique(label)) == {0, 9}
-    assert (label == 9).sum() == pytest.approx(area, rel=0.03)
+    assert (label == 9).sum() == pytest.approx(AREAS[shape], rel=0.03)
     inside = image[label == 9]
     assert np.median(inside[:, 0]) > 0.8
     assert np.median(inside[:, 1:]) < 0.1
@@ -126,14 +130,16 @@ def test_a_shape_covers_its_area_and_only_itself(shape, area):
 def test_distance_by_hand():
     x = np.float32([[0, 13, -6.5, 3]])
     np.testing.assert_allclose(scenes._distance(thing("circle"), x, 0 * x), [[-10, 3, -3.5, -7]], atol=1e-5)
-    # A triangle with a corner at angle 0: the corner lies on the outline, the opposite side at half its distance.
-    np.testing.assert_allclose(scenes._distance(thing("triangle"), x, 0 * x)[0, 1:3], [0, 0], atol=1e-5)
+    np.testing.assert_allclose(scenes._distance(thing("ring"), x, 0 * x), [[5, 2, -1.5, 2]], atol=1e-5)
+    # A star with a corner at angle 0: opposite to it lies a point between two corners.
+    x = np.float32([[12.8, -5.6]])
+    np.testing.assert_allclose(scenes._distance(thing("star"), x, 0 * x), [[0, 0]], atol=1e-5)
 
 
 def test_later_objects_lie_over_earlier_ones():
     image, label = np.full((50, 50, 3), 0.5, np.float32), np.zeros((50, 50), np.int32)
     scenes._draw(image, label, thing("circle", label=1))
-    scenes._draw(image, label, thing("square", label=2))
+    scenes._draw(image, label, thing("star", label=2))
     assert label[30, 20] == 2
 
 
@@ -141,7 +147,8 @@ def test_siblings_share_their_shape():
     vocabulary = ScenesSource(CONFIG, "val").vocabulary
     parents, siblings = hierarchy_pairs(vocabulary)
     assert len(parents) == 0
-    assert len(siblings) == 4 * (10 * 9 // 2)
+    alike = OBJECTS // len(scenes.SHAPES)
+    assert len(siblings) == len(scenes.SHAPES) * alike * (alike - 1) // 2
     assert all(vocabulary.names[a].split()[-1] == vocabulary.names[b].split()[-1] for a, b in siblings)
 
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from ahs_seg_jax.data.coco_stuff import CocoStuffSource
 from ahs_seg_jax.data.folder import DataProblems
 from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
 from ahs_seg_jax.data.sources import Source, open_source
@@ -13,6 +16,7 @@ from ahs_seg_jax.data.sources import Source, open_source
 class Settings:
     name: str = "scenes"
     root: str = ""
+    templates: tuple[str, ...] = ()
     scenes: ScenesConfig = dataclasses.field(default_factory=lambda: ScenesConfig(val_images=3))
 
 
@@ -24,8 +28,31 @@ def test_scenes_by_name():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"data\.name is 'scene'; choose one of folder, scenes"):
+    with pytest.raises(ValueError, match=r"data\.name is 'scene'; choose one of coco_stuff, folder, scenes$"):
         open_source(Settings(name="scene"), "val")
+
+
+def test_benchmarks_that_are_not_read_say_what_to_do():
+    with pytest.raises(ValueError, match=r"'ade20k_150'; .*data/vocabularies/ade20k_150\.txt .* data\.name to folder"):
+        open_source(Settings(name="ade20k_150"), "val")
+
+
+def test_templates_make_the_prompts_and_leave_the_rest():
+    plain = open_source(Settings(), "val").vocabulary
+    changed = open_source(Settings(templates=("{}", "the {}")), "val").vocabulary
+    assert plain.prompts()[-1] == [f"A photo of a {plain.names[-1]} in the scene"]
+    assert changed.prompts()[-1] == [plain.names[-1], f"the {plain.names[-1]}"]
+    assert (changed.names, changed.groups, changed.synonyms) == (plain.names, plain.groups, plain.synonyms)
+
+
+def test_coco_stuff_by_name(tmp_path):
+    for part in ("images", "annotations"):
+        (tmp_path / "coco-stuff" / part / "val2017").mkdir(parents=True)
+    Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(tmp_path / "coco-stuff/images/val2017/000000000139.jpg")
+    Image.fromarray(np.zeros((5, 7), np.uint8)).save(tmp_path / "coco-stuff/annotations/val2017/000000000139.png")
+    source = open_source(Settings(name="coco_stuff", root=str(tmp_path)), "val")
+    assert isinstance(source, CocoStuffSource)
+    assert isinstance(source, Source)
 
 
 def test_folder_needs_a_root(tmp_path):

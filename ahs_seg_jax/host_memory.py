@@ -1,0 +1,21 @@
+"""Keeping freed memory in the process, for programs that run on a CPU.
+
+XLA asks for its temporary buffers anew at every step. glibc gives large ones back to the system each time, and the page
+faults of getting them again cost up to a third of a training step (measured with the tiny model, 2 cores).
+"""
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc's allocator to reuse large buffers rather than return them; False where there is no glibc."""
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))

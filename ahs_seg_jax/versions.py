@@ -1,0 +1,19 @@
+"""Versions of what the numbers depend on, for results files and checkpoints."""
+
+import importlib.metadata
+import platform
+
+import ahs_seg_jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "pillow", "safetensors", "torch")
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of Python, of this program and of the packages among `PACKAGES` that are installed."""
+    found = {"python": platform.python_version(), "ahs_seg_jax": ahs_seg_jax.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

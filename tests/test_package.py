@@ -1,0 +1,31 @@
+"""The package as a whole: what `import ahs_seg_jax` brings, and what it does not."""
+
+import subprocess
+import sys
+
+import pytest
+
+import ahs_seg_jax
+from ahs_seg_jax import versions
+
+
+def test_public_names():
+    from ahs_seg_jax.segmenter import Segmenter
+    from ahs_seg_jax.vocabulary import Vocabulary
+
+    assert (ahs_seg_jax.Segmenter, ahs_seg_jax.Vocabulary) == (Segmenter, Vocabulary)
+    with pytest.raises(AttributeError, match="module 'ahs_seg_jax' has no attribute 'Segmentor'"):
+        getattr(ahs_seg_jax, "Segmentor")  # noqa: B009
+
+
+def test_importing_the_package_imports_no_framework():
+    code = "import sys, ahs_seg_jax; print(sorted({'jax', 'flax', 'numpy', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_versions_name_what_is_installed_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(versions, "PACKAGES", ("numpy", "no-such-package"))
+    found = versions.versions()
+    assert set(found) == {"python", "ahs_seg_jax", "numpy"}
+    assert found["ahs_seg_jax"] == ahs_seg_jax.__version__
