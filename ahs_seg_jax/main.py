@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from ahs_seg_jax import config
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.data.sources import CorruptExample
+from ahs_seg_jax.host_memory import keep_freed_memory
 from ahs_seg_jax.monitor import NonFiniteLoss
 from ahs_seg_jax.scoring import evaluate_checkpoint
 from ahs_seg_jax.train import train
@@ -34,6 +36,8 @@ def run() -> bool:
     if _MODE.value:
         values.mode = _MODE.value
     experiment = config.from_config_dict(values)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     if experiment.mode == "eval":
         evaluate_checkpoint(experiment, _WORKDIR.value)
         return True

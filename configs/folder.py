@@ -9,34 +9,41 @@ line); masks are PNG files of class indices, 255 = unlabelled.
 Hardware: 2 CPU cores. Time: not run. Score: not run.
 """
 
+import dataclasses
+
 import ml_collections
 
 from ahs_seg_jax import config
 from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, TrainConfig
+from ahs_seg_jax.losses import LossConfig
 from ahs_seg_jax.models import architecture
-from ahs_seg_jax.models.architecture import ImageTowerConfig
 
 
 def experiment() -> Experiment:
     """The full run."""
-    model = architecture.tiny().replace(
-        image=ImageTowerConfig(layers=4, width=128, heads=4, patch_size=8, crop=192, pretrained_grid=24)
+    small = architecture.tiny()
+    model = small.replace(
+        image=dataclasses.replace(small.image, crop=160, pretrained_grid=20),
+        aggregator=dataclasses.replace(small.aggregator, window=10),
     )
     return Experiment(
         name="folder",
         model=model,
-        data=DataConfig(name="folder"),
+        data=DataConfig(name="folder", templates=("{}",)),
         train=TrainConfig(
-            steps=1500,
-            batch_size=8,
+            steps=1200,
+            batch_size=4,
+            class_pooling=1,
             finetune="scratch",
-            learning_rate=1e-3,
+            learning_rate=1.5e-3,
             clip_multiplier=1.0,
-            warmup_steps=50,
-            checkpoint_every=250,
-            eval_every=500,
-            picture_every=500,
+            clip_norm=0.0,
+            warmup_steps=20,
+            checkpoint_every=200,
+            eval_every=400,
+            picture_every=0,
         ),
+        losses=LossConfig(contrastive=0.5),
         eval=EvalConfig(protocol="whole", batch_size=8),
     )
 

@@ -17,6 +17,7 @@ import ml_collections
 
 from ahs_seg_jax import config
 from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, TrainConfig
+from ahs_seg_jax.losses import LossConfig
 from ahs_seg_jax.models import architecture
 
 
@@ -24,7 +25,7 @@ def experiment() -> Experiment:
     """The full run."""
     return Experiment(
         name="vitb",
-        model=architecture.vitb16().replace(dtype="bfloat16"),
+        model=architecture.vitb16().replace(dtype="bfloat16", class_chunk=19, remat=True),
         data=DataConfig(name="coco_stuff", root=os.environ.get("AHS_SEG_DATA", ""), num_threads=8),
         train=TrainConfig(
             steps=80_000,
@@ -35,6 +36,7 @@ def experiment() -> Experiment:
             weight_decay=1e-4,
             clip_norm=1.0,
         ),
+        losses=LossConfig(class_chunk=19),  # 171 classes in nine passes: memory for one pass at a time
         eval=EvalConfig(protocol="cat_seg"),
     )
 

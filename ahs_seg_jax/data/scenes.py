@@ -1,6 +1,6 @@
-"""The embedded data set: drawn scenes whose class names combine a pattern, a colour and a shape ("striped blue star").
+"""The embedded data set: drawn scenes whose class names combine a pattern and a colour ("striped blue toy").
 
-A scene is a function of (seed, split, index) alone: no files, no state. Training never draws eight of the twenty-four objects,
+A scene is a function of (seed, split, index) alone: no files, no state. Training never draws three of the fifteen objects,
 although each of their words occurs in many others: whoever segments them in "val" has understood the words. One or more
 objects lie on one or two textured backgrounds, which are classes too; every pixel has a label.
 """
@@ -23,14 +23,15 @@ COLORS = {
     "yellow": (1.00, 0.82, 0.08),
     "green": (0.08, 0.72, 0.25),
     "blue": (0.10, 0.32, 0.93),
+    "purple": (0.62, 0.16, 0.78),
 }
-SHAPES = ("circle", "ring", "star")
-PATTERNS = ("plain", "striped")
-STRIPE_COLOR = (0.98, 0.97, 0.94)
+PATTERNS = ("plain", "striped", "dotted")
+NOUN = "toy"
+SHAPES = ("circle", "square", "triangle")  # a toy may have any: the name does not tell
+SECOND_COLOR = (0.98, 0.97, 0.94)  # of every pattern but plain
 # Of a shape's outline: number of corners, their distance from the centre, and that of the points between them, in radii.
-CORNERS = {"star": (5, 1.28, 0.56)}
-RING = (0.8, 0.3)  # radius of a ring's middle and half its width, in radii
-LARGEST_EXTENT = 1.3  # radii
+CORNERS = {"square": (4, 1.12, 1.12 * math.cos(math.pi / 4)), "triangle": (3, 1.30, 0.65)}
+LARGEST_EXTENT = 1.3  # of an outline, in radii
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ScenesConfig:
             for field, least in (("size", 32), ("train_images", 1), ("val_images", 1), ("seed", 0), ("min_objects", 1))
             if getattr(self, field) < least
         ]
-        objects = len(_object_names(unseen=False))
+        objects = len(_toy_names(unseen=False))
         if not self.min_objects <= self.max_objects <= objects:
             found.append(
                 f"data.scenes.max_objects is {self.max_objects}; "
@@ -76,14 +77,14 @@ class _Thing:
 
     label: int
     shape: str
-    striped: bool
+    pattern: str
     color: np.ndarray
     x: float
     y: float
     radius: float
     angle: float
-    stripe_angle: float
-    stripe_period: float
+    pattern_angle: float
+    pattern_period: float
 
 
 class ScenesSource:
@@ -149,22 +150,20 @@ class ScenesSource:
 
 
 def scenes_vocabulary(split: str) -> Vocabulary:
-    """The class names of a split: backgrounds, seen objects, and in "val" the unseen objects. Groups are the shapes."""
-    names = [*textures.TEXTURES, *_object_names(unseen=False)]
+    """The class names of a split: backgrounds, seen toys, and in "val" the unseen toys. Groups are the colours."""
+    names = [*textures.TEXTURES, *_toy_names(unseen=False)]
     if split == "val":
-        names += _object_names(unseen=True)
-    groups = [name.split()[-1] if name.split()[-1] in SHAPES else "" for name in names]
+        names += _toy_names(unseen=True)
+    groups = [name.split()[-2] if name.endswith(NOUN) else "" for name in names]
     return Vocabulary(tuple(names), groups=tuple(groups))
 
 
-def _object_names(unseen: bool) -> list[str]:
-    """Names of the objects that training draws, or of those it leaves out."""
+def _toy_names(unseen: bool) -> list[str]:
+    """Names of the toys that training draws, or of those it leaves out: one colour of each pattern."""
     names = []
-    for pattern, (c, color), (s, shape) in itertools.product(PATTERNS, enumerate(COLORS), enumerate(SHAPES)):
-        # Two shapes of each colour are left out, one plain and another striped, so that every pair of words is seen.
-        left_out = (s - c - PATTERNS.index(pattern)) % len(SHAPES) == 0
-        if left_out == unseen:
-            names.append(f"{color} {shape}" if pattern == "plain" else f"{pattern} {color} {shape}")
+    for (p, pattern), (c, color) in itertools.product(enumerate(PATTERNS), enumerate(COLORS)):
+        if (c == p) == unseen:
+            names.append(f"{color} {NOUN}" if pattern == "plain" else f"{pattern} {color} {NOUN}")
     return names
 
 
@@ -173,15 +172,15 @@ def _thing(label: int, name: str, x: float, y: float, radius: float, rng: np.ran
     color = np.asarray(COLORS[words[-2]], np.float32) * rng.uniform(0.88, 1.08) + rng.uniform(-0.04, 0.04, 3)
     return _Thing(
         label=label,
-        shape=words[-1],
-        striped=words[0] == "striped",
+        shape=SHAPES[rng.integers(len(SHAPES))],
+        pattern=words[0] if words[0] in PATTERNS else "plain",
         color=color.astype(np.float32),
         x=x,
         y=y,
         radius=radius,
         angle=rng.uniform(0, 2 * math.pi),
-        stripe_angle=rng.uniform(0, math.pi),
-        stripe_period=size * rng.uniform(0.06, 0.08),
+        pattern_angle=rng.uniform(0, math.pi),
+        pattern_period=size * rng.uniform(0.09, 0.12),
     )
 
 
@@ -219,11 +218,9 @@ def _draw(image: np.ndarray, label: np.ndarray, thing: _Thing) -> None:
 
     distance = _distance(thing, x, y)
     paint = np.broadcast_to(thing.color, (*distance.shape, 3))
-    if thing.striped:
-        phase = x * math.cos(thing.stripe_angle) + y * math.sin(thing.stripe_angle)
-        wave = np.cos(phase * (2 * math.pi / thing.stripe_period))
-        share = np.clip(0.5 + thing.stripe_period / 4 * (wave - 0.1), 0.0, 1.0)[:, :, None]
-        paint = paint + share * (np.asarray(STRIPE_COLOR, np.float32) - paint)
+    if thing.pattern != "plain":
+        share = _pattern(thing, x, y)[:, :, None]
+        paint = paint + share * (np.asarray(SECOND_COLOR, np.float32) - paint)
     lit = 1.0 - (0.12 / thing.radius) * (x + y)  # light falls from the top left
     rim = 1.0 - 0.45 * np.clip(1.0 + (distance + 0.5) * (96 / size), 0.0, 1.0)
     cover = np.clip(0.5 - distance, 0.0, 1.0)[:, :, None]
@@ -231,13 +228,21 @@ def _draw(image: np.ndarray, label: np.ndarray, thing: _Thing) -> None:
     label[top:bottom, left:right][distance < 0] = thing.label
 
 
+def _pattern(thing: _Thing, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Share of the second colour, 0..1, of points relative to the object's centre. Edges are about a pixel wide."""
+    period = thing.pattern_period * (1.0 if thing.pattern == "striped" else 1.3)
+    turn = 2 * math.pi / period
+    cos, sin = math.cos(thing.pattern_angle), math.sin(thing.pattern_angle)
+    along, across = np.cos(turn * (x * cos + y * sin)), np.cos(turn * (y * cos - x * sin))
+    wave = along - 0.1 if thing.pattern == "striped" else (along + across) / 2 - 0.25
+    return np.clip(0.5 + period / 4 * wave, 0.0, 1.0)
+
+
 def _distance(thing: _Thing, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance in pixels to the outline (negative inside) of points relative to the object's centre."""
     radius = np.hypot(x, y)
     if thing.shape == "circle":
         return radius - thing.radius
-    if thing.shape == "ring":
-        return np.abs(radius - np.float32(RING[0] * thing.radius)) - np.float32(RING[1] * thing.radius)
     corners, outer, inner = CORNERS[thing.shape]
     sector = 2 * math.pi / corners
     angle = np.arctan2(y, x) - np.float32(thing.angle)

@@ -75,7 +75,13 @@ class Aggregator(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.correlation_embedding = layers.convolution(7, c.prompts, c.hidden)
+        # LayerNorm does not see a vector's length, and a correlation of one number is little else. A bias of similar size
+        # turns the length into a direction from the first step on.
+        embedding = {
+            "kernel": (layers.fan_in, (7, 7, c.prompts, c.hidden)),
+            "bias": (layers.normal(0.5), (c.hidden,)),
+        }
+        self.correlation_embedding = layers.Parameters(embedding)
         self.appearance_guidance = layers.convolution(3, self.features, c.appearance_guidance)
         self.text_guidance = layers.affine(self.features, c.text_guidance)
         self.decoder_guidance_1 = layers.convolution(3, c.guidance_up[0], c.decoder_guidance[0])

@@ -214,7 +214,7 @@ def vitl14_336() -> ModelConfig:
 def tiny() -> ModelConfig:
     """Small enough to train from scratch on two CPU cores in minutes; every component included."""
     return ModelConfig(
-        image=ImageTowerConfig(layers=4, width=96, heads=4, patch_size=8, crop=96, pretrained_grid=12),
+        image=ImageTowerConfig(layers=4, width=128, heads=4, patch_size=8, crop=64, pretrained_grid=8),
         text=TextTowerConfig(layers=2, width=64, heads=4, context=32),
         embed_dim=64,
         block_size=16,
@@ -222,16 +222,17 @@ def tiny() -> ModelConfig:
         mh_fpn_taps=(0, 1, 3),
         dc_hsp_rank=16,
         aggregator=AggregatorConfig(
-            hidden=32,
+            hidden=16,
             layers=1,
-            heads=4,
-            window=6,
+            heads=2,
+            window=8,
+            mlp_ratio=2,
             appearance_guidance=32,
             text_guidance=32,
-            decoder=(32, 16),
-            decoder_guidance=(16, 8),
+            decoder=(16, 16),
+            decoder_guidance=(8, 8),
             guidance_up=(32, 16),
-            pad_len=64,
+            pad_len=0,
         ),
     )
 

@@ -13,9 +13,8 @@ from ahs_seg_jax.data import scenes, textures
 from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
 from ahs_seg_jax.vocabulary import hierarchy_pairs
 
-OBJECTS = len(scenes.PATTERNS) * len(scenes.COLORS) * len(scenes.SHAPES)
-UNSEEN = 2 * len(scenes.COLORS)  # two shapes of each colour
-ALL = len(textures.TEXTURES) + OBJECTS
+UNSEEN = 4  # toys, of twenty: one of each pattern
+ALL = 4 + 20  # backgrounds and toys
 SEEN = ALL - UNSEEN
 
 CONFIG = ScenesConfig(size=67, train_images=40, val_images=60, seed=5)
@@ -52,17 +51,31 @@ def test_vocabularies_and_what_training_leaves_out():
     assert (len(train), len(val)) == (SEEN, ALL)
     assert val.names[:SEEN] == train.names  # an index means the same in both
     assert val.seen_by(train).tolist() == [True] * SEEN + [False] * UNSEEN
-    assert "striped blue star" in val.names
+    assert val.names[SEEN:] == ("red toy", "striped yellow toy", "dotted green toy", "checked blue toy")
 
 
-def test_every_word_and_every_pair_of_words_is_seen():
-    words = collections.Counter()
-    for name in ScenesSource(CONFIG, "train").vocabulary.names[len(textures.TEXTURES) :]:
-        parts = name.split() if name.startswith("striped") else ["plain", *name.split()]
-        words.update(itertools.combinations(parts, 2))
-    values = [scenes.PATTERNS, tuple(scenes.COLORS), scenes.SHAPES]
-    for first, second in itertools.combinations(values, 2):
-        assert min(words[pair] for pair in itertools.product(first, second)) >= 1
+def words_of(name):
+    """Pattern and colour of a toy."""
+    return tuple(name.split()[:2]) if len(name.split()) == 3 else ("plain", name.split()[0])
+
+
+def test_every_pattern_and_every_color_occurs_in_several_seen_toys():
+    train, val = (ScenesSource(CONFIG, split).vocabulary.names[len(textures.TEXTURES) :] for split in scenes.SPLITS)
+    assert all(name.split()[-1] == "toy" for name in val)
+    assert {words_of(name) for name in val} == set(itertools.product(scenes.PATTERNS, scenes.COLORS))
+    patterns, colors = (collections.Counter(words) for words in zip(*map(words_of, train), strict=True))
+    assert patterns == {"plain": 4, "striped": 4, "dotted": 4, "checked": 4}
+    assert colors == {"red": 3, "yellow": 3, "green": 3, "blue": 3, "purple": 4}
+
+
+def test_a_toy_may_have_any_shape_and_looks_as_its_name_says():
+    source = ScenesSource(CONFIG, "val")
+    drawn = [thing for seed in range(400) for thing in source._things(np.random.default_rng(seed))]
+    assert {(t.label, t.shape) for t in drawn} == set(itertools.product(range(4, ALL), scenes.SHAPES))
+    for t in drawn:
+        pattern, color = words_of(source.vocabulary.names[t.label])
+        assert t.pattern == pattern
+        np.testing.assert_allclose(t.color, scenes.COLORS[color], atol=0.16)  # 12 % of 1, and 0.04
 
 
 def test_train_draws_no_unseen_name_and_val_draws_both_alike():
@@ -76,43 +89,57 @@ def test_train_draws_no_unseen_name_and_val_draws_both_alike():
     assert max(train[index]["label"].max() for index in range(len(train))) < SEEN
 
 
-def test_object_pixels_have_the_color_of_their_name():
+SECOND_SHARES = {  # of pixels; only a toy's edge mixes with what lies around it
+    "plain": (0, 0.02),
+    "dotted": (0.15, 0.34),
+    "striped": (0.34, 0.50),
+    "checked": (0.37, 0.52),
+}
+
+
+def test_object_pixels_have_the_color_and_the_pattern_of_their_name():
     source = ScenesSource(dataclasses.replace(CONFIG, noise=0.0), "val")
-    names = source.vocabulary.names
-    checked = 0
-    for index in range(20):
+    names, checked = source.vocabulary.names, collections.Counter()
+    for index in range(40):
         example = source[index]
-        for label in np.unique(example["label"]):
-            words = names[label].split()
-            if words[-1] in scenes.SHAPES and words[0] != "striped":
-                pixels = example["image"][example["label"] == label].astype(float)
-                hues = pixels.mean(axis=0) / pixels.mean()
-                distances = {c: np.abs(hues - np.array(v) / np.mean(v)).sum() for c, v in scenes.COLORS.items()}
-                assert min(distances, key=distances.get) == words[0]
-                checked += 1
-    assert checked > 10
+        for label, count in zip(*np.unique(example["label"], return_counts=True), strict=True):
+            if label < len(textures.TEXTURES) or count < 150:  # too little left of it
+                continue
+            pattern, color = words_of(names[label])
+            pixels = example["image"][example["label"] == label].astype(float)
+            saturation = 1 - pixels.min(axis=1) / pixels.max(axis=1)
+            painted = pixels[saturation > np.quantile(saturation, 0.7)].mean(axis=0)
+            hues = painted / painted.mean()
+            distances = {c: np.abs(hues - np.array(v) / np.mean(v)).sum() for c, v in scenes.COLORS.items()}
+            assert min(distances, key=distances.get) == color
+            second = (saturation < 0.3).mean()  # share of the second colour, which is nearly white
+            low, high = SECOND_SHARES[pattern]
+            assert low <= second < high
+            checked[pattern] += 1
+    assert set(checked) == set(scenes.PATTERNS)
+    assert min(checked.values()) > 5
 
 
 def thing(shape, **changes):
     values = {
         "label": 9,
         "shape": shape,
-        "striped": False,
+        "pattern": "plain",
         "color": np.float32([1, 0, 0]),
         "x": 20.0,
         "y": 30.0,
         "radius": 10.0,
         "angle": 0.0,
-        "stripe_angle": 0.0,
-        "stripe_period": 6.0,
+        "pattern_angle": 0.0,
+        "pattern_period": 6.0,
     }
     return scenes._Thing(**{**values, **changes})
 
 
-AREAS = {  # of radius 10
+AREAS = {  # of radius 10, from the distance of the corners
     "circle": np.pi * 100,
-    "ring": np.pi * (11**2 - 5**2),
-    "star": 5 * 12.8 * 5.6 * np.sin(np.pi / 5),
+    "square": 2 * 11.2**2,
+    "triangle": 3 * np.sqrt(3) / 4 * 13**2,
 }
 
 
@@ -130,26 +157,65 @@ def test_a_shape_covers_its_area_and_only_itself(shape):
 def test_distance_by_hand():
     x = np.float32([[0, 13, -6.5, 3]])
     np.testing.assert_allclose(scenes._distance(thing("circle"), x, 0 * x), [[-10, 3, -3.5, -7]], atol=1e-5)
-    np.testing.assert_allclose(scenes._distance(thing("ring"), x, 0 * x), [[5, 2, -1.5, 2]], atol=1e-5)
-    # A star with a corner at angle 0: opposite to it lies a point between two corners.
-    x = np.float32([[12.8, -5.6]])
-    np.testing.assert_allclose(scenes._distance(thing("star"), x, 0 * x), [[0, 0]], atol=1e-5)
+    # A corner at angle 0, the centre, and the middle of a side: of a square at 45 degrees, of a triangle at 180.
+    x, y = np.float32([[11.2, 0, 5.6]]), np.float32([[0, 0, 5.6]])
+    side = 11.2 / np.sqrt(2)  # its distance from the centre
+    np.testing.assert_allclose(scenes._distance(thing("square"), x, y), [[0, -side, 0]], atol=1e-5)
+    np.testing.assert_allclose(scenes._distance(thing("square"), 2 * x, 2 * y), [[side, -side, side]], atol=1e-5)
+    x = np.float32([[13, 0, -6.5, -9.5, -2.5]])
+    np.testing.assert_allclose(scenes._distance(thing("triangle"), x, 0 * x), [[0, -6.5, 0, 3, -4]], atol=1e-5)
+
+
+def test_no_outline_reaches_beyond_the_drawn_patch():
+    angles = np.linspace(0, 2 * np.pi, 361, dtype=np.float32)[None]
+    for shape in scenes.SHAPES:
+        distance = scenes._distance(thing(shape), 13.01 * np.cos(angles), 13.01 * np.sin(angles))
+        assert distance.min() > 0
+
+
+def test_pattern_shares_by_hand():
+    def share(pattern, x, y, **changes):
+        made = thing("circle", pattern=pattern, **changes)
+        return scenes._pattern(made, np.float32([[x]]), np.float32([[y]])).item()
+
+    # Stripes of period 6 across x: the second colour at the centre, the first half a period on, 0.1 * 6 / 4 below a half
+    # at the quarter; y does not matter, and turned by 90 degrees x does not.
+    for y in (0, 1.5, 3):
+        assert [share("striped", x, y) for x in (0, 1.5, 3, 6)] == pytest.approx([1, 0.35, 0, 1], abs=1e-5)
+        assert share("striped", y, 1.5, pattern_angle=np.pi / 2) == pytest.approx(0.35, abs=1e-5)
+    # Dots and checks have the period 1.6 * 6 = 9.6 along both axes.
+    third, half = 9.6 / 3, 9.6 / 2
+    dots = [share("dotted", x, y) for x, y in ((0, 0), (third, 0), (0, third), (half, 0), (half, half), (9.6, 9.6))]
+    assert dots == pytest.approx([1, 0.5, 0.5, 0, 0, 1], abs=1e-5)
+    checks = [share("checked", x, y) for x, y in ((0, 0), (half / 2, 0), (0, half / 2), (half, 0), (half, half))]
+    assert checks == pytest.approx([1, 0.5, 0.5, 0, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("pattern", scenes.PATTERNS)
+def test_a_pattern_changes_the_paint_and_not_the_label(pattern):
+    drawn = []
+    for changes in ({}, {"pattern": pattern}):
+        image, label = np.full((53, 53, 3), 0.5, np.float32), np.zeros((53, 53), np.int32)
+        scenes._draw(image, label, thing("square", **changes))
+        drawn.append((image, label))
+    (plain, label), (image, same) = drawn
+    np.testing.assert_array_equal(same, label)
+    assert image[30, 20] == pytest.approx(plain[30, 20] if pattern == "plain" else scenes.SECOND_COLOR, abs=0.02)
 
 
 def test_later_objects_lie_over_earlier_ones():
     image, label = np.full((50, 50, 3), 0.5, np.float32), np.zeros((50, 50), np.int32)
     scenes._draw(image, label, thing("circle", label=1))
-    scenes._draw(image, label, thing("star", label=2))
+    scenes._draw(image, label, thing("triangle", label=2))
     assert label[30, 20] == 2
 
 
-def test_siblings_share_their_shape():
+def test_siblings_share_their_color():
     vocabulary = ScenesSource(CONFIG, "val").vocabulary
     parents, siblings = hierarchy_pairs(vocabulary)
     assert len(parents) == 0
-    alike = OBJECTS // len(scenes.SHAPES)
-    assert len(siblings) == len(scenes.SHAPES) * alike * (alike - 1) // 2
-    assert all(vocabulary.names[a].split()[-1] == vocabulary.names[b].split()[-1] for a, b in siblings)
+    assert len(siblings) == 5 * 6  # the pairs of four patterns, for each of five colours
+    assert all(words_of(vocabulary.names[a])[1] == words_of(vocabulary.names[b])[1] for a, b in siblings)
 
 
 def test_textures_differ_and_do_not_follow_the_seed():
