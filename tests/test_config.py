@@ -79,7 +79,7 @@ def test_number_in_place_of_a_group():
         ({"train__ema_decay": 1.0}, ["train.ema_decay is 1.0", "below 1"]),
         ({"train__warmup_steps": 9, "train__steps": 9}, ["train.warmup_steps is 9", "below train.steps = 9"]),
         ({"train__batch_size": 5, "train__accumulation": 3}, ["train.batch_size is 5", "train.accumulation = 3"]),
-        ({"train__class_pooling": 5}, ["train.class_pooling is 5; it must divide the grid of 12 tokens"]),
+        ({"train__class_pooling": 5}, ["train.class_pooling is 5; it must divide the grid of 8 tokens"]),
         ({"model__image__width": 97}, ["model.image.width is 97", "model.image.heads = 4"]),
         ({"model__image__crop": 97}, ["model.image.crop is 97", "96 and 104"]),
         ({"init": "x", "train__finetune": "full"}, ["train.finetune is 'full'", "'ha_hem'", "under a rotation"]),

@@ -72,7 +72,7 @@ def activations(tiny):
 def test_the_same_model_holds_everywhere_and_another_does_not(tiny, activations):
     rows = parity.report(tiny, activations)
     assert [row.stage for row in rows] == ["dense_features", "layer0", "logits", "probabilities", "text_embeddings"]
-    assert [row.shape for row in rows[1:4]] == [(28, 96), (1, 3, 48, 48), (3, 17, 21)]
+    assert [row.shape for row in rows[1:4]] == [(12, 128), (1, 3, 32, 32), (3, 17, 21)]
     assert all(row.holds for row in rows)
 
     head = tiny.params["aggregator"]["head"]
