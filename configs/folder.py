@@ -6,7 +6,8 @@
 The folder holds `images/train`, `images/val`, `annotations/train`, `annotations/val` and `classes.txt` (one name a
 line); masks are PNG files of class indices, 255 = unlabelled.
 
-Hardware: 2 CPU cores. Time: not run. Score: not run.
+Hardware: 2 CPU cores. On a reduced CamVid (120 images, 11 classes): mIoU 15.7 (protocol whole) after 400 of 1200 steps, in
+about 5 minutes; not run to its end.
 """
 
 import dataclasses
