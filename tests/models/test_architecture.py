@@ -24,7 +24,7 @@ def test_presets_have_no_problems(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "grid", "blocks"), [("vitb16", 24, (4, 6)), ("vitl14_336", 24, (6, 8)), ("tiny", 12, (4, 6))]
+    ("name", "grid", "blocks"), [("vitb16", 24, (4, 6)), ("vitl14_336", 24, (6, 8)), ("tiny", 8, (4, 8))]
 )
 def test_derived_sizes(name, grid, blocks):
     config = architecture.PRESETS[name]()
