@@ -93,7 +93,7 @@ def test_text_is_encoded_once_for_each_vocabulary(segmenter, monkeypatch):
     assert len(counted) == 3
     for before, after in zip(first, again, strict=True):
         np.testing.assert_array_equal(before, after)
-    assert np.abs(first[0] - first[2]).max() > 1e-3  # other templates, other embeddings
+    assert np.abs(first[0] - first[2]).max() > 1e-4  # other templates, other embeddings
     segmenter.logits(image, ["river", "sea"])
     assert len(counted) == 3
 

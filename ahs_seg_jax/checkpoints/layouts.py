@@ -172,8 +172,9 @@ def _aggregator_layer(source: str, target: str, config: ModelConfig) -> Iterator
         yield from linear(f"{swin}{name}.mlp.fc1", f"{block}mlp_in", hidden, mlp)
         yield from linear(f"{swin}{name}.mlp.fc2", f"{block}mlp_out", mlp, hidden)
     classes, block = f"{source}attention.", f"{target}class/"
-    yield Entry(f"{classes}padding_tokens", f"{block}padding_token", (1, 1, hidden), "token")
-    yield Entry(f"{classes}padding_guidance", f"{block}padding_guidance", (1, 1, sizes.text_guidance), "token")
+    if sizes.pad_len:
+        yield Entry(f"{classes}padding_tokens", f"{block}padding_token", (1, 1, hidden), "token")
+        yield Entry(f"{classes}padding_guidance", f"{block}padding_guidance", (1, 1, sizes.text_guidance), "token")
     yield from norm(f"{classes}norm1", f"{block}ln_1", hidden)
     yield from norm(f"{classes}norm2", f"{block}ln_2", hidden)
     yield from linear(f"{classes}attention.q", f"{block}query", hidden + sizes.text_guidance, hidden)
