@@ -102,6 +102,7 @@ class ScenesSource:
         self.config = config
         self.split = split
         self.vocabulary = scenes_vocabulary(split)
+        self.drawn = self.vocabulary.names  # what is drawn, whatever words the vocabulary is given later
 
     def __len__(self) -> int:
         return self.config.train_images if self.split == "train" else self.config.val_images
@@ -137,14 +138,14 @@ class ScenesSource:
         """Objects in the order of drawing: no class twice, and no two centres closer than 0.8 of their radii's sum."""
         config, backgrounds = self.config, len(textures.TEXTURES)
         count = int(rng.integers(config.min_objects, config.max_objects + 1))
-        labels = backgrounds + rng.permutation(len(self.vocabulary) - backgrounds)[:count]
+        labels = backgrounds + rng.permutation(len(self.drawn) - backgrounds)[:count]
         things: list[_Thing] = []
         for label in labels:
             for _ in range(12):
                 radius = config.size * rng.uniform(config.min_radius, config.max_radius)
                 x, y = rng.uniform(0.7 * radius, config.size - 0.7 * radius, size=2)
                 if all(math.hypot(x - o.x, y - o.y) > 0.8 * (radius + o.radius) for o in things):
-                    things.append(_thing(int(label), self.vocabulary.names[label], x, y, radius, rng, config.size))
+                    things.append(_thing(int(label), self.drawn[label], x, y, radius, rng, config.size))
                     break
         return things
 
