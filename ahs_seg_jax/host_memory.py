@@ -1,7 +1,7 @@
 """Keeping freed memory in the process, for programs that run on a CPU.
 
 XLA asks for its temporary buffers anew at every step. glibc gives large ones back to the system each time, and the page
-faults of getting them again cost up to a third of a training step (measured with the tiny model, 2 cores).
+faults of getting them again cost time: 764 against 672 ms for the gradient of the small model's `segment`, 2 cores.
 """
 
 import ctypes
