@@ -7,16 +7,14 @@ unknown, missing, of the wrong type or contradictory.
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
+from ahs_seg_jax.config_fields import build, flatten, unknown
 from ahs_seg_jax.data.scenes import ScenesConfig
 from ahs_seg_jax.data.transforms import AugmentConfig
 from ahs_seg_jax.losses import LossConfig
@@ -245,16 +243,6 @@ def _schedule_problems(experiment: Experiment) -> list[str]:
     return found
 
 
-def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dataclasses as (path, value), e.g. `("train.batch_size", 4)`."""
-    for field in dataclasses.fields(value):
-        child, path = getattr(value, field.name), f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(child):
-            yield from flatten(child, f"{path}.")
-        else:
-            yield path, child
-
-
 def to_config_dict(experiment: Experiment) -> ml_collections.ConfigDict:
     """The experiment as a ConfigDict whose every field can be set on the command line."""
     return ml_collections.ConfigDict(dataclasses.asdict(experiment))
@@ -267,79 +255,18 @@ def from_config_dict(config: ml_collections.ConfigDict | Mapping[str, Any]) -> E
     """
     plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     problems: list[str] = []
-    experiment = _build(Experiment, plain, "", problems)
+    experiment = build(Experiment, plain, "", problems)
     problems = problems or experiment.problems()
     if problems:
         raise ConfigError(problems)
     return experiment
 
 
-def _build(cls: type, values: Mapping[str, Any], path: str, problems: list[str]) -> Any:
-    """`cls` made from `values`; whatever does not fit is added to `problems` and its default taken instead."""
-    hints = typing.get_type_hints(cls)
-    fields = {field.name for field in dataclasses.fields(cls)}
-    for unknown in sorted(set(values) - fields):
-        seen = f"{path}{unknown} = {values[unknown]!r}"
-        problems.append(_unknown(seen, f"{path}{unknown}", [f"{path}{name}" for name in sorted(fields)]))
-    built = {}
-    for name in sorted(fields):
-        if name not in values:
-            problems.append(f"{path}{name} is missing")
-        elif dataclasses.is_dataclass(hints[name]):
-            if isinstance(values[name], Mapping):
-                built[name] = _build(hints[name], values[name], f"{path}{name}.", problems)
-            else:
-                problems.append(f"{path}{name} is {values[name]!r}; it must be a group of fields")
-        else:
-            try:
-                built[name] = _convert(values[name], hints[name])
-            except TypeError:
-                wanted = _type_name(hints[name])
-                seen = type(values[name]).__name__
-                problems.append(f"{path}{name} is {values[name]!r} ({seen}); it must be of type {wanted}")
-    return cls(**built)
-
-
-def _unknown(seen: str, path: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(path, valid, n=1, cutoff=0.6)
-    remedy = f"did you mean {near[0]}?" if near else f"valid fields: {', '.join(valid)}"
-    return f"{seen} is not a field of the configuration; {remedy}"
-
-
 def unknown_overrides(argv: Sequence[str]) -> list[str]:
     """One sentence for each `--config.some.field=value` in the command line that names no field of Experiment."""
     valid = [path for path, _ in flatten(Experiment())]
     paths = [argument.split("=")[0].removeprefix("--config.") for argument in argv if argument.startswith("--config.")]
-    return [_unknown(f"--config.{path}", path, valid) for path in paths if path not in valid]
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """`value` as the annotated type, loosening only whole numbers for floats and lists for tuples; else TypeError."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        for option in typing.get_args(hint):
-            try:
-                return _convert(value, option)
-            except TypeError:
-                continue
-        raise TypeError
-    if typing.get_origin(hint) is tuple:
-        items = typing.get_args(hint)
-        if not isinstance(value, tuple | list):
-            raise TypeError
-        if len(items) == 2 and items[1] is Ellipsis:
-            return tuple(_convert(item, items[0]) for item in value)
-        if len(items) != len(value):
-            raise TypeError
-        return tuple(_convert(item, kind) for item, kind in zip(value, items, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise TypeError
-    return value
-
-
-def _type_name(hint: Any) -> str:
-    return str(hint) if typing.get_origin(hint) else hint.__name__
+    return [unknown(f"--config.{path}", path, valid) for path in paths if path not in valid]
 
 
 def _free_to_change(path: str) -> bool:

@@ -27,11 +27,11 @@ COLORS = {
 }
 PATTERNS = ("plain", "striped", "dotted")
 NOUN = "toy"
-SHAPES = ("circle", "square", "triangle")  # a toy may have any: the name does not tell
+SHAPES = ("circle", "square", "hexagon")  # a toy may have any: the name does not tell
 SECOND_COLOR = (0.98, 0.97, 0.94)  # of every pattern but plain
 # Of a shape's outline: number of corners, their distance from the centre, and that of the points between them, in radii.
-CORNERS = {"square": (4, 1.12, 1.12 * math.cos(math.pi / 4)), "triangle": (3, 1.30, 0.65)}
-LARGEST_EXTENT = 1.3  # of an outline, in radii
+CORNERS = {"square": (4, 1.12, 1.12 * math.cos(math.pi / 4)), "hexagon": (6, 1.08, 1.08 * math.cos(math.pi / 6))}
+LARGEST_EXTENT = 1.12  # of an outline, in radii
 
 
 @dataclasses.dataclass(frozen=True)

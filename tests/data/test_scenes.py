@@ -138,7 +138,7 @@ def thing(shape, **changes):
 AREAS = {  # of radius 10, from the distance of the corners
     "circle": np.pi * 100,
     "square": 2 * 11.2**2,
-    "triangle": 3 * np.sqrt(3) / 4 * 13**2,
+    "hexagon": 3 * np.sqrt(3) / 2 * 10.8**2,
 }
 
 
@@ -156,19 +156,20 @@ def test_a_shape_covers_its_area_and_only_itself(shape):
 def test_distance_by_hand():
     x = np.float32([[0, 13, -6.5, 3]])
     np.testing.assert_allclose(scenes._distance(thing("circle"), x, 0 * x), [[-10, 3, -3.5, -7]], atol=1e-5)
-    # A corner at angle 0, the centre, and the middle of a side: of a square at 45 degrees, of a triangle at 180.
+    # A corner at angle 0, the centre, and the middle of a side: of a square at 45 degrees, of a hexagon at 90.
     x, y = np.float32([[11.2, 0, 5.6]]), np.float32([[0, 0, 5.6]])
     side = 11.2 / np.sqrt(2)  # its distance from the centre
     np.testing.assert_allclose(scenes._distance(thing("square"), x, y), [[0, -side, 0]], atol=1e-5)
     np.testing.assert_allclose(scenes._distance(thing("square"), 2 * x, 2 * y), [[side, -side, side]], atol=1e-5)
-    x = np.float32([[13, 0, -6.5, -9.5, -2.5]])
-    np.testing.assert_allclose(scenes._distance(thing("triangle"), x, 0 * x), [[0, -6.5, 0, 3, -4]], atol=1e-5)
+    side = 10.8 * np.sqrt(3) / 2
+    x, y = np.float32([[10.8, 0, 0, 0, 0]]), np.float32([[0, 0, side, side + 3, side - 3]])
+    np.testing.assert_allclose(scenes._distance(thing("hexagon"), x, y), [[0, -side, 0, 3, -3]], atol=1e-5)
 
 
 def test_no_outline_reaches_beyond_the_drawn_patch():
     angles = np.linspace(0, 2 * np.pi, 361, dtype=np.float32)[None]
     for shape in scenes.SHAPES:
-        distance = scenes._distance(thing(shape), 13.01 * np.cos(angles), 13.01 * np.sin(angles))
+        distance = scenes._distance(thing(shape), 11.21 * np.cos(angles), 11.21 * np.sin(angles))
         assert distance.min() > 0
 
 
@@ -203,7 +204,7 @@ def test_a_pattern_changes_the_paint_and_not_the_label(pattern):
 def test_later_objects_lie_over_earlier_ones():
     image, label = np.full((50, 50, 3), 0.5, np.float32), np.zeros((50, 50), np.int32)
     scenes._draw(image, label, thing("circle", label=1))
-    scenes._draw(image, label, thing("triangle", label=2))
+    scenes._draw(image, label, thing("hexagon", label=2))
     assert label[30, 20] == 2
 
 
