@@ -39,8 +39,9 @@ class DataProblems(ValueError):
 class FolderSource:
     """One split of such a folder as a `sources.Source`. Images of any size; EXIF orientation is applied to images.
 
-    The class names are those of classes.txt, or of `vocabulary` where the folder has no such file. Raises DataProblems, listing all of them, if the folder lacks a part or a file its partner. Files are decoded only
-    when they are read; `open_folder` looks inside them first.
+    The class names are those of classes.txt, or of `vocabulary` where the folder has no such file. Raises DataProblems,
+    listing all of them, if the folder lacks a part or a file its partner. Files are decoded only when they are read;
+    `open_folder` looks inside them first.
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str, vocabulary: Vocabulary | None = None):
@@ -59,7 +60,7 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         image_path, mask_path = (self.root / path for path in self._pairs[index])
-        image = _read(images.read_image, image_path)
+        image = read_or_corrupt(images.read_image, image_path)
         label = self._read_label(mask_path)
         if image.shape[:2] != label.shape:
             raise CorruptExample(_size_problem(image_path, image.shape[:2], mask_path, label.shape))
@@ -68,7 +69,7 @@ class FolderSource:
         return {"image": image, "label": label}
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
-        return _read(images.read_mask, path)
+        return read_or_corrupt(images.read_mask, path)
 
     def name(self, index: int) -> str:
         """The image's path below the root."""
@@ -202,7 +203,7 @@ def _pair_problems(image: pathlib.Path, mask: pathlib.Path, classes: int | None,
 
     def attempt(read: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
         try:
-            return _read(read, path)
+            return read_or_corrupt(read, path)
         except CorruptExample as error:
             problems.append(str(error))
             return None
@@ -219,7 +220,8 @@ def _pair_problems(image: pathlib.Path, mask: pathlib.Path, classes: int | None,
     return problems
 
 
-def _read(read: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
+def read_or_corrupt(read: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
+    """`read(path)`; whatever keeps the file from being read is raised as CorruptExample, which names it."""
     try:
         return read(path)
     except images.NotAnIndexMask as error:

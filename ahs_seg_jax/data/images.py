@@ -1,6 +1,7 @@
 """Decoding of image and mask files, whatever their mode, to the program's two kinds of array."""
 
 import pathlib
+from typing import IO
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -11,7 +12,8 @@ from ahs_seg_jax.vocabulary import IGNORE
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png"})
 IGNORED_VALUE = {8: 255, 16: 65535}  # unlabelled, by the bits of the mask
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: tag, and its values that swap width and height
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_ORIENTATION = 0x0112  # the tag
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 _MASK_MODES = ("1", "L", "P", *_SIXTEEN_BIT)
 
@@ -20,28 +22,39 @@ class NotAnIndexMask(ValueError):
     """A mask whose pixels are colours."""
 
 
-def read_image(path: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: pathlib.Path | IO[bytes]) -> UInt8[np.ndarray, "h w 3"]:
     """RGB 0..255 as a viewer shows the file.
 
     EXIF orientation is applied; grey and palette images become RGB; CMYK is converted; transparent pixels lie on white;
     16-bit grey keeps its high byte. Raises OSError or ValueError if the file cannot be decoded.
     """
     with Image.open(path) as file:
-        file.load()
-        image = ImageOps.exif_transpose(file)
-        if image.mode in _SIXTEEN_BIT:
-            grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        if image.mode in ("I", "F"):
-            raise ValueError("32-bit pixels have no defined range; save the image with 8 bits a channel")
-        if "A" in image.mode or "transparency" in image.info:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
-        return np.asarray(image.convert("RGB"))
+        return rgb_pixels(file)
 
 
-def read_mask(path: pathlib.Path) -> Int32[np.ndarray, "h w"]:
+def rgb_pixels(file: Image.Image, turn: bool = True) -> UInt8[np.ndarray, "h w 3"]:
+    """As `read_image`, of an opened file; without `turn`, its pixels as they are stored, whatever EXIF says."""
+    file.load()
+    image = ImageOps.exif_transpose(file) if turn else file
+    if image.mode in _SIXTEEN_BIT:
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no defined range; save the image with 8 bits a channel")
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def orientation(file: Image.Image) -> int:
+    """EXIF orientation of an opened file: 1 upright, 2..8 turned or mirrored (5..8 swap width and height)."""
+    found = file.getexif().get(_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def read_mask(path: pathlib.Path | IO[bytes]) -> Int32[np.ndarray, "h w"]:
     """Class indices of a PNG index mask; unlabelled pixels (255 of 8 bits, 65535 of 16) become -1.
 
     Palette files give their indices, never their colours. EXIF orientation of masks is not applied. Raises
@@ -62,7 +75,7 @@ def image_size(path: pathlib.Path) -> tuple[int, int]:
     """(h, w) of an image after EXIF orientation, from its header alone."""
     with Image.open(path) as file:
         w, h = file.size
-        return (w, h) if file.getexif().get(_ORIENTATION) in _TURNED else (h, w)
+        return (w, h) if orientation(file) in SIDEWAYS else (h, w)
 
 
 def mask_size(path: pathlib.Path) -> tuple[int, int]:

@@ -5,6 +5,7 @@ same on any number of threads and processes, and a run resumes exactly from the 
 """
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -61,6 +62,22 @@ class _Augment(grain.transforms.RandomMap):
         return {"image": image, "label": label, "index": element["index"]}
 
 
+class _Rows:
+    """Of an endless stream cut into batches, the examples that stand in some rows of their batch."""
+
+    def __init__(self, stream: Any, batch_size: int, rows: range):
+        self._stream = stream
+        self._batch_size = batch_size
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch_size * len(self._rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        batch, row = divmod(int(index), len(self._rows))
+        return self._stream[batch * self._batch_size + self._rows[row]]
+
+
 class TrainBatches(Iterator[Batch]):
     """Endless batches of this process. Not for several threads at once."""
 
@@ -93,31 +110,32 @@ def train_batches(
     start_batch: int = 0,
     num_threads: int = 2,
     prefetch: int = 4,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: range | None = None,
     on_corrupt: str = "stop",
 ) -> TrainBatches:
     """Endless training batches: `image` uint8 `[b, crop, crop, 3]`, `label` int32 `[b, crop, crop]` (-1 unlabelled),
     `index` int32 `[b]` (example in `source`).
 
-    `batch_size` counts all processes; each gets b = batch_size / process_count of every batch, example j of batch k
-    going to process j mod process_count. `start_batch` is the number of the first batch. Every epoch is shuffled anew;
-    a batch may span epochs. `num_threads` threads read up to `prefetch` batches ahead (0 threads: none ahead).
+    `batch_size` counts all processes; this one reads `rows` of every batch (None: all of them), b = len(rows).
+    `start_batch` is the number of the first batch. Every epoch is shuffled anew; a batch may span epochs. `num_threads`
+    threads read up to `prefetch` batches ahead (0 threads: none ahead).
 
     `on_corrupt` "stop": reading an unreadable file raises CorruptExample. "skip": the next readable example takes its
     place, the file is named once in the log and counted in `skipped`.
 
-    Raises ValueError for an empty source, sizes that do not divide, or an unknown `on_corrupt`.
+    Raises ValueError for an empty source, rows outside the batch, or an unknown `on_corrupt`.
     """
     if len(source) == 0:
         raise ValueError("the training split holds no examples")
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"the batch of {batch_size} examples cannot be split evenly over {process_count} processes")
+    rows = range(batch_size) if rows is None else rows
+    if not rows or rows[0] < 0 or rows[-1] >= batch_size:
+        raise ValueError(f"rows {list(rows)} are not in a batch of {batch_size} examples")
     if on_corrupt not in ("stop", "skip"):
         raise ValueError(f"on_corrupt is {on_corrupt!r}; choose stop or skip")
     reader = _Reader(source, skip=on_corrupt == "skip")
     stream: Any = grain.MapDataset.source(reader).seed(seed).shuffle().repeat(None).random_map(_Augment(crop, augment))
-    # Sliced after the random map, whose chance follows the position in the whole stream.
-    mine = stream[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
+    # Selected after the random map, whose chance follows the position in the whole stream.
+    mine = stream if len(rows) == batch_size else grain.MapDataset.source(_Rows(stream, batch_size, rows))
+    mine = mine.batch(len(rows), drop_remainder=True)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0)
     return TrainBatches(iter(mine[start_batch:].to_iter_dataset(options)), reader, start_batch)

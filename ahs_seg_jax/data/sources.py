@@ -20,6 +20,9 @@ class Source(Protocol):
 
     `source[i]` is `{"image": uint8 [h, w, 3] RGB, "label": int32 [h, w]}`, label = index into `vocabulary` or -1 where
     unlabelled; it raises `CorruptExample` for an unreadable file. `vocabulary` holds the classes that labels index.
+
+    A benchmark may have, besides, `merge_predictions` (`int32 [t]`: the scored class of each predicted one) with
+    `scored_names`, and `doctor_problems` (why its scores should not be trusted); see `benchmarks/prepared.py`.
     """
 
     vocabulary: Vocabulary
@@ -68,9 +71,17 @@ def _open_coco_stuff(settings: DataSettings, split: str) -> Source:
     return open_coco_stuff(settings.root, split)
 
 
+def _open_prepared(settings: DataSettings, split: str) -> Source:
+    from ahs_seg_jax.data.benchmarks.benchmark import resolve_root
+    from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
+
+    return PreparedSource(resolve_root(settings.root), settings.name, split)
+
+
 SOURCES: dict[str, Callable[[DataSettings, str], Source]] = {
     "scenes": _open_scenes,
     "folder": _open_folder,
+    **dict.fromkeys(PACKAGED, _open_prepared),
     "coco_stuff": _open_coco_stuff,
 }
 
@@ -80,18 +91,12 @@ def open_source(settings: DataSettings, split: str) -> Source:
 
     Its vocabulary makes prompts by `settings.templates`, if there are any.
 
-    Raises ValueError for an unknown name (the message lists the known ones), or for data that fail their checks
+    Raises ValueError for an unknown name (the message lists the known ones), for a benchmark that is not prepared (the
+    message says what to download and which command to run), or for data that fail their checks
     (`folder.DataProblems`, which lists every problem).
     """
     if settings.name not in SOURCES:
-        hint = ""
-        if settings.name in PACKAGED:
-            hint = (
-                "; this benchmark is not read as it is downloaded: save its images and index masks as "
-                "images/{train,val} and annotations/{train,val} beside a classes.txt of its class names "
-                f"(data/vocabularies/{settings.name}.txt of this package), and set data.name to folder"
-            )
-        raise ValueError(f"data.name is {settings.name!r}; choose one of {', '.join(sorted(SOURCES))}{hint}")
+        raise ValueError(f"data.name is {settings.name!r}; choose one of {', '.join(sorted(SOURCES))}")
     source = SOURCES[settings.name](settings, split)
     if settings.templates:
         source.vocabulary = dataclasses.replace(source.vocabulary, templates=settings.templates)

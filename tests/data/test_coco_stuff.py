@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.data.coco_stuff import CocoStuffSource, open_coco_stuff, value_table
+from ahs_seg_jax.data.benchmarks import preparation
+from ahs_seg_jax.data.benchmarks.coco_stuff import COCO_STUFF
+from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
+from ahs_seg_jax.data.coco_stuff import CocoStuffSource, open_coco_stuff
 from ahs_seg_jax.data.folder import DataProblems
 
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # values of categories that COCO numbered and never labelled
@@ -32,16 +35,20 @@ def root(tmp_path):
 
 
 def test_every_class_has_one_value():
-    table = value_table()
+    table = COCO_STUFF.table
     assert sorted(table[table >= 0]) == list(range(171))
-    assert np.flatnonzero(table[:182] < 0).tolist() == list(UNUSED)
-    assert (table[182:] == -1).all()
+    assert np.flatnonzero(table < 0).tolist() == list(UNUSED)
 
 
-def test_table_agrees_with_the_shared_one(shared):
-    lines = (shared / "vocabularies" / "coco_stuff.tsv").read_text().splitlines()[1:]
-    table = value_table()
-    assert all(table[int(value)] == int(index) for index, value, *_ in (line.split("\t") for line in lines))
+def test_prepared_data_come_first(root):
+    preparation.prepare(COCO_STUFF, root, root, preparation.Settings(partial=True), lambda line: None)
+    for split, names in (("train", ["000000000009", "000000000025"]), ("val", ["000000000139"])):
+        prepared, downloads = open_coco_stuff(root, split), CocoStuffSource(root, split)
+        assert isinstance(prepared, PreparedSource)
+        assert [prepared.name(k) for k in range(len(prepared))] == names
+        for k in range(len(names)):
+            np.testing.assert_array_equal(prepared[k]["label"], downloads[k]["label"])
+            np.testing.assert_array_equal(prepared[k]["image"], downloads[k]["image"])
 
 
 def test_reading(root):
@@ -75,10 +82,12 @@ def test_sixteen_bits_are_no_class(root):
 
 def test_absent_data_say_what_to_download_and_where(tmp_path, root, monkeypatch):
     monkeypatch.delenv("AHS_SEG_DATA", raising=False)
-    with pytest.raises(ValueError, match=r"data\.root is empty, and so is AHS_SEG_DATA\. (.|\n)*train2017\.zip"):
+    with pytest.raises(
+        ValueError, match=r"data\.root is empty, and so is the environment variable AHS_SEG_DATA(.|\n)*train2017\.zip"
+    ):
         open_coco_stuff("", "train")
     with pytest.raises(
-        ValueError, match=r"none/coco-stuff lacks images/val2017, annotations/val2017\. COCO-Stuff is read"
+        ValueError, match=r"none/coco-stuff lacks images/val2017, annotations/val2017\. download and unpack"
     ):
         open_coco_stuff(tmp_path / "none", "val")
     monkeypatch.setenv("AHS_SEG_DATA", str(root))
@@ -86,8 +95,9 @@ def test_absent_data_say_what_to_download_and_where(tmp_path, root, monkeypatch)
 
 
 def test_a_part_of_the_images_is_worth_a_warning(root, caplog):
-    open_coco_stuff(root, "val")
-    assert "holds 1 images of val2017; the published set has 5000" in caplog.text
+    source = open_coco_stuff(root, "val")
+    assert source.doctor_problems == ("1 images of val2017, the published set has 5,000",)
+    assert "holds 1 images of val2017, the published set has 5,000" in caplog.text
 
 
 def test_problems_inside_are_listed(root):

@@ -87,14 +87,21 @@ def test_resume_equals_uninterrupted():
     assert stream.next_batch == 6
 
 
-def test_processes_interleave_to_the_same_batches():
+@pytest.mark.parametrize("cut", [2, 3])
+def test_rows_of_all_processes_are_the_same_batches(cut):
     whole = batches(7)
-    parts = [batches(7, process_index=p, process_count=2) for p in (0, 1)]
-    joined = [
-        {k: np.stack([a[k], b[k]], axis=1).reshape(one[k].shape) for k in KEYS}
-        for one, a, b in zip(whole, *parts, strict=True)
-    ]
+    parts = [batches(7, rows=rows, num_threads=2) for rows in (range(cut), range(cut, 4))]
+    joined = [{k: np.concatenate([a[k], b[k]]) for k in KEYS} for a, b in zip(*parts, strict=True)]
     assert_same(whole, joined)
+    assert_same(
+        joined[5:],
+        [
+            {k: np.concatenate([a[k], b[k]]) for k in KEYS}
+            for a, b in zip(
+                *(batches(2, rows=rows, start_batch=5) for rows in (range(cut), range(cut, 4))), strict=True
+            )
+        ],
+    )
 
 
 def test_fewer_examples_than_a_batch():
@@ -131,7 +138,7 @@ def test_nothing_readable():
 def test_errors():
     with pytest.raises(ValueError, match="holds no examples"):
         batches(1, Numbers(0))
-    with pytest.raises(ValueError, match="batch of 4 examples cannot be split evenly over 3 processes"):
-        batches(1, process_count=3)
+    with pytest.raises(ValueError, match=r"rows \[3, 4\] are not in a batch of 4 examples"):
+        batches(1, rows=range(3, 5))
     with pytest.raises(ValueError, match="on_corrupt is 'ignore'; choose stop or skip"):
         batches(1, on_corrupt="ignore")

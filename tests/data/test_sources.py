@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ahs_seg_jax.data.benchmarks import preparation
+from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
+from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.coco_stuff import CocoStuffSource
 from ahs_seg_jax.data.folder import DataProblems
 from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
-from ahs_seg_jax.data.sources import Source, open_source
+from ahs_seg_jax.data.sources import SOURCES, Source, open_source
+from tests.data.benchmarks import trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +32,34 @@ def test_scenes_by_name():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"data\.name is 'scene'; choose one of coco_stuff, folder, scenes$"):
+    with pytest.raises(ValueError, match=r"data\.name is 'scene'; choose one of ade20k_150, ade20k_847, coco_stuff, "):
         open_source(Settings(name="scene"), "val")
 
 
-def test_benchmarks_that_are_not_read_say_what_to_do():
-    with pytest.raises(ValueError, match=r"'ade20k_150'; .*data/vocabularies/ade20k_150\.txt .* data\.name to folder"):
-        open_source(Settings(name="ade20k_150"), "val")
+def test_every_benchmark_has_a_name():
+    assert set(SOURCES) == {"scenes", "folder", *BENCHMARKS}
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "coco_stuff"])
+def test_a_benchmark_that_is_not_prepared_says_what_to_do(tmp_path, monkeypatch, name):
+    with pytest.raises(
+        ValueError, match=rf"{name} is not prepared: (.|\n)*python -m ahs_seg_jax\.data\.prepare {name} "
+    ):
+        open_source(Settings(name=name, root=str(tmp_path)), "val")
+    monkeypatch.delenv("AHS_SEG_DATA", raising=False)
+    with pytest.raises(ValueError, match=r"data\.root is empty, and so is the environment variable AHS_SEG_DATA"):
+        open_source(Settings(name=name), "val")
+
+
+def test_prepared_benchmarks_by_name(tmp_path, monkeypatch):
+    trees.voc(tmp_path, {"2007_000033": trees.rows([0, 1, 255])})
+    known = BENCHMARKS["voc_20"]
+    preparation.prepare(known, tmp_path, tmp_path, preparation.Settings(partial=True), lambda line: None)
+    monkeypatch.setenv("AHS_SEG_DATA", str(tmp_path))
+    source = open_source(Settings(name="voc_20", templates=("{}",)), "val")
+    assert isinstance(source, PreparedSource)
+    assert source.vocabulary.templates == ("{}",)
+    assert source[0]["label"][0].tolist() == [-1, 0, -1]
 
 
 def test_templates_make_the_prompts_and_leave_the_rest():

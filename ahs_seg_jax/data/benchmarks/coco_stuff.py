@@ -1,0 +1,31 @@
+"""COCO-Stuff (171 classes): COCO's images of 2017 with the masks of `stuffthingmaps`."""
+
+import pathlib
+
+from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, by_stem, packaged_numbers, pair_up, require
+from ahs_seg_jax.data.benchmarks.labels import index_png
+
+DOWNLOADS = """coco-stuff/images/train2017/*.jpg       http://images.cocodataset.org/zips/train2017.zip
+coco-stuff/images/val2017/*.jpg         http://images.cocodataset.org/zips/val2017.zip
+coco-stuff/annotations/train2017/*.png  and val2017, both of stuffthingmaps_trainval2017.zip
+                                        (github.com/nightrome/cocostuff)"""
+
+
+def find(root: pathlib.Path, split: str) -> Listing:
+    """Images and masks of "train" or "val"."""
+    folders = [f"coco-stuff/{kind}/{split}2017" for kind in ("images", "annotations")]
+    require(root, folders)
+    return pair_up(by_stem(root / folders[0], "*.jpg"), by_stem(root / folders[1], "*.png"))
+
+
+COCO_STUFF = Benchmark(
+    name="coco_stuff",
+    counts={"train": (118_287,), "val": (5_000,)},
+    find=find,
+    read_values=index_png,
+    values=lambda: packaged_numbers("coco_stuff_values.txt"),
+    unlabelled=frozenset({255}),
+    downloads=DOWNLOADS,
+    frequent=("person", "tree", "sky-other", "grass", "wall-concrete"),
+    ignored_share=(0.0, 0.3),
+)

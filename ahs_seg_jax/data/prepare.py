@@ -1,0 +1,77 @@
+"""Prepares benchmarks from their public downloads: python -m ahs_seg_jax.data.prepare NAME [NAME...] --root ROOT
+
+Reads the unpacked downloads below ROOT and writes ROOT/prepared/NAME/VERSION: ArrayRecord files in the layout of
+TensorFlow Datasets, labels mapped to class indices. A stopped run is continued by the same command.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+
+from ahs_seg_jax.data import doctor
+from ahs_seg_jax.data.benchmarks import preparation
+from ahs_seg_jax.data.benchmarks.benchmark import ROOT_VARIABLE, resolve_root
+from ahs_seg_jax.data.benchmarks.preparation import Settings
+from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS, benchmark
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepares and examines every named benchmark; 0 if the doctor finds nothing wrong with any of them."""
+    options = _options(argv)
+    settings = Settings(options.jobs or os.cpu_count() or 1, options.limit, options.partial, options.again)
+    try:
+        root = resolve_root(options.root, "--root")
+        target = pathlib.Path(options.to) if options.to else root
+        healthy = [_prepare(name, root, target, settings, _say) for name in options.names]
+    except BrokenProcessPool:
+        print(
+            "error: a process was killed, as a full memory does; the same command with fewer --jobs continues",
+            file=sys.stderr,
+        )
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from the shards that are finished", file=sys.stderr)
+        return 130
+    return 0 if all(healthy) else 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _prepare(
+    name: str, root: pathlib.Path, target: pathlib.Path, settings: Settings, log: Callable[[str], None]
+) -> bool:
+    facts = preparation.prepare(benchmark(name), root, target, settings, log)
+    report = doctor.record(target, name)
+    for split, found in facts["splits"].items():
+        log(f"{name} {split}: {found['images']:,} images, {len(found['shard_lengths'])} shards")
+        for failure in found["failed"]:
+            log(f"  left out: {failure['cause']}")
+    log(report.text())
+    return not report.problems
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m ahs_seg_jax.data.prepare", description=__doc__.split(":")[0])
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=tuple(BENCHMARKS), help=", ".join(BENCHMARKS))
+    parser.add_argument("--root", default="", help=f"folder of the unpacked downloads (default: ${ROOT_VARIABLE})")
+    parser.add_argument("--to", default="", help="folder that gets prepared/ (default: the root)")
+    parser.add_argument("--jobs", type=int, default=0, help="processes (default: one for each core)")
+    parser.add_argument("--limit", type=int, default=0, help="images of each split, for a trial (default: all)")
+    parser.add_argument("--partial", action="store_true", help="prepare what is there of incomplete downloads")
+    parser.add_argument("--again", action="store_true", help="start over, also if a preparation is finished")
+    options = parser.parse_args(argv)
+    if options.jobs < 0 or options.limit < 0:
+        parser.error("--jobs and --limit must be 0 or positive")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
