@@ -5,12 +5,13 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from ahs_seg_jax import metrics
@@ -24,8 +25,9 @@ class Evaluation:
     scores: metrics.Scores
     vocabulary: Vocabulary
     seen: np.ndarray | None  # bool [t], classes of the training vocabulary; None if that is unknown
+    unseen: np.ndarray | None  # bool [t], classes outside it; one merged from several predicted classes is in neither
     report: dict[str, Any]  # protocol, checkpoint, data, versions, ...: all of the results file but the scores
-    pictures: list[tuple[str, np.ndarray]]  # (name of the image, panel uint8 [H, W, 3])
+    pictures: list[tuple[str, np.ndarray]]  # (random_1, worst_1, best_1, ..., panel uint8 [H, W, 3])
 
     @property
     def miou_seen(self) -> float:
@@ -35,7 +37,7 @@ class Evaluation:
     @property
     def miou_unseen(self) -> float:
         """mIoU over the classes outside the training vocabulary; nan if there are none or they are unknown."""
-        return math.nan if self.seen is None else self.scores.mean_iou(~self.seen)
+        return math.nan if self.unseen is None else self.scores.mean_iou(self.unseen)
 
     @property
     def complete(self) -> bool:
@@ -56,12 +58,43 @@ class Evaluation:
                 "IoU": _number(self.scores.iou[index]),
                 "accuracy": _number(self.scores.accuracy[index]),
                 "pixels": int(self.scores.pixels[index]),
-                "seen": None if self.seen is None else bool(self.seen[index]),
+                "seen": self._seen(index),
             }
             for index, name in enumerate(self.vocabulary.names)
         ]
         scores = {name: _number(value) for name, value in self.named_scores().items()}
         return {"scores": scores, **self.report, "classes": classes}
+
+    def _seen(self, index: int) -> bool | None:
+        if self.seen is None or self.unseen is None or not (self.seen[index] or self.unseen[index]):
+            return None
+        return bool(self.seen[index])
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], vocabulary: Vocabulary) -> "Evaluation":
+        """The inverse of `to_dict`, without the pictures. Raises KeyError or ValueError for another file's content."""
+        named, classes = content["scores"], content["classes"]
+        if [row["name"] for row in classes] != list(vocabulary.names):
+            raise ValueError("the classes are not those of the vocabulary")
+
+        def column(name: str) -> np.ndarray:
+            return np.array([math.nan if row[name] is None else row[name] for row in classes])
+
+        found = metrics.Scores(
+            **{
+                name.lower(): math.nan if named[name] is None else named[name]
+                for name in ("mIoU", "fwIoU", "mACC", "pACC")
+            },
+            iou=column("IoU"),
+            accuracy=column("accuracy"),
+            pixels=column("pixels").astype(np.int64),
+        )
+        known = content["training_vocabulary"] is not None
+        seen, unseen = (
+            np.array([row["seen"] is value for row in classes]) if known else None for value in (True, False)
+        )
+        report = {name: value for name, value in content.items() if name not in ("scores", "classes")}
+        return cls(found, vocabulary, seen, unseen, report, [])
 
     def summary(self) -> str:
         """One line for people, with what the scores depend on, and more lines if the evaluation is incomplete."""
@@ -73,15 +106,23 @@ class Evaluation:
             f"protocol {report['protocol']}, class pooling {pooling}x{pooling}, {report['data']['images']} images, "
             f"{len(self.vocabulary)} classes (vocabulary {self.vocabulary.sha256[:8]}), {report['seconds']:.0f} s"
         )
-        return "\n".join([line, *(f"INCOMPLETE: {reason}" for reason in report["incomplete"])])
+        expected = report.get("expected")
+        return "\n".join(
+            [
+                line,
+                *([f"expected score: {expected['text']}"] if expected else []),
+                *(f"INCOMPLETE: {reason}" for reason in report["incomplete"]),
+                *(f"BAD DATA: {problem}" for problem in report["data"]["problems"]),
+            ]
+        )
 
     def write_results(self, path: str | os.PathLike[str]) -> None:
         """Writes the results file (JSON). A run that is killed meanwhile leaves no half file."""
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".unfinished")
+        target = epath.Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(target.name + ".unfinished")
         unfinished.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        unfinished.replace(target)
 
 
 def params_sha256(params: Any) -> str:

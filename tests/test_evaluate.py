@@ -1,6 +1,5 @@
 """Evaluation of a model that compares colours: scores by hand, batches and devices, broken files, the results file."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -14,81 +13,21 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax import evaluate as evaluation
-from ahs_seg_jax import inference, parallel, results, tokenizer
-from ahs_seg_jax.data.sources import CorruptExample
+from ahs_seg_jax import inference, parallel, results
 from ahs_seg_jax.evaluate import evaluate
-from ahs_seg_jax.models import architecture, resize
-from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.vocabulary import Vocabulary
-
-COLORS = ("red", "green", "blue", "sky")
-RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
-PARAMS = {"scale": np.float32(20)}
-
-
-@dataclasses.dataclass(frozen=True)
-class ColorModel:
-    """A class called "red" has the logit scale (share of red - 1/2); a class that is no colour has the lowest."""
-
-    config: ModelConfig = dataclasses.field(default_factory=lambda: architecture.tiny().replace(adaptation="none"))
-
-    def apply(self, variables, *args, method, **options):
-        return getattr(self, method)(variables["params"], *args, **options)
-
-    def encode_text(self, params, tokens):
-        words = jnp.asarray([[[[tokenizer.encode(color)[1] for color in COLORS[:3]]]]])
-        return (tokens[..., None] == words).any(axis=2).astype(jnp.float32)
-
-    def encode_image(self, params, images):
-        return {"image": resize.bilinear(images / 255, (6, 6))}
-
-    def segment(self, params, features, text, *, class_pooling, class_mask):
-        share = jnp.einsum("bhwc,tpc->bthw", features["image"], text)
-        return jnp.where(class_mask[None, :, None, None], params["scale"] * (share - 0.5), -100.0), {}
-
-
-class ListSource:
-    """Images of one colour each (index into COLORS, None = an unreadable file) with the given label maps."""
-
-    def __init__(self, colors, labels, names=COLORS):
-        self.colors, self.labels, self.vocabulary = colors, labels, Vocabulary(names)
-
-    def __len__(self):
-        return len(self.colors)
-
-    def __getitem__(self, index):
-        if self.colors[index] is None:
-            raise CorruptExample(f"{self.name(index)}: truncated file")
-        label = np.asarray(self.labels[index], np.int32)
-        return {"image": np.broadcast_to(RGB[self.colors[index]], (*label.shape, 3)).copy(), "label": label}
-
-    def name(self, index):
-        return f"image_{index}.png"
-
-    def fingerprint(self):
-        return {"images": len(self)}
-
-
-def filled(height, width, upper, lower=None):
-    label = np.full((height, width), upper)
-    label[height // 2 :] = upper if lower is None else lower
-    return label
-
-
-def by_hand() -> ListSource:
-    """Red found; green found but for its lower half, which is blue; blue taken for red; a third image unlabelled."""
-    labels = [filled(10, 7, 0), filled(20, 5, 1, 2), filled(6, 11, -1, 0), filled(4, 3, 2)]
-    return ListSource([0, 1, 0, 0], labels)
-
-
-def random_source(count: int = 7) -> ListSource:
-    rng = np.random.default_rng(0)
-    labels = [rng.integers(-1, 4, (int(rng.integers(5, 90)), int(rng.integers(5, 90)))) for _ in range(count)]
-    return ListSource([int(color) for color in rng.integers(0, 3, count)], labels)
-
-
-def one_device():
-    return parallel.make_mesh(jax.devices()[:1])
+from tests.color_model import (
+    COLORS,
+    PARAMS,
+    ColorModel,
+    Interrupted,
+    ListSource,
+    Stopping,
+    by_hand,
+    filled,
+    one_device,
+    random_source,
+)
 
 
 @pytest.mark.parametrize("protocol", inference.PROTOCOLS)
@@ -192,7 +131,11 @@ def test_results_file(tmp_path):
     assert content["vocabulary"]["templates"] == ["A photo of a {} in the scene"]
     assert content["training_vocabulary"]["sha256"] == training.sha256
     assert content["checkpoint"] == {"path": "runs/1", "step": 800, "sha256": results.params_sha256(PARAMS)}
-    assert content["data"] == {"fingerprint": {"images": 4}, "images": 4, "images_in_source": 4}
+    assert content["data"] == {"fingerprint": {"images": 4}, "images": 4, "images_in_source": 4, "problems": []}
+    assert (content["quick"], content["scored_vocabulary"], content["predictions"]) == (False, None, None)
+    again = results.Evaluation.from_dict(content, Vocabulary(COLORS))
+    assert again.to_dict() == content
+    assert again.summary() == result.summary()
     assert (content["incomplete"], content["failed"]) == ([], [])
     assert content["versions"]["jax"] == jax.__version__
     assert content["hardware"]["platform"] == "cpu"
@@ -211,12 +154,80 @@ def test_summary_names_what_the_score_depends_on():
         assert part in result.summary()
 
 
-def test_pictures_are_spread_over_the_source():
-    result = evaluate(ColorModel(), PARAMS, random_source(7), protocol="whole", pictures=3, mesh=one_device())
-    assert [name for name, _ in result.pictures] == ["image_0.png", "image_3.png", "image_6.png"]
+def test_pictures_of_random_images_the_worst_and_the_best():
+    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", pictures=3, mesh=one_device())
+    # mIoU by image: 100, 50 (blue under green), 100 (red on what is labelled), 0; of equals the first is the best.
+    shown = result.report["pictures"]
+    assert {label: shown[label] for label in ("worst_1", "best_1")} == {
+        "worst_1": "image_3.png",
+        "best_1": "image_0.png",
+    }
+    assert shown["random_1"] in ("image_1.png", "image_2.png")
+    assert [label for label, _ in result.pictures] == ["random_1", "worst_1", "best_1"]
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for _, picture in result.pictures)
     few = evaluate(ColorModel(), PARAMS, random_source(2), protocol="whole", pictures=9, mesh=one_device())
     assert len(few.pictures) == 2
+
+
+def test_unreadable_images_are_not_pictured():
+    source = random_source(5)
+    source.colors[2] = source.colors[4] = None
+    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", pictures=5, mesh=one_device())
+    assert sorted(result.report["pictures"].values()) == ["image_0.png", "image_1.png", "image_3.png"]
+
+
+def merging(labels) -> ListSource:
+    """Predicted: four colours; scored: red, and everything else."""
+    source = ListSource([0, 1, 2], labels)
+    source.merge_predictions, source.scored_names = np.array([0, 1, 1, 1], np.int32), ("red", "background")
+    return source
+
+
+def test_predictions_are_merged_into_the_scored_classes():
+    source = merging([filled(10, 7, 0), filled(20, 5, 1, 0), filled(6, 11, 1)])
+    training = Vocabulary(("red", "blue"))
+    result = evaluate(
+        ColorModel(), PARAMS, source, protocol="whole", training_vocabulary=training, mesh=one_device(), pictures=1
+    )
+    # Red: 70 of 120 found; background: 50 + 66 found, the 50 pixels of missed red besides.
+    np.testing.assert_allclose(result.scores.iou, [100 * 70 / 120, 100 * 116 / 166])
+    assert [row["name"] for row in result.to_dict()["classes"]] == ["red", "background"]
+    # A background of several words is neither seen nor unseen.
+    assert [row["seen"] for row in result.to_dict()["classes"]] == [True, None]
+    assert np.isnan(result.miou_unseen)
+    assert result.report["vocabulary"]["classes"] == 4
+    assert result.report["scored_vocabulary"]["classes"] == 2
+
+
+def test_a_merge_that_does_not_fit_is_refused():
+    source = merging([filled(3, 5, 0)] * 3)
+    source.merge_predictions = np.array([0, 1, 1], np.int32)
+    with pytest.raises(ValueError, match=r"shape \[3\] and 2 different values; it must map each of 4 .* 2 scored ones"):
+        evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
+
+
+def test_data_that_the_doctor_refuses():
+    source = by_hand()
+    source.doctor_problems = ("the labels are shifted by one",)
+    with pytest.raises(evaluation.DataProblem, match=r"  - the labels are shifted by one\n.*eval\.allow_bad_data"):
+        evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
+    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device(), allow_bad_data=True)
+    assert result.report["data"]["problems"] == ["the labels are shifted by one"]
+    assert "BAD DATA: the labels are shifted by one" in result.summary()
+
+
+def test_image_and_label_of_different_sizes_count_as_unreadable():
+    source = by_hand()
+    read = source.__getitem__
+
+    class Wrong(ListSource):
+        def __getitem__(self, index):
+            example = read(index)
+            return example if index else {**example, "label": example["label"][1:]}
+
+    result = evaluate(ColorModel(), PARAMS, Wrong(source.colors, source.labels), protocol="whole", mesh=one_device())
+    cause = "the image has shape [10, 7, 3] but its labels [9, 7]"
+    assert result.report["failed"] == [{"name": "image_0.png", "cause": cause}]
 
 
 def test_progress_has_rate_and_time_left(monkeypatch):
@@ -248,7 +259,7 @@ def test_unknown_protocol():
 
 def test_labels_outside_the_vocabulary_name_the_file():
     source = ListSource([0, 0], [filled(5, 7, 0), filled(5, 7, 9)])
-    with pytest.raises(ValueError, match=r"image_1\.png: label value 9 is outside -1\.\.3 \(4 classes\)"):
+    with pytest.raises(evaluation.DataProblem, match=r"image_1\.png: label value 9 is outside -1\.\.3 \(4 classes\)"):
         evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
 
 
@@ -269,7 +280,10 @@ def test_parameter_hash_sees_names_types_shapes_and_values():
 
 @pytest.mark.slow
 def test_two_processes_add_up(tmp_path):
-    """Seven images over two processes of two devices each; one file is broken, one batch is part empty."""
+    """Eleven images over two processes of two devices each; one file is broken, one batch is part empty.
+
+    Both are interrupted, one of them before it has counted anything, and go on.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -279,19 +293,28 @@ def test_two_processes_add_up(tmp_path):
     processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     written = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-    source = random_source()
+    source = random_source(11)
     source.colors[3] = None
     expected = evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device()).to_dict()
     for content in written:
         for key in ("scores", "classes", "failed", "data", "checkpoint"):
             assert content[key] == expected[key]
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["2", "0"]
+    assert not list(tmp_path.glob("x.partial*"))
 
 
 def _one_of_two_processes(folder: str, port: str, rank: str) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(rank))
-    source = random_source()
-    source.colors[3] = None
-    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", batch_size=4)
+    whole, partial = random_source(11), pathlib.Path(folder) / "x.partial"
+    whole.colors[3] = None
+    source = Stopping({"0": 8, "1": 5}[rank], whole.colors, whole.labels)
+    options = {"protocol": "whole", "batch_size": 4, "num_threads": 1, "partial": partial}
+    with pytest.raises(Interrupted):
+        evaluate(ColorModel(), PARAMS, source, **options)
+    with np.load(f"{partial}.{rank}.npz") as file:
+        (pathlib.Path(folder) / f"{rank}.txt").write_text(str(json.loads(file["tally"].item())["done"]))
+    source.stop_at = None
+    result = evaluate(ColorModel(), PARAMS, source, **options)
     result.write_results(pathlib.Path(folder) / f"{rank}.json")
 
 

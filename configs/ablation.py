@@ -1,0 +1,34 @@
+"""The component ablation on the recipe of `tiny.py`: drawn scenes, a small model, one variant a row.
+
+    python -m ahs_seg_jax.main --config=configs/ablation.py:none --workdir=runs/ablation_none
+    python -m ahs_seg_jax.main --config=configs/ablation.py:smoke --workdir=runs/ablation_smoke
+    python scripts/run_ablations.py --config=configs/tiny.py --seeds 0 1 2 --workdir=runs/ablations
+
+Variants: none, ha_hem, mh_fpn, dc_hsp, ha_hem_mh_fpn, all (the same as ""), and smoke, which is `all` in seconds. The
+script runs all of them, with several seeds, on this or any other configuration. Such small studies say little about the
+model at its published size. Hardware, time and score: not run.
+"""
+
+import importlib.util
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from ahs_seg_jax import ablation, config
+from ahs_seg_jax.config import Experiment
+
+
+def experiment() -> Experiment:
+    """The experiment of `tiny.py`, the file beside this one."""
+    path = pathlib.Path(__file__).with_name("tiny.py")
+    spec: Any = importlib.util.spec_from_file_location("tiny_config", path)
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.experiment()
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: "", the rows of the ablation, and "smoke"."""
+    rows = {row: ablation.ablated(experiment(), row) for row in ablation.ROWS}
+    return config.select(variant, {"": rows["all"], **rows, "smoke": config.smoke(rows["all"])})
