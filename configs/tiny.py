@@ -25,7 +25,7 @@ def experiment() -> Experiment:
         # in fewer steps by a text tower that has never read anything.
         data=DataConfig(name="scenes", templates=("{}",), augment=AugmentConfig(color_jitter=False)),
         train=TrainConfig(
-            steps=1600,
+            steps=1750,
             batch_size=4,
             class_pooling=1,
             finetune="scratch",

@@ -26,7 +26,7 @@ def experiment() -> Experiment:
     return Experiment(
         name="vitb",
         model=architecture.vitb16().replace(dtype="bfloat16", class_chunk=19, remat=True),
-        data=DataConfig(name="coco_stuff", root=os.environ.get("AHS_SEG_DATA", ""), num_threads=8),
+        data=DataConfig(name="coco_stuff", root=os.environ.get("AHS_SEG_DATA", ""), num_threads=8, prefetch=8),
         train=TrainConfig(
             steps=80_000,
             batch_size=4,

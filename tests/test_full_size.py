@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import losses
+from ahs_seg_jax import losses, train
 from ahs_seg_jax.checkpoints import layouts
+from ahs_seg_jax.config import Experiment, TrainConfig
 from ahs_seg_jax.models import architecture, orthogonal
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.vocabulary import Vocabulary
@@ -131,3 +132,23 @@ def test_training_step(shared, stored):
             assert_close(entry.inverse(ours).reshape(entry.shape), case[f"grad/{entry.source}"], 1e-3, entry.source)
     core = np.asarray(gradient["clip/adaptation/core"])
     assert_close(core[:6, :6], case["grad_slice/R[:6,:6]"], 1e-3, "core")
+
+
+def test_four_updates_of_the_published_optimiser(shared, stored):
+    config, params = load(shared, "ahs_seg_vitb16")
+    case = stored("vitb_three_steps")
+    recipe = TrainConfig(learning_rate=2e-4, clip_multiplier=0.01, clip_norm=0.01, weight_decay=1e-4, class_pooling=2)
+    experiment = Experiment(model=config.replace(remat=True), train=recipe)
+    state = train.create_state(params, recipe)
+    step = jax.jit(train.make_train_step(experiment), donate_argnums=0)
+    labels = case["labels"].astype(np.int32)
+    batch = {"image": case["image"][None], "label": np.where(labels == 255, -1, labels)[None]}
+    found = []
+    for _ in range(4):
+        state, metrics = step(state, batch, tokens_of(case))
+        found.append((metrics["loss/total"], metrics["gradient_norm"]))
+    seen_losses, seen_norms = np.asarray(found).T
+    assert_close(seen_losses, case["losses"], 1e-4, "losses")
+    assert_close(seen_norms, case["grad_norms"], 1e-3, "gradient norms")
+    assert_close(state.params["aggregator"]["head"]["bias"], case["head_bias"], 1e-3, "head bias")
+    assert_close(np.asarray(state.params["clip"]["adaptation"]["core"])[:6, :6], case["R_slice"], 1e-4, "core")
