@@ -12,7 +12,6 @@ are padded to a bucket and masked, output sizes are padded to a bucket and cropp
 often each compiled function was traced.
 """
 
-import collections
 import dataclasses
 import functools
 from typing import Any
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from ahs_seg_jax.compiled import Compiled, traces
 from ahs_seg_jax.models import orthogonal
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.vocabulary import Vocabulary
@@ -30,10 +30,10 @@ PROTOCOLS = ("whole", "cat_seg")
 CLASS_BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 384, 512, 768, 1024)
 OUTPUT_BUCKETS = (128, 256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096)
 CLASSES_AT_ONCE = 8  # classes whose probabilities exist at the output size together
+ROWS_AT_ONCE = 128  # and output rows of them; divides every output bucket
 PROMPTS_AT_ONCE = 256  # prompts that the text tower encodes together
 
 Taps = tuple[np.ndarray, np.ndarray, np.ndarray]  # per output: two source indices and the second one's weight
-traces: collections.Counter[str] = collections.Counter()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _squash(image: np.ndarray, size: int) -> np.ndarray:
 def shortest_edge_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
     """(height, width) after a resize that keeps the aspect: shortest edge `shortest`, longest at most `longest`."""
     scale = min(shortest / min(height, width), longest / max(height, width))
-    return int(height * scale + 0.5), int(width * scale + 0.5)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def make_views(image: np.ndarray, protocol: str, crop: int, windows: Windows = CAT_SEG) -> np.ndarray:
@@ -152,10 +152,11 @@ def views_shape(protocol: str, crop: int, windows: Windows = CAT_SEG) -> tuple[i
     return len(windows.corners) + 1, windows.window, windows.window, 3
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
-def _encode_text(model: Any, params: Any, tokens: jax.Array) -> jax.Array:
-    traces["encode_text"] += 1
+def _encode_tokens(model: Any, params: Any, tokens: jax.Array) -> jax.Array:
     return model.apply({"params": params}, tokens, method="encode_text")
+
+
+_encode_text = Compiled(_encode_tokens, "encode_text", static=("model",))
 
 
 def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary, pad_to: int | None = None) -> EncodedVocabulary:
@@ -254,16 +255,54 @@ def probabilities(logits: jax.Array, size: tuple[int, int], protocol: str, windo
     return _resized(_blend(logits, protocol, windows), size)
 
 
+def padded_probabilities(
+    logits: jax.Array | np.ndarray, size: tuple[int, int], protocol: str, windows: Windows = CAT_SEG
+) -> jax.Array:
+    """As `probabilities`, padded to the output buckets `[t, H', W']`, so that sizes of a bucket share one program."""
+    check_protocol(protocol)
+    n = logits.shape[-1] if protocol == "whole" else windows.size
+    row_taps, column_taps = (_padded_taps(n, extent) for extent in size)
+    return _blend_to_size(logits, row_taps, column_taps, protocol=protocol, windows=windows)
+
+
+def _blended_at(logits: jax.Array, row_taps: Taps, column_taps: Taps, protocol: str, windows: Windows) -> jax.Array:
+    return _interpolated(_blend(logits, protocol, windows), row_taps, column_taps)
+
+
+_blend_to_size = Compiled(_blended_at, "probabilities", static=("protocol", "windows"))
+
+
 def label_map(logits: jax.Array, size: tuple[int, int], protocol: str, windows: Windows = CAT_SEG) -> jax.Array:
     """The most probable class of every pixel: int32 `[H', W']`, the output size (H, W) padded to OUTPUT_BUCKETS.
 
     Crop the result to `[:H, :W]`. Equals the argmax of `probabilities`, the first of equals, at the memory of
-    CLASSES_AT_ONCE classes. Returns before the device has finished.
+    CLASSES_AT_ONCE classes and ROWS_AT_ONCE rows. Returns before the device has finished.
+    """
+    return best_classes(logits, size, protocol, windows)[0]
+
+
+Best = tuple[jax.Array, jax.Array]  # int32 and float32 [H', W']: the most probable class, its probability
+
+
+def best_classes(
+    logits: jax.Array | np.ndarray,
+    size: tuple[int, int],
+    protocol: str,
+    windows: Windows = CAT_SEG,
+    before: Best | None = None,
+    first: int = 0,
+) -> Best:
+    """Label and probability of the most probable class of every pixel, padded as in `label_map`.
+
+    Classes may come in parts: `before` is the result for the classes up to `first`, where these logits begin.
     """
     check_protocol(protocol)
     n = logits.shape[-1] if protocol == "whole" else windows.size
     row_taps, column_taps = (_padded_taps(n, extent) for extent in size)
-    return _label_map(logits, row_taps, column_taps, protocol, windows)
+    if before is None:
+        extent = (len(row_taps[0]), len(column_taps[0]))
+        before = jnp.zeros(extent, jnp.int32), jnp.full(extent, -1.0, jnp.float32)
+    return _best_classes(logits, np.int32(first), before, row_taps, column_taps, protocol=protocol, windows=windows)
 
 
 def _padded_taps(size_in: int, size_out: int) -> Taps:
@@ -272,26 +311,42 @@ def _padded_taps(size_in: int, size_out: int) -> Taps:
     return np.pad(low, padding), np.pad(high, padding), np.pad(weight, padding)
 
 
-@functools.partial(jax.jit, static_argnames=("protocol", "windows"))
-def _label_map(logits: jax.Array, row_taps: Taps, column_taps: Taps, protocol: str, windows: Windows) -> jax.Array:
-    traces["label_map"] += 1
+def _best_of_all(
+    logits: jax.Array,
+    first: jax.Array,
+    before: Best,
+    row_taps: Taps,
+    column_taps: Taps,
+    protocol: str,
+    windows: Windows,
+) -> Best:
     views, classes, g, _ = logits.shape
     # Padding classes come last and have probability 0: a tie goes to the first class, so they never win.
     padded = jnp.pad(logits, ((0, 0), (0, -classes % CLASSES_AT_ONCE), (0, 0), (0, 0)), constant_values=-100.0)
     chunks = jnp.moveaxis(padded.reshape(views, -1, CLASSES_AT_ONCE, g, g), 1, 0)
+    # Bands of rows, so that what exists at the output size is small enough for a processor's cache.
+    by_band = lambda x: x.reshape(-1, ROWS_AT_ONCE, *x.shape[1:])
+    row_bands = tuple(by_band(jnp.asarray(tap)) for tap in row_taps)
 
-    def step(best: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+    def step(best: Best, chunk: tuple[jax.Array, jax.Array]) -> tuple[Best, None]:
         first, chunk_logits = chunk
-        resized = _interpolated(_blend(chunk_logits, protocol, windows), row_taps, column_taps)
-        value, index = resized.max(axis=0), resized.argmax(axis=0).astype(jnp.int32)
-        better = value > best[0]
-        return (jnp.where(better, value, best[0]), jnp.where(better, first + index, best[1])), None
+        blended = _blend(chunk_logits, protocol, windows)
 
-    extent = (len(row_taps[0]), len(column_taps[0]))
-    start = (jnp.full(extent, -1.0, jnp.float32), jnp.zeros(extent, jnp.int32))
-    firsts = jnp.arange(chunks.shape[0], dtype=jnp.int32) * CLASSES_AT_ONCE
-    (_, labels), _ = jax.lax.scan(step, start, (firsts, chunks))
-    return labels
+        def band(parts: tuple[jax.Array, jax.Array, Taps]) -> Best:
+            label, value, taps = parts
+            resized = _interpolated(blended, taps, column_taps)
+            better = resized.max(axis=0) > value
+            index = first + resized.argmax(axis=0).astype(jnp.int32)
+            return jnp.where(better, index, label), jnp.maximum(resized.max(axis=0), value)
+
+        return jax.lax.map(band, (*best, row_bands)), None
+
+    firsts = first + jnp.arange(chunks.shape[0], dtype=jnp.int32) * CLASSES_AT_ONCE
+    (labels, values), _ = jax.lax.scan(step, (by_band(before[0]), by_band(before[1])), (firsts, chunks))
+    return labels.reshape(before[0].shape), values.reshape(before[1].shape)
+
+
+_best_classes = Compiled(_best_of_all, "label_map", static=("protocol", "windows"))
 
 
 def whole_image_probabilities(

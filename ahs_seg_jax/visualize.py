@@ -145,11 +145,12 @@ def _legend(label: np.ndarray | None, prediction: np.ndarray, vocabulary: Vocabu
         right += COLUMN
         draw.text((right, 1), heading, FAINT, _font(), anchor="ra")
         for row, index in enumerate(shown, start=1):
-            draw.text((right, row * ROW + 1), _percent(shares[index]), TEXT, _font(), anchor="ra")
+            draw.text((right, row * ROW + 1), percent(shares[index]), TEXT, _font(), anchor="ra")
     return np.asarray(canvas)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Percent as people read it: "-" for none, "< 0.1 %" for next to nothing."""
     if share == 0:
         return "-"
     return "< 0.1 %" if share < 0.1 else f"{share:.1f} %"

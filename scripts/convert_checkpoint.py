@@ -6,7 +6,7 @@ import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and must not take one
 
-from ahs_seg_jax import checkpoints
+from ahs_seg_jax.checkpoints import command
 from ahs_seg_jax.checkpoints.layouts import LAYOUTS
 
 EXAMPLES = """
@@ -27,14 +27,6 @@ The layout of SRC is recognised from the names of its tensors; a file that lacks
 refused with a list of the differences. Nothing is written until everything has been read and checked, and DST is never
 overwritten. Torch files need `pip install 'ahs_seg_jax[convert]'`; safetensors, npz and TorchScript archives do not.
 """
-
-
-def show_progress(done: int, total: int) -> None:
-    """One line that counts up on a terminal; a line for each tenth elsewhere."""
-    if sys.stderr.isatty():
-        print(f"\rreading: {done}/{total} tensors", end="\n" if done == total else "", file=sys.stderr, flush=True)
-    elif done == total or done % max(total // 10, 1) == 0:
-        print(f"reading: {done}/{total} tensors", file=sys.stderr, flush=True)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -68,22 +60,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Runs the conversion; returns the exit status."""
     options = parse(arguments)
-    try:
-        manifest = checkpoints.convert_checkpoint(
-            options.source, options.destination, to=options.to, merge=options.merge, progress=show_progress
-        )
-    except (checkpoints.CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    source = manifest["source"]
-    print(f"{source['path']} ({source.get('layout')}, sha256 {source.get('sha256', 'none')[:16]})")
-    for part, numbers in manifest["statistics"].items():
-        spread = f"mean {numbers['mean']:+.3e}  std {numbers['std']:.3e}"
-        print(f"  {part:24} {numbers['parameters']:>12,} parameters  {spread}")
-    if left_out := manifest["written"]["left_out"]:
-        print(f"  left out, as {options.to} has no place for it: {len(left_out)} parameters of the rest of the model")
-    print(f"written: {options.destination}")
-    return 0
+    return command.convert(options.source, options.destination, options.to, options.merge)
 
 
 if __name__ == "__main__":

@@ -59,10 +59,15 @@ class AggregationLayer(nn.Module):
         # `class` is a reserved word: the attribute is set by name so that the parameters are called what they are.
         setattr(self, "class", ClassLayer(self.config))
 
+    @property
+    def classes(self) -> ClassLayer:
+        """The class layer."""
+        return getattr(self, "class")
+
     def __call__(self, x: jax.Array, appearance: jax.Array, text: jax.Array, **options: Any) -> jax.Array:
         """See SpatialLayer (options chunk, remat) and ClassLayer (options pooling, class_mask, padding)."""
         by_space = {name: options.pop(name) for name in ("chunk", "remat")}
-        return getattr(self, "class")(self.spatial(x, appearance, **by_space), text, **options)
+        return self.classes(self.spatial(x, appearance, **by_space), text, **options)
 
 
 class Aggregator(nn.Module):
@@ -112,6 +117,14 @@ class Aggregator(nn.Module):
             "decoder_2": jax.nn.relu(layers.conv_same(upsampled[1], self.decoder_guidance_2())),
         }
 
+    def guide_text(self, text: Float[Array, "b1 t e"], dtype: Any) -> Float[Array, "b1 t g"]:
+        """What the words alone say to the class layers; `text` is unit-length."""
+        return jax.nn.relu(layers.linear(text.astype(dtype), self.text_guidance()))
+
+    def padding(self, classes: jax.Array) -> jax.Array:
+        """How many padding tokens (float32, same shape) join this many classes in each class layer."""
+        return jnp.maximum(self.config.pad_len - classes, 0).astype(jnp.float32)
+
     def aggregate(
         self,
         x: Float[Array, "b t h w c"],
@@ -122,9 +135,8 @@ class Aggregator(nn.Module):
         class_mask: Bool[Array, "b1 t"] | None,
     ) -> Float[Array, "b t h w c"]:
         """The aggregation layers. `text` is unit-length; a False mask keeps a class from influencing the others."""
-        guidance = jax.nn.relu(layers.linear(text.astype(x.dtype), self.text_guidance()))
-        classes = jnp.asarray([x.shape[1]]) if class_mask is None else class_mask.sum(-1)
-        padding = jnp.maximum(self.config.pad_len - classes, 0).astype(jnp.float32)
+        guidance = self.guide_text(text, x.dtype)
+        padding = self.padding(jnp.asarray([x.shape[1]]) if class_mask is None else class_mask.sum(-1))
         for layer in self.layers:
             x = layer(
                 x,

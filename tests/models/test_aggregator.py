@@ -10,6 +10,7 @@ import pytest
 
 from ahs_seg_jax.checkpoints import layouts
 from ahs_seg_jax.models import aggregator, architecture, layers, swin
+from ahs_seg_jax.models.class_attention import ClassLayer
 from tests.goldens import assert_close, assert_trees_close, parameters
 
 SIZES = architecture.AggregatorConfig(
@@ -91,6 +92,29 @@ def test_chunks_change_nothing():
     for chunk, remat in ((0, True), (1, False), (3, True), (7, False), (9, True)):
         result = layers.over_classes(weigh, x, index, chunk=chunk, remat=remat)
         np.testing.assert_array_equal(result, weigh(x, index))
+
+
+def test_sums_of_parts_of_the_classes_add_up():
+    """The class layer over all classes, and in two parts whose sums are added; with padding tokens."""
+    layer = ClassLayer(dataclasses.replace(SIZES, pad_len=11))
+    keys = jax.random.split(jax.random.key(1), 3)
+    x, guide = jax.random.normal(keys[0], (2, 7, 4, 6, 48)), jax.random.normal(keys[1], (2, 7, 16))
+    mask, padding = jnp.arange(7)[None] < 6, jnp.asarray([5.0])
+    run = lambda *args, method="__call__", **options: layer.apply(variables, *args, pooling=2, method=method, **options)
+    variables = layer.init(keys[2], x, guide, pooling=2, class_mask=mask, padding=padding)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+
+    @jax.jit
+    def both(x, guide):
+        whole = run(x, guide, class_mask=mask, padding=padding)
+        parts = [(x[:, part], guide[:, part], mask[:, part]) for part in (slice(4), slice(4, 7))]
+        shares = [run(x, guide, class_mask=mask, method="sums") for x, guide, mask in parts]
+        sums = jax.tree.map(jnp.add, *shares)
+        updated = [run(x, guide, sums, padding=padding, method="update") for x, guide, _ in parts]
+        return whole, jnp.concatenate(updated, axis=1)
+
+    whole, in_parts = both(x, guide)
+    np.testing.assert_allclose(in_parts, whole, rtol=1e-5)
 
 
 def test_shift_mask_by_hand():

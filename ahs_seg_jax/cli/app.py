@@ -1,0 +1,184 @@
+"""The commands and their options. Nothing heavy is imported before a command runs, so that --help answers at once."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ahs_seg_jax import __version__
+from ahs_seg_jax.cli import compilation_cache
+
+EPILOG = f"""Compiled programs are kept in a folder of the user's cache, so that only the first run of a kind compiles
+(environment variable {compilation_cache.VARIABLE}: another folder, or "off")."""
+PASSES_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+app = typer.Typer(
+    name="ahs-seg",
+    help="Open-vocabulary segmentation: your images, your words.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ahs_seg_jax {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_every_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    compilation_cache.use()
+
+
+@app.command()
+def segment(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns such as '*.jpg'.")
+    ],
+    classes: Annotated[str, typer.Option(help="Names separated by ';', synonyms by ',': 'cat; sofa, couch'.")] = "",
+    classes_file: Annotated[pathlib.Path | None, typer.Option(help="A text file with one name a line.")] = None,
+    model: Annotated[
+        str, typer.Option(help="tiny, a workdir, a converted folder, a checkpoint or a hub name.")
+    ] = "tiny",
+    output: Annotated[pathlib.Path, typer.Option(help="Folder for the results.")] = pathlib.Path("segmented"),
+    protocol: Annotated[str, typer.Option(help="cat_seg, whole, or '' for the model's own.")] = "",
+    unknown: Annotated[
+        str, typer.Option(help="none, a probability such as 0.3, or background words 'wall; sky'.")
+    ] = "none",
+    keep: Annotated[str, typer.Option(help="Classes that each view keeps: model, all, or a number.")] = "model",
+    memory_gb: Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print what would run and the memory it takes.")] = False,
+    overlays: Annotated[bool, typer.Option(help="Write pictures with legends.")] = True,
+    coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
+) -> None:
+    """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped."""
+    from ahs_seg_jax.cli import segment as command
+
+    names = _names(classes, classes_file)
+    settings = _mistakes(
+        lambda: command.Settings(
+            classes=names,
+            model=model,
+            protocol=protocol or None,
+            unknown=command.parse_unknown(unknown),
+            keep=command.parse_keep(keep),
+            memory_gb=memory_gb,
+        )
+    )
+    _finish(
+        lambda: command.run(images, output, settings, only_plan=plan, overlays=overlays, coco=coco, again=overwrite)
+    )
+
+
+def _names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
+    if bool(classes) == (classes_file is not None):
+        raise typer.BadParameter("give the names once: --classes 'cat; sofa, couch', or --classes-file names.txt")
+    if classes_file is not None:
+        from ahs_seg_jax.vocabulary import Vocabulary
+
+        return _mistakes(lambda: Vocabulary.from_file(classes_file).names)
+    return tuple(", ".join(part.strip() for part in name.split(",")) for name in classes.strip(" ;").split(";"))
+
+
+@app.command(context_settings=PASSES_ON)
+def train(context: typer.Context) -> None:
+    """Trains: --config=configs/tiny.py --workdir=runs/tiny [--config.train.batch_size=8 ...]."""
+    _main("train", context.args)
+
+
+@app.command(context_settings=PASSES_ON)
+def evaluate(context: typer.Context) -> None:
+    """Scores what a working directory holds: --config=configs/tiny.py --workdir=runs/tiny [...]."""
+    _main("eval", context.args)
+
+
+def _main(mode: str, arguments: list[str]) -> None:
+    from absl import app as absl_app
+
+    from ahs_seg_jax import main
+
+    absl_app.run(main.main, argv=["ahs-seg", f"--mode={mode}", *arguments], flags_parser=main.parse)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint file, folder, workdir or hub name.")],
+    destination: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="A new folder or file.")],
+    to: Annotated[
+        Literal["orbax", "ahs_seg", "catseg", "openai_clip", "hf_clip"],
+        typer.Option(help="Format of DST: orbax, for this program, or another program's."),
+    ] = "orbax",
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the rotations into the weights.")] = False,
+) -> None:
+    """Converts a checkpoint of CLIP, CAT-Seg or AHS-Seg to this program's format, and back."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it needs no accelerator, and must not take one
+    from ahs_seg_jax.checkpoints import command
+
+    _finish(lambda: command.convert(source, destination, to, merge))
+
+
+@app.command(context_settings=PASSES_ON)
+def prepare(context: typer.Context) -> None:
+    """Prepares benchmarks from their downloads: NAME [NAME...] --root ROOT; --help lists the rest."""
+    from ahs_seg_jax.data import prepare as command
+
+    _finish(lambda: command.main(context.args))
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices, memory and a self-test on one image: what to paste into a bug report."""
+    from ahs_seg_jax.cli import doctor as command
+
+    _finish(command.run)
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="tiny, a workdir, a converted folder, a checkpoint ...")
+    ],
+    output: Annotated[pathlib.Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    classes: Annotated[str, typer.Option(help="Bake these names in: 'cat; sofa, couch'.")] = "",
+    classes_file: Annotated[pathlib.Path | None, typer.Option(help="Bake the names of this file in.")] = None,
+) -> None:
+    """Writes the model as StableHLO with weights, manifest and a loader that needs nothing of this program."""
+    from ahs_seg_jax import exporting
+
+    names = _names(classes, classes_file) if classes or classes_file else None
+    _finish(lambda: exporting.export(model, output, names))
+
+
+def _finish(command: Callable[[], int | None]) -> None:
+    """Runs it and leaves with its exit code."""
+    raise typer.Exit(_mistakes(command) or 0)
+
+
+def _mistakes(command: Callable[[], Any]) -> Any:
+    """A mistake of the user's ends in one message and exit code 2."""
+    from ahs_seg_jax.checkpoints.errors import CheckpointError
+
+    try:
+        return command()
+    except (CheckpointError, ValueError, TypeError, ImportError, OSError) as error:
+        if os.environ.get("AHS_SEG_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+def run() -> None:
+    """The console script."""
+    app()

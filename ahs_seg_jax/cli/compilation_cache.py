@@ -1,0 +1,34 @@
+"""Where compiled programs are kept from run to run."""
+
+import os
+import pathlib
+import sys
+
+VARIABLE = "AHS_SEG_CACHE"  # a folder, or "off"
+
+
+def use() -> pathlib.Path | None:
+    """Tells JAX, which must not be imported yet, to keep what it compiles; returns the folder, None if switched off.
+
+    JAX's own variable JAX_COMPILATION_CACHE_DIR goes before ours.
+    """
+    chosen = os.environ.get(VARIABLE, "")
+    if chosen.lower() == "off":
+        return None
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", chosen or str(default_folder()))
+    os.environ.setdefault(
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2"
+    )  # JAX's default of 1 s skips small models
+    return pathlib.Path(folder)
+
+
+def default_folder() -> pathlib.Path:
+    """The folder in the user's cache, by the custom of the system."""
+    home = pathlib.Path.home()
+    if sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = pathlib.Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    else:
+        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / "ahs_seg_jax" / "compiled"

@@ -1,0 +1,127 @@
+"""How much memory a segmentation takes, and how it is divided so that it fits: known before anything runs.
+
+The figures are estimates from the model's sizes; README says how far measured runs were from them.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from ahs_seg_jax import inference, streaming
+from ahs_seg_jax.models.architecture import ModelConfig
+
+RUNTIME = 0.7e9  # Python, JAX and compiled programs
+WORKING = {"cpu": 0.5e9}  # temporaries of one pass; more would leave a processor's caches
+WORKING_ELSEWHERE = 8e9
+CHUNKS = {"cpu": (32, 24, 16, 8)}
+CHUNKS_ELSEWHERE = (256, 128, 64, 32, 16, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is computed together, and the bytes that it takes."""
+
+    classes: int
+    kept: int  # classes a view keeps; equal to `classes` if none are cut
+    views: int  # of one image
+    size: tuple[int, int]  # (h, w) of the image
+    chunk: int  # classes of one pass
+    at_once: int  # views computed together
+    parts: dict[str, float]  # bytes, by what needs them
+
+    @property
+    def gigabytes(self) -> float:
+        """The estimate for all of it."""
+        return sum(self.parts.values()) / 1e9
+
+    def __str__(self) -> str:
+        height, width = self.size
+        cut = "" if self.kept == self.classes else f", of which each view keeps the best {self.kept}"
+        passes = math.ceil(self.kept / self.chunk)
+        lines = [
+            f"{width} x {height} pixels, {self.views} view(s), {self.at_once} at once",
+            f"{self.classes} classes{cut}, in {passes} pass(es) of {self.chunk}",
+            *(f"  {name:28} {value / 1e9:6.2f} GB" for name, value in self.parts.items()),
+            f"  {'in all, about':28} {self.gigabytes:6.2f} GB",
+        ]
+        return "\n".join(lines)
+
+
+def make_plan(
+    config: ModelConfig,
+    params: Any,
+    *,
+    classes: int,
+    size: tuple[int, int],
+    protocol: str,
+    keep: int | None,
+    memory_gb: float | None = None,
+    probabilities: bool = False,
+    images: int = 1,
+    platform: str | None = None,
+) -> Plan:
+    """The plan that fits `memory_gb` (1e9 bytes; None: no limit): the largest chunk, then the most views at once.
+
+    Raises:
+      ValueError: not even the smallest chunk fits; the message says what takes the memory and what helps.
+    """
+    platform = platform or jax.default_backend()
+    views = inference.views_shape(protocol, config.image.crop)[0]
+    kept = classes if keep is None else min(classes, keep)
+    fixed = _fixed(config, params, classes, size, views, probabilities)
+    plan = None
+    for chunk in CHUNKS.get(platform, CHUNKS_ELSEWHERE):
+        chunk = streaming.chunk_size(kept, chunk)
+        together = 1 if kept < classes else inference.bucket(views * images, streaming.VIEW_BUCKETS)
+        for at_once in sorted({v for v in streaming.VIEW_BUCKETS if v <= together}, reverse=True):
+            working = chunk * at_once * class_bytes(config)
+            if working > WORKING.get(platform, WORKING_ELSEWHERE) and at_once > 1:
+                continue
+            logits = 4.0 * max(views, at_once) * classes * (4 * config.grid) ** 2
+            states = -(-kept // chunk) * chunk * at_once * state_bytes(config)
+            parts = fixed | {"logits": logits, "classes between the passes": states, "one pass": working}
+            plan = Plan(classes, kept, views, size, chunk, at_once, parts)
+            if memory_gb is None or plan.gigabytes <= memory_gb:
+                return plan
+    assert plan is not None
+    raise ValueError(
+        f"this needs about {plan.gigabytes:.1f} GB, more than memory_gb = {memory_gb:g}:\n{plan}\n"
+        "Fewer classes, keep=256 (a cut to each view's best classes), protocol 'whole' or a smaller image need less"
+    )
+
+
+def _fixed(
+    config: ModelConfig, params: Any, classes: int, size: tuple[int, int], views: int, probabilities: bool
+) -> dict[str, float]:
+    """What does not depend on the chunk."""
+    rows, columns = (inference.bucket(extent, inference.OUTPUT_BUCKETS) for extent in size)
+    pixels = size[0] * size[1]
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    parts = {
+        "runtime and programs": RUNTIME,
+        "weights": float(weights),
+        "image and its views": 3.0 * pixels + 12.0 * views * config.image.crop**2 + 50e6,
+        "labels and confidence": 16.0 * rows * columns + 8.0 * pixels,
+    }
+    return parts | ({"probabilities": 4.0 * classes * pixels} if probabilities else {})
+
+
+def state_bytes(config: ModelConfig) -> float:
+    """What one class of one view occupies between two passes."""
+    return float(config.grid**2 * config.aggregator.hidden * _item(config))
+
+
+def class_bytes(config: ModelConfig) -> float:
+    """Temporaries of one class of one view: the larger of a Swin block's and the decoder's."""
+    c, tokens = config.aggregator, config.grid**2
+    window = min(config.grid, c.window) ** 2
+    swin = tokens * (2 * 4 * c.heads * window + _item(config) * c.hidden * (6 + 2 * c.mlp_ratio))
+    first, second = c.decoder
+    decoder = 4 * tokens * 4 * (c.hidden + 3 * first) + 16 * tokens * 4 * (2 * first + 3 * second)
+    return 1.25 * max(swin, decoder)
+
+
+def _item(config: ModelConfig) -> int:
+    return 2 if config.dtype == "bfloat16" else 4

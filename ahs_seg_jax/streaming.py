@@ -1,0 +1,175 @@
+"""Any number of classes on any number of views in bounded memory: chunks of classes through the compiled parts.
+
+Axes: b view, t class, p prompt, e joint embedding, g side of the logits.
+
+Exact: the result does not depend on the chunk or on how many views are computed together, beyond float32's rounding.
+"""
+
+import collections
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ahs_seg_jax import inference, programs
+from ahs_seg_jax.models import aggregator
+from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.class_attention import Sums
+
+VIEW_BUCKETS = (1, 2, 4, 5, 8, 10, 16)  # views computed together
+LABELLED_AT_ONCE = 32  # classes whose logits become labels in one call
+CACHED_FEATURES = 256 * 2**20  # bytes of image features that are kept
+
+Features = dict[str, np.ndarray]  # what the image says, each [b, ...]; see `AHSSeg.encode_image`
+
+
+def encode_views(model: AHSSeg, params: Any, views: np.ndarray, at_once: int) -> Features:
+    """Features of views `[b, s, s, 3]`, at most `at_once` computed together."""
+    parts = []
+    for _, count, group in _groups({"views": views}, at_once):
+        features = programs.encode_image(model, params, group["views"])
+        parts.append({name: np.asarray(value)[:count] for name, value in features.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def segment_views(
+    model: AHSSeg,
+    params: Any,
+    features: Features,
+    text: np.ndarray,
+    *,
+    keep: int | None,
+    chunk: int,
+    at_once: int,
+    pooling: int = 1,
+) -> np.ndarray:
+    """Logits float32 `[b, t, g, g]` of features and text `[t, p, e]`, in passes of `chunk` classes.
+
+    With `keep`, each view's classes are cut to those with the largest correlation, and the others' logits are -100,
+    as in `AHSSeg.segment`; None takes all.
+    """
+    classes, views = len(text), len(features["dense"])
+    side = model.config.grid * 4
+    logits = np.empty((views, classes, side, side), np.float32)
+    if keep is None or classes <= keep:
+        for start, count, group in _groups(features, at_once):
+            for at, value in _all_classes(model, params, group, text, chunk, pooling):
+                logits[start : start + count, at : at + value.shape[1]] = value[:count]
+        return logits
+    logits[...] = aggregator.DROPPED_LOGIT
+    for view in range(views):  # each keeps other classes
+        part = {name: value[view : view + 1] for name, value in features.items()}
+        kept = _best(model, params, part["dense"], text, keep, chunk)
+        for at, value in _all_classes(model, params, part, text[kept], chunk, pooling):
+            logits[view, kept[at : at + value.shape[1]]] = value[0]
+    return logits
+
+
+def _best(model: AHSSeg, params: Any, dense: np.ndarray, text: np.ndarray, keep: int, chunk: int) -> np.ndarray:
+    """Indices of the `keep` classes with the largest correlation, ascending; of equals, the first."""
+    parts = [
+        np.asarray(programs.best_correlation(model, params, dense, piece))[0, : mask.sum()]
+        for _, piece, mask in _chunks(text, chunk)
+    ]
+    return np.sort(np.argsort(-np.concatenate(parts), kind="stable")[:keep])
+
+
+def _all_classes(
+    model: AHSSeg, params: Any, features: Features, text: np.ndarray, chunk: int, pooling: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(index of the first class, logits `[b, t, g, g]`) of every chunk; all take part in the class attention."""
+    pieces = list(_chunks(text, chunk))
+    state = [programs.embed_classes(model, params, features["dense"], piece) for _, piece, _ in pieces]
+    count = np.asarray(len(text))
+    for index in range(model.config.aggregator.layers):
+        sums: Sums | None = None
+        for i, (_, piece, mask) in enumerate(pieces):
+            state[i], sums = programs.spatial_layer(
+                model, params, state[i], features["appearance"], piece, mask, sums, index=index, pooling=pooling
+            )
+        for i, (_, piece, _) in enumerate(pieces):
+            state[i] = programs.class_layer(model, params, state[i], piece, sums, count, index=index, pooling=pooling)
+    for i, (start, _, mask) in enumerate(pieces):
+        logits = programs.decode(model, params, state[i], features["decoder_1"], features["decoder_2"])
+        state[i] = None  # frees it while the later chunks are decoded
+        yield start, np.asarray(logits)[:, : mask.sum()]
+
+
+def labels(logits: np.ndarray, size: tuple[int, int], protocol: str) -> tuple[np.ndarray, np.ndarray]:
+    """Label int32 and probability float32 `[H, W]` of the most probable class; logits `[v, t, g, g]` of one image."""
+    best = None
+    for start, piece, _ in _chunks(logits.swapaxes(0, 1), LABELLED_AT_ONCE):
+        # What fills up the last piece is copies of its last class: equal, and later, so never the best.
+        best = inference.best_classes(piece.swapaxes(0, 1), size, protocol, before=best, first=start)
+    label, value = (np.asarray(array)[: size[0], : size[1]] for array in best or ())
+    return label, value
+
+
+def probabilities(logits: np.ndarray, size: tuple[int, int], protocol: str) -> np.ndarray:
+    """Probabilities float32 `[t, H, W]` of logits `[v, t, g, g]` of one image."""
+    result = np.empty((logits.shape[1], *size), np.float32)
+    for start, piece, mask in _chunks(logits.swapaxes(0, 1), inference.CLASSES_AT_ONCE):
+        part = inference.padded_probabilities(piece.swapaxes(0, 1), size, protocol)
+        result[start : start + mask.sum()] = np.asarray(part)[: mask.sum(), : size[0], : size[1]]
+    return result
+
+
+def chunk_size(classes: int, chunk: int) -> int:
+    """Classes of a pass: a bucket that holds all of them, or `chunk`."""
+    return min(chunk, inference.bucket(classes, inference.CLASS_BUCKETS))
+
+
+def _chunks(text: np.ndarray, chunk: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first class, text `[size, p, e]`, mask `[size]`): the last piece is filled up with copies of its last class."""
+    size = chunk_size(len(text), chunk)
+    for start in range(0, len(text), size):
+        piece = text[start : start + size]
+        count = len(piece)
+        yield start, _padded(piece, size), np.arange(size) < count
+
+
+def _groups(arrays: Features, at_once: int) -> Iterator[tuple[int, int, Features]]:
+    """(first view, views, their rows of the arrays): at most `at_once`, filled up with copies of the last."""
+    views = len(next(iter(arrays.values())))
+    size = min(at_once, inference.bucket(views, VIEW_BUCKETS))
+    for start in range(0, views, size):
+        rows = slice(start, start + size)
+        yield start, min(size, views - start), {name: _padded(value[rows], size) for name, value in arrays.items()}
+
+
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    """Filled up to `size` rows with copies of the last one."""
+    missing = size - len(array)
+    return array if missing <= 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
+
+
+class FeatureCache:
+    """Image features by content: the views' bytes, whatever file or array they came from. The oldest go first."""
+
+    def __init__(self, limit_bytes: int = CACHED_FEATURES):
+        self._limit = limit_bytes
+        self._kept: collections.OrderedDict[bytes, Features] = collections.OrderedDict()
+
+    def get(self, key: bytes) -> Features | None:
+        """The features under `key`, or None."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: bytes, features: Features) -> None:
+        """Keeps features, and forgets the ones used longest ago that exceed the limit."""
+        self._kept[key] = features
+        while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > self._limit:
+            self._kept.popitem(last=False)
+
+
+def content_key(image: np.ndarray, protocol: str) -> bytes:
+    """Hash of an image's pixels and size, and of the protocol that makes views of it."""
+    digest = hashlib.sha256(f"{protocol} {image.shape} {image.dtype}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
+
+
+def _size(features: Mapping[str, np.ndarray]) -> int:
+    return sum(value.nbytes for value in features.values())

@@ -1,0 +1,110 @@
+"""The command line: names, exit codes, one message for a mistake, nothing heavy before a command runs."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import typing
+
+import pytest
+from typer.testing import CliRunner
+
+import ahs_seg_jax
+from ahs_seg_jax.checkpoints import command as convert_command
+from ahs_seg_jax.checkpoints.layouts import LAYOUTS
+from ahs_seg_jax.cli import app as cli
+from ahs_seg_jax.cli import compilation_cache
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ) | {compilation_cache.VARIABLE: "off", "COLUMNS": "200"})
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom ahs_seg_jax.cli import app\n"
+        "for arguments in (['--help'], ['segment', '--help'], ['--version']):\n"
+        "    done = CliRunner().invoke(app.app, arguments)\n    assert done.exit_code == 0, done.output\n"
+        "print(sorted({'jax', 'flax', 'numpy', 'torch', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_has_help():
+    for name in ("segment", "convert", "doctor", "export"):
+        assert invoke(name, "--help").exit_code == 0
+    listed = invoke("--help").output
+    for name in ("segment", "train", "evaluate", "convert", "prepare", "doctor", "export"):
+        assert f"  {name} " in listed
+    assert invoke("--version").output.strip() == f"ahs_seg_jax {ahs_seg_jax.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "give the names once"),
+        (["--classes", "cat", "--classes-file", "names.txt"], "give the names once"),
+        (["--classes-file", "nowhere.txt"], "no file of class names at nowhere.txt"),
+        (["--classes", "cat", "--keep", "some"], "--keep is 'some'; give model, all, or a number"),
+        (["--classes", "cat", "--memory-gb", "much"], "'--memory-gb': Input should be a valid number"),
+    ],
+)
+def test_mistakes_are_one_message(arguments, text):
+    done = invoke("segment", "a.png", *arguments)
+    assert done.exit_code == 2
+    assert text in done.output
+    assert "Traceback" not in done.output
+
+
+def test_names_on_the_command_line():
+    assert cli._names(" cat; sofa,  couch ;wooden floor;", None) == ("cat", "sofa, couch", "wooden floor")
+
+
+def test_train_and_evaluate_pass_their_arguments_on(monkeypatch):
+    from absl import app as absl_app
+
+    seen = []
+    monkeypatch.setattr(absl_app, "run", lambda main, argv, flags_parser: seen.append(argv))
+    assert invoke("train", "--config=configs/tiny.py:smoke", "--workdir=x", "--config.train.steps=3").exit_code == 0
+    assert invoke("evaluate", "--config", "configs/tiny.py", "--workdir", "x").exit_code == 0
+    assert seen == [
+        ["ahs-seg", "--mode=train", "--config=configs/tiny.py:smoke", "--workdir=x", "--config.train.steps=3"],
+        ["ahs-seg", "--mode=eval", "--config", "configs/tiny.py", "--workdir", "x"],
+    ]
+
+
+def test_convert_takes_every_format(monkeypatch):
+    to = typing.get_type_hints(cli.convert, include_extras=True)["to"].__origin__
+    assert typing.get_args(to) == ("orbax", *LAYOUTS)
+    seen = []
+    monkeypatch.setattr(convert_command, "convert", lambda *arguments: seen.append(arguments) or 0)
+    assert invoke("convert", "a.pth", "b", "--to", "catseg", "--merge").exit_code == 0
+    assert seen == [("a.pth", pathlib.Path("b"), "catseg", True)]
+    assert "'orbax'" in invoke("convert", "a.pth", "b", "--to", "onnx").output
+
+
+def test_convert_says_what_is_wrong():
+    done = invoke("convert", "nowhere.pth", "b")
+    assert done.exit_code == 1
+    assert "error: " in done.output
+
+
+def test_prepare_passes_its_arguments_on():
+    assert "--root" in invoke("prepare", "--help").output
+
+
+def test_cache_by_variable_and_by_custom(monkeypatch, tmp_path):
+    assert compilation_cache.use() is None
+    monkeypatch.setitem(os.environ, compilation_cache.VARIABLE, str(tmp_path))
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    assert compilation_cache.use() == tmp_path
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path)
+    monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", str(tmp_path / "x"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert compilation_cache.default_folder() == tmp_path / "x" / "ahs_seg_jax" / "compiled"

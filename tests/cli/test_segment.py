@@ -1,0 +1,106 @@
+"""`ahs-seg segment` on small files with the packaged model: results, continuing, failures, settings, plans."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ahs_seg_jax.cli import segment
+from ahs_seg_jax.segmentation import read_png
+
+NAMES = ("grass", "sand", "red toy")
+SETTINGS = segment.Settings(NAMES, "tiny", None, "none", "model", None)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "deep/b.jpg"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (37, 41, 3), np.uint8)).save(path)
+    return tmp_path / "in"
+
+
+def run(folder, output, settings=SETTINGS, **options):
+    return segment.run([str(folder)], output, settings, **options)
+
+
+def test_files_folders_and_patterns(folder):
+    jobs = segment.find_images([str(folder), str(folder / "*.png"), str(folder / "deep" / "b.jpg"), "missing.png"])
+    assert [str(job.name) for job in jobs] == ["a", "deep/b", "missing"]
+    with pytest.raises(ValueError, match="nothing matches"):
+        segment.find_images([str(folder / "*.gif")])
+    (folder / "none").mkdir()
+    with pytest.raises(ValueError, match="none holds no images"):
+        segment.find_images([str(folder / "none")])
+
+
+def test_results_and_continuing(folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert run(folder, output) == 0
+    labels, names = read_png(output / "labels" / "deep" / "b.png")
+    assert (labels.shape, names) == ((37, 41), NAMES)
+    with Image.open(output / "overlays" / "a.png") as picture:
+        assert picture.width > 41
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["finished"]
+    assert [entry["name"] for entry in summary["images"]] == ["a", "deep/b"]
+    assert summary["settings"]["classes"] == list(NAMES)
+    shares = [found["share"] for found in summary["images"][0]["classes"].values()]
+    assert sum(shares) == pytest.approx(1, abs=1e-4)
+
+    capsys.readouterr()
+    (output / "labels" / "a.png").unlink()
+    with (output / "results.jsonl").open("a") as file:
+        file.write('{"name": "cut o')
+    assert run(folder, output) == 0
+    said = capsys.readouterr().err
+    assert said.count("done before") == 1
+    assert (output / "labels" / "a.png").is_file()
+
+
+def test_other_settings_are_refused(folder, tmp_path):
+    run(folder, tmp_path / "out", overlays=False)
+    assert not (tmp_path / "out" / "overlays").exists()
+    other = segment.Settings(("sky",), "tiny", None, "none", None, 3.0)
+    with pytest.raises(ValueError, match="holds results with another classes, keep; choose another --output"):
+        run(folder, tmp_path / "out", other)
+    assert run(folder, tmp_path / "out", other, again=True) == 0
+    assert read_png(tmp_path / "out" / "labels" / "a.png")[1] == ("sky",)
+
+
+def test_one_failure_does_not_stop_the_others(folder, tmp_path, capsys):
+    (folder / "0.png").write_bytes(b"")
+    Image.new("RGB", (5, 7)).save(folder / "a.bmp")
+    assert run(folder, tmp_path / "out", overlays=False) == 1
+    said = capsys.readouterr().err
+    assert "2 of 4 images" in said
+    assert "0.png: the file is empty" in said.splitlines()[-2]
+    assert "the same name as those of" in said.splitlines()[-1]
+    failed = json.loads((tmp_path / "out" / "summary.json").read_text())["failed"]
+    assert len(failed) == 2
+
+
+def test_what_can_be_mended_is_said_before_the_first_image(folder, tmp_path):
+    for classes, text in ((("sky", "Sky"), "repeats name 1"), (("very " * 40,), "text context holds 32 tokens")):
+        with pytest.raises(ValueError, match=text):
+            run(folder, tmp_path / "out", segment.Settings(classes, "tiny", None, "none", "model", None))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match=r"results cannot be written to .*taken"):
+        run(folder, tmp_path / "taken")
+
+
+def test_plans_run_nothing(folder, tmp_path, capsys):
+    assert run(folder, tmp_path / "out", only_plan=True) == 0
+    assert "41 x 37 pixels, 1 view(s)" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_words_for_the_unknown():
+    assert segment.parse_unknown("none") == "none"
+    assert segment.parse_unknown("0.25") == 0.25
+    assert segment.parse_unknown("wall; blue sky") == ("wall", "blue sky")
+    assert [segment.parse_keep(text) for text in ("model", "all", "64")] == ["model", None, 64]

@@ -1,0 +1,56 @@
+"""Legends, heat maps and comparisons: colours where they belong, text that fits."""
+
+import numpy as np
+import pytest
+
+from ahs_seg_jax import legends, visualize
+from ahs_seg_jax.colors import assign_colors
+
+NAMES = tuple(f"a rather long name of thing {index} that goes on" for index in range(60))
+COLORS = assign_colors(NAMES)
+
+
+def shown(picture: np.ndarray) -> list[int]:
+    return [i for i, color in enumerate(COLORS) if (picture == color).all(axis=-1).any()]
+
+
+def test_the_largest_classes_are_listed_and_the_rest_counted():
+    labels = np.repeat(np.arange(60), np.arange(1, 61))[None].repeat(3, axis=0)
+    legend = legends.legend(labels, NAMES, COLORS, height=200)
+    listed = shown(legend)
+    assert 59 in listed
+    assert 0 not in listed
+    assert listed == list(range(60 - len(listed), 60))
+    assert legend.shape[0] == 200
+
+
+def test_a_tiny_image_still_has_a_legible_legend():
+    picture = legends.with_legend(np.zeros((1, 2, 3), np.uint8), np.array([[0, -1]]), NAMES, COLORS)
+    assert picture.shape[0] >= 2 * legends.LEAST_TEXT
+    assert shown(picture) == [0]
+
+
+def test_legend_text_lies_on_plain_ground():
+    """Half the panel at least is its own background, whatever the image is."""
+    labels = np.zeros((331, 97), np.int32)
+    legend = legends.legend(labels, NAMES, COLORS, 331)
+    assert ((legend == visualize.BACKGROUND).all(axis=-1)).mean() > 0.5
+
+
+def test_heat_is_ordered_by_lightness():
+    luma = legends.HEAT @ np.array([0.299, 0.587, 0.114])
+    assert (np.diff(luma) > 15).all()
+    ramp = np.linspace(0, 1, 67, dtype=np.float32)[None].repeat(89, axis=0)
+    picture = legends.heat_map(np.full((89, 67, 3), 128, np.uint8), ramp, "cat", alpha=1.0)
+    columns = picture[-89:, :67].astype(float) @ np.array([0.299, 0.587, 0.114])
+    assert (np.diff(columns.mean(axis=0)) > 0).all()
+
+
+def test_comparison_of_three_shows_no_difference_map():
+    image, labels = np.zeros((53, 59, 3), np.uint8), np.zeros((53, 59), np.int32)
+    part = ("title", labels, NAMES, COLORS)
+    two, three = (legends.comparison(image, [part] * count) for count in (2, 3))
+    assert not (two == (255, 233, 60)).all(axis=-1).any()
+    assert three.shape[1] > two.shape[1]
+    with pytest.raises(ValueError, match="both must agree"):
+        legends.comparison(image[1:], [part])

@@ -1,0 +1,53 @@
+"""Memory plans: by hand, under bounds, and refused."""
+
+import pytest
+
+from ahs_seg_jax import plan
+from ahs_seg_jax.models import architecture
+
+OPTIONS = {"size": (3000, 4000), "protocol": "cat_seg", "platform": "cpu"}
+
+
+def make(classes=1000, keep=None, **options):
+    return plan.make_plan(architecture.vitb16(), {}, classes=classes, keep=keep, **(OPTIONS | options))
+
+
+def test_state_by_hand():
+    assert plan.state_bytes(architecture.vitb16()) == 24 * 24 * 128 * 4
+    assert plan.state_bytes(architecture.vitb16().replace(dtype="bfloat16")) == 24 * 24 * 128 * 2
+
+
+def test_a_thousand_classes_on_twelve_megapixels_fit():
+    made = make(memory_gb=6)
+    assert (made.kept, made.views, made.chunk, made.at_once) == (1000, 5, 32, 1)
+    assert made.gigabytes < 6
+    assert made.parts["classes between the passes"] == 1024 * 24 * 24 * 128 * 4
+    text = str(made)
+    assert "4000 x 3000 pixels, 5 view(s), 1 at once" in text
+    assert "1000 classes, in 32 pass(es) of 32" in text
+
+
+def test_the_cut_needs_less():
+    made = make(keep=256)
+    assert "of which each view keeps the best 256, in 8 pass(es) of 32" in str(made)
+    assert made.gigabytes < make().gigabytes
+
+
+def test_a_tight_bound_takes_smaller_chunks():
+    loose = make(classes=64)
+    tight = make(classes=64, memory_gb=loose.gigabytes - 0.05)
+    assert tight.chunk < loose.chunk
+
+
+def test_small_models_take_views_together():
+    made = plan.make_plan(architecture.tiny(), {}, classes=19, keep=None, **OPTIONS, images=3)
+    assert made.at_once == 16
+
+
+def test_what_cannot_fit_is_refused_with_the_plan():
+    with pytest.raises(ValueError, match=r"(?s)more than memory_gb = 2:.*labels and confidence.*keep=256"):
+        make(classes=5000, memory_gb=2)
+
+
+def test_probabilities_are_counted():
+    assert make(probabilities=True).parts["probabilities"] == 4 * 1000 * 12e6

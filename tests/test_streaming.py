@@ -1,0 +1,127 @@
+"""Chunks of classes and groups of views against the model at once; the cache of features; what programs log."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ahs_seg_jax import compiled, inference, streaming
+from ahs_seg_jax.models import aggregator
+from ahs_seg_jax.models.ahs_seg import AHSSeg
+from tests.test_inference import photo, real_model
+
+CLASSES = 19  # the small model keeps 16
+
+
+@functools.cache
+def model() -> tuple[AHSSeg, dict]:
+    """Norms that keep what they are given, so that classes make a difference to one another."""
+    module, params = real_model()
+    centred = lambda path, leaf: leaf + 1 if path[-1].key == "scale" else leaf
+    return module, jax.tree_util.tree_map_with_path(centred, params)
+
+
+@pytest.fixture(scope="module")
+def text() -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(CLASSES, 1, 16)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def features() -> streaming.Features:
+    views = np.stack([inference.make_views(photo(29, 37, seed), "whole", 32)[0] for seed in range(3)])
+    return streaming.encode_views(*model(), views, 4)
+
+
+def segment(features, text, **options):
+    defaults = {"keep": None, "chunk": 32, "at_once": 4, "pooling": 1}
+    return streaming.segment_views(*model(), features, text, **(defaults | options))
+
+
+def close(actual, expected):
+    shown = expected > -99
+    np.testing.assert_array_equal(actual > -99, shown)
+    np.testing.assert_allclose(actual[shown], expected[shown], atol=1e-5 * np.abs(expected[shown]).max())
+
+
+@pytest.mark.parametrize("count", [7, CLASSES])
+def test_it_is_what_the_model_computes(features, text, count):
+    """Below and above the classes that the model keeps: padding tokens, and the cut."""
+    module, params = model()
+    expected, _ = module.apply({"params": params}, features, text[:count], method="segment")
+    close(segment(features, text[:count], keep=16), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    "options", [{"chunk": 8}, {"at_once": 1}, {"at_once": 2, "chunk": 16}, {"chunk": 8, "pooling": 2}]
+)
+@pytest.mark.parametrize("keep", [None, 11])
+def test_chunks_and_groups_change_nothing(features, text, options, keep):
+    whole = segment(features, text, keep=keep, pooling=options.get("pooling", 1))
+    assert whole.std() > 0.01
+    close(segment(features, text, keep=keep, **options), whole)
+
+
+def test_all_classes_influence_one_another_unless_cut(features, text):
+    everything = segment(features, text)
+    without_last = segment(features, text[:-1])
+    assert np.abs(everything[:, :-1] - without_last).max() > 1e-4 * np.abs(everything).max()
+    cut = segment(features, text, keep=5)
+    assert ((cut > -99).all(axis=(2, 3)).sum(axis=1) == 5).all()
+
+
+def test_the_best_classes_are_those_of_the_model(features, text):
+    module, params = model()
+    correlation = module.apply({"params": params}, features["dense"], jnp.asarray(text), method="correlate")
+    expected = np.asarray(aggregator.keep_best(correlation, 5, None).indices)
+    cut = segment(features, text, keep=5, chunk=8)
+    np.testing.assert_array_equal([np.flatnonzero((view > -99).all(axis=(1, 2))) for view in cut], expected)
+
+
+@pytest.mark.parametrize("protocol", inference.PROTOCOLS)
+def test_labels_in_parts_are_the_labels(monkeypatch, protocol):
+    views = inference.views_shape(protocol, 32)[0]
+    logits = np.random.default_rng(0).normal(0, 3, (views, 43, 6, 6)).astype(np.float32)
+    expected = np.asarray(inference.probabilities(jnp.asarray(logits), (29, 131), protocol))
+    for at_once in (8, 64):
+        monkeypatch.setattr(streaming, "LABELLED_AT_ONCE", at_once)
+        labels, confidence = streaming.labels(logits, (29, 131), protocol)
+        np.testing.assert_array_equal(labels, expected.argmax(axis=0))
+        np.testing.assert_allclose(confidence, expected.max(axis=0), atol=1e-6)
+    np.testing.assert_allclose(streaming.probabilities(logits, (29, 131), protocol), expected, atol=1e-6)
+
+
+def test_features_are_forgotten_by_size():
+    cache = streaming.FeatureCache(limit_bytes=100)
+    for key in (b"a", b"b", b"c"):
+        cache.put(key, {"dense": np.zeros(10, np.float32)})
+    assert [cache.get(key) is not None for key in (b"a", b"b", b"c")] == [False, True, True]
+    cache.put(b"large", {"dense": np.zeros(1000, np.float32)})
+    assert cache.get(b"large") is not None
+
+
+def test_the_key_follows_content_shape_and_protocol():
+    image = photo(4, 6)
+    keys = [
+        streaming.content_key(image, "whole"),
+        streaming.content_key(image, "cat_seg"),
+        streaming.content_key(image.reshape(6, 4, 3), "whole"),
+        streaming.content_key(255 - image, "whole"),
+    ]
+    assert len(set(keys)) == 4
+    assert streaming.content_key(image.copy(), "whole") == keys[0]
+
+
+def test_compiling_is_logged_with_the_reason(caplog):
+    double = compiled.Compiled(lambda params, x, by: x * by, "double", static=("by",))
+    with caplog.at_level(logging.DEBUG, "ahs_seg_jax"):
+        for size in (3, 3, 5):
+            double({}, np.zeros((2, size)), by=2)
+    first, second = caplog.messages
+    assert first.startswith("compiled double for 2x3 by=2 in ")
+    assert first.endswith(": its first use")
+    assert "for 2x5" in second
+    assert second.endswith("bucket of sizes not used before")
