@@ -25,6 +25,8 @@ MODES = ("train", "eval")
 FINETUNE = ("orthogonal", "attention", "full", "scratch", "frozen")
 PROTOCOLS = ("whole", "cat_seg")
 ON_CORRUPT = ("stop", "skip")
+PREDICTIONS = ("", "png", "coco")
+ON_NONFINITE = ("stop", "skip")
 RANDOM_INIT = "random"
 
 # These fields do not change what a training run computes, so a stopped run may be continued with other values.
@@ -35,12 +37,16 @@ FREE_TO_CHANGE = (
     "data.num_threads",
     "data.prefetch",
     "data.on_corrupt",
+    "mesh",
     "model.class_chunk",
     "model.remat",
     "losses.class_chunk",
     "train.log_every",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.keep",
+    "train.on_nonfinite",
+    "train.nonfinite_limit",
     "train.eval_every",
     "train.picture_every",
     "eval",
@@ -85,8 +91,8 @@ def innermost(error: BaseException) -> BaseException:
 class DataConfig:
     """Where images and labels come from, and how they are read."""
 
-    name: str = "scenes"  # scenes (drawn, no files) | folder | coco_stuff
-    root: str = ""  # folder of the data on disk; unused by scenes
+    name: str = "scenes"  # scenes (drawn, no files) | folder | a benchmark (see `data/prepare.py`)
+    root: str = ""  # folder of the data on disk (of benchmarks also AHS_SEG_DATA); unused by scenes
     templates: tuple[
         str, ...
     ] = ()  # prompts, {} = the class name; () = the evaluated weights' own, or the scene prompt
@@ -114,21 +120,39 @@ class TrainConfig:
     ema_decay: float = 0.0  # share of the average kept by each step, for evaluation; 0 = no average
     log_every: int = 50
     checkpoint_every: int = 1000
+    checkpoint_minutes: float = 0.0  # besides, whenever the last save is this old; 0 = never
     keep: int = 2  # newest checkpoints kept; the one with the best mIoU is kept besides
     eval_every: int = 5000  # 0 = once, at the end
     picture_every: int = 1000  # 0 = once, at the end
+    on_nonfinite: str = "stop"  # a loss or gradient that is no number: stop | skip (that update is left out; counted)
+    nonfinite_limit: int = 10  # skipped updates after which a run stops
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are arranged; the result does not depend on it. One of the three may be -1: what is left."""
+
+    data: int = -1  # batches are split
+    fsdp: int = 1  # batches are split, and parameters, optimiser state and moving average too
+    classes: int = 1  # the aggregator's and decoder's activations are split by class
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """How a model is scored."""
 
+    benchmarks: tuple[str, ...] = ()  # data sets evaluated in turn with --mode=eval; () = the training data's own split
     protocol: str = "whole"  # whole (one view) | cat_seg (windows and a global view, the published numbers)
     class_pooling: int = 1  # side of the average pooling before the class layers, in grid tokens
     batch_size: int = 1  # images (whole) segmented at once
     limit: int = 0  # images scored, from the start of the split; 0 = all
-    pictures: int = 8  # pictures of predictions written beside the results
+    quick: bool = False  # score a fixed subset of 100 images, for a first answer
+    pictures: int = 8  # pictures of predictions written beside the results: random images, the worst, the best
     split: str = "val"
+    save_predictions: str = ""  # with --mode=eval: "" (none) | png (class indices) | coco (RLE, needs pycocotools)
+    expected: str = ""  # the published checkpoint this should be, such as catseg_vitb16; its scores are compared
+    again: bool = False  # evaluate even where a results file of the same evaluation is there
+    allow_bad_data: bool = False  # score data that their doctor refuses; the results say so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +167,7 @@ class Experiment:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     losses: LossConfig = dataclasses.field(default_factory=LossConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
     def problems(self) -> list[str]:
@@ -157,6 +182,7 @@ class Experiment:
             *_number_problems(self),
             *_finetune_problems(self),
             *_schedule_problems(self),
+            *_mesh_problems(self.mesh),
         ]
 
 
@@ -169,11 +195,13 @@ def _choice_problems(experiment: Experiment) -> list[str]:
         "mode": MODES,
         "data.on_corrupt": ON_CORRUPT,
         "train.finetune": FINETUNE,
+        "train.on_nonfinite": ON_NONFINITE,
         "eval.protocol": PROTOCOLS,
+        "eval.save_predictions": PREDICTIONS,
     }
     values = dict(flatten(experiment))
     return [
-        f"{field} is {values[field]!r}; choose one of {', '.join(valid)}"
+        f"{field} is {values[field]!r}; choose one of {', '.join(value or '(empty)' for value in valid)}"
         for field, valid in choices.items()
         if values[field] not in valid
     ]
@@ -192,6 +220,7 @@ def _number_problems(experiment: Experiment) -> list[str]:
     not_negative = (
         *("seed", "data.num_threads", "data.prefetch", "train.clip_multiplier", "train.weight_decay"),
         *("train.clip_norm", "train.warmup_steps", "train.checkpoint_every", "train.eval_every"),
+        *("train.checkpoint_minutes", "train.nonfinite_limit"),
         *("train.picture_every", "eval.limit", "eval.pictures"),
     )
     for field in not_negative:
@@ -240,6 +269,16 @@ def _schedule_problems(experiment: Experiment) -> list[str]:
     for field, pooling in (("train", train.class_pooling), ("eval", experiment.eval.class_pooling)):
         if pooling > 0 and grid % pooling:
             found.append(f"{field}.class_pooling is {pooling}; it must divide the grid of {grid} tokens")
+    return found
+
+
+def _mesh_problems(mesh: MeshConfig) -> list[str]:
+    sizes = dataclasses.asdict(mesh)
+    found = [
+        f"mesh.{axis} is {size}; it must be positive, or -1" for axis, size in sizes.items() if size < 1 and size != -1
+    ]
+    if list(sizes.values()).count(-1) > 1:
+        found.append(f"mesh is {sizes}; only one axis can be -1 (what the others leave)")
     return found
 
 

@@ -21,7 +21,7 @@ def fresh_params(experiment: Experiment) -> dict[str, Any]:
 
 
 def starting_params(experiment: Experiment, mesh: Mesh) -> tuple[dict[str, Any], list[str]]:
-    """Parameters on every device of the mesh, and the names of those that `experiment.init` did not have.
+    """Parameters on the mesh, and the names of those that `experiment.init` did not have.
 
     `init` may be "" or "random" (all fresh), or whatever `pretrained.load_pretrained` takes. Raises CheckpointError if
     it cannot be read or does not fit the model.
@@ -32,8 +32,9 @@ def starting_params(experiment: Experiment, mesh: Mesh) -> tuple[dict[str, Any],
     # It runs once: on a CPU, optimising the many small random generators takes ten times longer than running them.
     options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
     make = functools.partial(fresh_params, experiment)
-    fresh = jax.jit(make, out_shardings=parallel.replicated(mesh), compiler_options=options)()
+    shardings = parallel.tree_shardings(jax.eval_shape(make), mesh)
+    fresh = jax.jit(make, out_shardings=shardings, compiler_options=options)()
     if start is None:
         return fresh, []
     params, report = pretrained.initialise_from(fresh, start, experiment.model)
-    return parallel.put_replicated(params, mesh), report["fresh"]
+    return parallel.put_sharded(params, mesh), report["fresh"]

@@ -6,7 +6,7 @@ TensorBoard files lie in `<workdir>/tensorboard`, pictures as PNG in `<workdir>/
 import collections
 import contextlib
 import math
-import pathlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import tensorboardX
+from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -56,13 +57,18 @@ class Monitor:
     Rates leave out the first step, which includes compilation.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, total_steps: int, first_step: int, batch_size: int):
+    def __init__(self, workdir: str | os.PathLike[str], total_steps: int, first_step: int, batch_size: int):
         self._total, self._first, self._batch_size = total_steps, first_step, batch_size
         self._stopwatch: Stopwatch | None = None
         self._made = time.perf_counter()
-        self._pictures = pathlib.Path(workdir) / "pictures"
+        self._pictures = epath.Path(workdir) / "pictures"
         main = parallel.is_main_process()
-        self._writer = tensorboardX.SummaryWriter(str(pathlib.Path(workdir) / "tensorboard")) if main else None
+        self._writer = tensorboardX.SummaryWriter(str(epath.Path(workdir) / "tensorboard")) if main else None
+
+    @property
+    def started(self) -> bool:
+        """Whether the first step is done."""
+        return self._stopwatch is not None
 
     def start(self, step: int, result: Any) -> None:
         """After the first step, waits for its `result` and says how long that took; steps are timed from here on.
@@ -106,7 +112,8 @@ class Monitor:
         if self._writer:
             self._writer.add_image(name, image_uint8, step, dataformats="HWC")
             self._pictures.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image_uint8).save(self._pictures / f"{name}_{step:06d}.png")
+            with (self._pictures / f"{name}_{step:06d}.png").open("wb") as file:
+                Image.fromarray(image_uint8).save(file, "PNG")
 
     def close(self) -> None:
         """Writes what is still buffered."""
@@ -121,11 +128,20 @@ class NonFiniteLoss(RuntimeError):
 class MetricsQueue:
     """Metrics of the latest steps, fetched from the device `delay` steps later, so that it never waits for the host.
 
-    Every step's losses are looked at; every `log_every`-th is reported.
+    Every step's losses are looked at; every `log_every`-th is reported. One that is not finite is an error, unless such
+    updates are skipped (`skip_limit`): then it is named, and an error when more than that many were.
     """
 
-    def __init__(self, monitor: Monitor, log_every: int, example_name: Callable[[int], str], delay: int = 2):
+    def __init__(
+        self,
+        monitor: Monitor,
+        log_every: int,
+        example_name: Callable[[int], str],
+        delay: int = 2,
+        skip_limit: int | None = None,
+    ):
         self._monitor, self._log_every, self._name, self._delay = monitor, log_every, example_name, delay
+        self._skip_limit = skip_limit
         self._waiting: collections.deque[tuple[int, Mapping[str, jax.Array], np.ndarray]] = collections.deque()
 
     def push(self, step: int, metrics: Mapping[str, jax.Array], index: np.ndarray) -> None:
@@ -140,19 +156,30 @@ class MetricsQueue:
             values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
             losses = {"total": float(values.pop("loss/total"))}
             losses |= {name[5:]: float(value) for name, value in values.items() if name.startswith("loss/")}
-            self._check(step, losses, float(values["gradient_norm"]), index)
+            skipped = int(values["skipped_updates"]) if "skipped_updates" in values else 0
+            self._check(step, losses, float(values["gradient_norm"]), index, skipped)
             if step % self._log_every == 0:
                 others = {name: value for name, value in values.items() if not name.startswith("loss/")}
                 self._monitor.report(step, losses, _expanded(others))
 
-    def _check(self, step: int, losses: Mapping[str, float], gradient_norm: float, index: np.ndarray) -> None:
+    def _check(
+        self, step: int, losses: Mapping[str, float], gradient_norm: float, index: np.ndarray, skipped: int
+    ) -> None:
         if all(math.isfinite(value) for value in (*losses.values(), gradient_norm)):
             return
         seen = ", ".join(f"{name} {value:g}" for name, value in {**losses, "gradient norm": gradient_norm}.items())
         files = ", ".join(self._name(int(number)) for number in index)
+        found = f"step {step} is not finite: {seen}; its batch: {files}."
+        if self._skip_limit is not None and skipped <= self._skip_limit:
+            parallel.log(
+                f"WARNING: {found} Its update is left out: {skipped} so far, train.nonfinite_limit = {self._skip_limit}"
+            )
+            return
+        if self._skip_limit is not None:
+            found += f" {skipped} updates were left out, more than train.nonfinite_limit = {self._skip_limit}."
         raise NonFiniteLoss(
-            f"step {step} is not finite: {seen}; its batch: {files}. The checkpoints from before that step are kept; "
-            "look at those files, or continue from the last checkpoint with a lower train.learning_rate or "
+            f"{found} The checkpoints from before that step are kept; look at those files, continue with "
+            "train.on_nonfinite = skip, or start from the last checkpoint with a lower train.learning_rate or "
             "train.clip_norm in a new workdir (set init to the old one)"
         )
 

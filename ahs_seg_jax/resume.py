@@ -2,46 +2,77 @@
 
 import contextlib
 import dataclasses
+import enum
 import json
+import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ahs_seg_jax import parallel
 from ahs_seg_jax.config import ConfigError, Experiment, InputError, differences, fingerprint, from_config_dict
+from ahs_seg_jax.config_fields import flatten
 from ahs_seg_jax.data.sources import Source
-from ahs_seg_jax.versions import versions
+from ahs_seg_jax.versions import code_hash, versions
 
 
 class WorkdirMismatch(InputError):
     """The working directory holds a run of another configuration or other data; the message names what differs."""
 
 
+class Ending(enum.IntEnum):
+    """How a run ended; the value is the program's exit code.
+
+    A run that was told to stop has saved, and the same command continues it. 75 is sysexits.h's EX_TEMPFAIL, "try again":
+    a shell reports 143 for a program that SIGTERM killed, which would not tell a saved run from a dead one.
+    """
+
+    FINISHED = 0
+    PREEMPTED = 75  # SIGTERM or a preemption notice
+    INTERRUPTED = 130  # Ctrl-C
+
+
 class StopRequest:
     """Ctrl-C or SIGTERM while this context is open: the first one asks the loop to stop after the current step.
 
-    A second one, or the first inside `at_once`, raises KeyboardInterrupt where the program is.
+    A second one, or the first inside `at_once`, raises KeyboardInterrupt where the program is. With several processes all
+    must stop after the same step: there JAX's preemption service listens to SIGTERM, and Ctrl-C is handed on to it.
     """
 
     def __init__(self) -> None:
         self.received = False
+        self.ending = Ending.PREEMPTED
+        self._asked = False
         self._at_once = False
+        self._several = jax.process_count() > 1
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
+        numbers = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, _number: int, _frame: Any) -> None:
-        if self.received or self._at_once:
+    def _handle(self, number: int, _frame: Any) -> None:
+        first, self._asked = not self._asked, True
+        if first:
+            self.ending = Ending.INTERRUPTED if number == signal.SIGINT else Ending.PREEMPTED
+        if not first or (self._at_once and not self._several):
             raise KeyboardInterrupt
-        self.received = True
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.received = True
         parallel.log("\nstopping after this step; once more stops without saving")
 
     @contextlib.contextmanager
@@ -54,6 +85,28 @@ class StopRequest:
             self.received = True
         finally:
             self._at_once = False
+
+
+class SaveTimer:
+    """Says when the last save is `minutes` old (0: never). Several processes agree on it every `agree_every` steps."""
+
+    def __init__(self, minutes: float, agree_every: int, clock: Callable[[], float] = time.monotonic):
+        self._seconds, self._agree_every, self._clock = minutes * 60.0, agree_every, clock
+        self._saved = clock()
+
+    def saved(self) -> None:
+        """A save was started now."""
+        self._saved = self._clock()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this step."""
+        if not self._seconds:
+            return False
+        old = self._clock() - self._saved >= self._seconds
+        if jax.process_count() == 1:
+            return old
+        # Clocks differ, and asking makes the devices wait: the first process decides, now and then.
+        return step % self._agree_every == 0 and bool(multihost_utils.broadcast_one_to_all(np.asarray(old)))
 
 
 def check_workdir(meta: Mapping[str, Any] | None, experiment: Experiment, source: Source) -> None:
@@ -76,6 +129,17 @@ def check_workdir(meta: Mapping[str, Any] | None, experiment: Experiment, source
             f"the workdir belongs to another run, stopped at step {meta['step']}; what differs:\n{listed}\n"
             "set these back to continue that run, or choose another workdir"
         )
+
+
+def common_facts(experiment: Experiment, source: Source) -> dict[str, Any]:
+    """What all processes of a run must hold alike: every field, the code, the vocabulary and the data."""
+    return {
+        **{path: value for path, value in flatten(experiment) if path != "data.root"},
+        "the code": code_hash(),
+        **{f"the version of {name}": version for name, version in versions().items()},
+        "the vocabulary": source.vocabulary.sha256,
+        **{f"the training data's {key}": value for key, value in source.fingerprint().items()},
+    }
 
 
 def checkpoint_meta(experiment: Experiment, source: Source, step: int) -> dict[str, Any]:

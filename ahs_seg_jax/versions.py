@@ -1,6 +1,8 @@
 """Versions of what the numbers depend on, for results files and checkpoints."""
 
+import hashlib
 import importlib.metadata
+import pathlib
 import platform
 
 import ahs_seg_jax
@@ -17,3 +19,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def code_hash() -> str:
+    """Hash of this package's source files: tells one state of the code from another."""
+    digest, root = hashlib.sha256(), pathlib.Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

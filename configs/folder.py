@@ -34,7 +34,7 @@ def experiment() -> Experiment:
         # Strong colour changes are more than so small a model learns to see through in minutes.
         data=DataConfig(name="folder", templates=("{}",), augment=AugmentConfig(color_jitter=False)),
         train=TrainConfig(
-            steps=2100,
+            steps=1600,
             batch_size=4,
             class_pooling=1,
             finetune="scratch",
@@ -42,8 +42,8 @@ def experiment() -> Experiment:
             clip_multiplier=1.0,
             clip_norm=1.0,
             warmup_steps=50,
-            checkpoint_every=350,
-            eval_every=700,
+            checkpoint_every=400,
+            eval_every=800,
             picture_every=0,
         ),
         losses=LossConfig(contrastive=0.2, hierarchy=0.01),

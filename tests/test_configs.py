@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ahs_seg_jax import config, initialise, train
+from ahs_seg_jax import config, initialise, step
 from ahs_seg_jax.config import ConfigError, Experiment, InputError
 
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
@@ -37,14 +37,14 @@ def test_configs_are_found():
 def test_init_and_training_step_trace(path, variant):
     described = experiment(path, variant)
     settings, crop = described.train, described.model.image.crop
-    state = jax.eval_shape(lambda: train.create_state(initialise.fresh_params(described), settings))
+    state = jax.eval_shape(lambda: step.create_state(initialise.fresh_params(described), settings))
     batch = {
         "image": jax.ShapeDtypeStruct((settings.batch_size, crop, crop, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((settings.batch_size, crop, crop), jnp.int32),
         "index": jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
     }
     tokens = jax.ShapeDtypeStruct((CLASSES, described.model.aggregator.prompts, LENGTH), jnp.int32)
-    after, metrics = jax.eval_shape(train.make_train_step(described), state, batch, tokens)
+    after, metrics = jax.eval_shape(step.make_train_step(described), state, batch, tokens)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert all(value.dtype == jnp.float32 for value in metrics.values())
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.trainable, state.frozen)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import losses, train
+from ahs_seg_jax import losses, step
 from ahs_seg_jax.checkpoints import layouts
 from ahs_seg_jax.config import Experiment, TrainConfig
 from ahs_seg_jax.models import architecture, orthogonal
@@ -139,13 +139,13 @@ def test_four_updates_of_the_published_optimiser(shared, stored):
     case = stored("vitb_three_steps")
     recipe = TrainConfig(learning_rate=2e-4, clip_multiplier=0.01, clip_norm=0.01, weight_decay=1e-4, class_pooling=2)
     experiment = Experiment(model=config.replace(remat=True), train=recipe)
-    state = train.create_state(params, recipe)
-    step = jax.jit(train.make_train_step(experiment), donate_argnums=0)
+    state = step.create_state(params, recipe)
+    update = jax.jit(step.make_train_step(experiment), donate_argnums=0)
     labels = case["labels"].astype(np.int32)
     batch = {"image": case["image"][None], "label": np.where(labels == 255, -1, labels)[None]}
     found = []
     for _ in range(4):
-        state, metrics = step(state, batch, tokens_of(case))
+        state, metrics = update(state, batch, tokens_of(case))
         found.append((metrics["loss/total"], metrics["gradient_norm"]))
     seen_losses, seen_norms = np.asarray(found).T
     assert_close(seen_losses, case["losses"], 1e-4, "losses")

@@ -3,8 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from ahs_seg_jax import parallel
+from ahs_seg_jax import parallel, step
+from ahs_seg_jax.config import Experiment, MeshConfig, TrainConfig
+from ahs_seg_jax.models import architecture
 
 
 @pytest.fixture
@@ -14,9 +17,67 @@ def mesh():
     return parallel.make_mesh()
 
 
-def test_mesh_has_all_devices_on_one_axis(mesh):
-    assert mesh.axis_names == ("data",)
-    assert mesh.devices.size == jax.device_count()
+def test_mesh_has_all_devices_on_the_data_axis_unless_told_otherwise(mesh):
+    assert mesh.shape == {"data": jax.device_count(), "fsdp": 1, "classes": 1}
+    shaped = parallel.make_mesh(jax.devices()[:4], MeshConfig(data=-1, fsdp=2, classes=2))
+    assert shaped.shape == {"data": 1, "fsdp": 2, "classes": 2}
+    assert parallel.batch_shards(shaped) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (MeshConfig(data=-1, fsdp=3), r"mesh.data = -1, mesh.fsdp = 3, .*a multiple of 3 devices, but there are 4"),
+        (MeshConfig(data=2, classes=4), r"needs 8 devices, but there are 4"),
+    ],
+)
+def test_mesh_that_does_not_fit_the_devices_is_refused(mesh, config, words):
+    with pytest.raises(ValueError, match=words):
+        parallel.make_mesh(jax.devices()[:4], config)
+
+
+def test_mesh_that_makes_no_sense_is_a_problem_of_the_configuration():
+    two_free = Experiment(mesh=MeshConfig(data=-1, fsdp=-1)).problems()
+    assert any("only one axis can be -1" in problem for problem in two_free)
+    zero = Experiment(mesh=MeshConfig(classes=0)).problems()
+    assert "mesh.classes is 0; it must be positive, or -1" in zero
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("clip/image/blocks/query/kernel", (4, 6, 12), P(None, None, "fsdp")),
+        ("clip/image/blocks/mlp_out/kernel", (8, 12, 6), P(None, "fsdp")),  # never the axis of layers
+        ("clip/image/blocks/query/bias", (4, 12), P()),
+        ("aggregator/head/kernel", (3, 3, 16, 1), P(None, None, "fsdp")),
+        ("dc_hsp/text/base", (8, 8), P("fsdp")),  # the first of equals
+        ("guidance_up_1/kernel", (2, 3, 7, 5), P()),  # nothing divides
+        ("mh_fpn/fusion_weights", (4,), P()),
+    ],
+)
+def test_fsdp_splits_the_largest_divisible_axis(name, shape, expected):
+    assert parallel.spec(name, shape, 4) == expected
+    assert parallel.spec(name, shape, 1) == P()
+
+
+def test_every_parameter_of_both_sizes_has_a_rule_and_optimiser_state_follows():
+    for model in (architecture.vitb16(), architecture.vitl14_336()):
+        mesh = parallel.make_mesh(jax.devices()[:4], MeshConfig(fsdp=4))
+        state = step.abstract_state(Experiment(model=model, train=TrainConfig(ema_decay=0.9)), mesh)
+        kernel = state.trainable["aggregator"]["layers_0"]["class"]["mlp_in"]["kernel"].sharding.spec
+        moment = state.opt_state[1].mu["aggregator"]["layers_0"]["class"]["mlp_in"]["kernel"].sharding.spec
+        average = state.ema["aggregator"]["layers_0"]["class"]["mlp_in"]["kernel"].sharding.spec
+        assert kernel == moment == average == P(None, "fsdp")
+        assert state.step.sharding.spec == state.opt_state[1].count.sharding.spec == P()
+        held = sum(size for _, size in parallel.bytes_per_device(state, mesh))
+        everything = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        assert 0.25 <= held / everything < 0.27
+
+
+def test_parameters_without_a_rule_are_listed(mesh):
+    tree = {"aggregator": {"bias": np.zeros(3)}, "new": {"b": np.zeros(3), "a": np.zeros(3)}}
+    with pytest.raises(parallel.UnmatchedParameters, match=r"no partition rule matches new/a, new/b; add a pattern"):
+        parallel.tree_shardings(tree, mesh)
 
 
 def test_batch_is_split_and_tokens_are_copied(mesh):
@@ -46,6 +107,6 @@ def test_batch_that_does_not_split_is_refused(mesh):
 
 
 def test_one_process_loads_the_whole_batch_and_prints(capsys):
-    assert parallel.local_batch_size(6) == 6
+    assert parallel.local_rows(8, parallel.make_mesh()) == range(8)
     parallel.log("hello")
     assert capsys.readouterr().out == "hello\n"

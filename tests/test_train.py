@@ -1,20 +1,21 @@
-"""The training step by equivalences, and whole runs: continued, interrupted, refused, stopped by what goes wrong.
+"""Whole runs: continued, interrupted, refused, stopped by what goes wrong.
 
-With a stand-in for the model, which compiles in a moment; `test_train_model.py` has the real one.
+With a stand-in for the model, which compiles in a moment; `test_train_model.py` has the real one, `test_step.py` one step.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
+import re
 import signal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import initialise, parallel, resume, scoring, train
+from ahs_seg_jax import initialise, parallel, resume, scoring, step, train, workdir_lock
 from ahs_seg_jax.checkpoints import pretrained, store
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, InputError, TrainConfig
@@ -23,6 +24,8 @@ from ahs_seg_jax.data.sources import CorruptExample
 from ahs_seg_jax.data.transforms import AugmentConfig
 from ahs_seg_jax.models.architecture import AggregatorConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 from ahs_seg_jax.monitor import NonFiniteLoss
+from ahs_seg_jax.resume import Ending
+from scripts import kill_test
 from tests.standin import StandIn
 
 CROP, CLASSES, LENGTH = 24, 5, 8
@@ -83,93 +86,31 @@ def tokens() -> np.ndarray:
 
 def run_steps(config: Experiment, steps: int = 2, devices=None, data=None, pairs=None):
     """(state, metrics of each step, compiled programs) from fresh parameters."""
-    mesh = parallel.make_mesh(devices)
-    copied = parallel.replicated(mesh)
-    step = jax.jit(train.make_train_step(config, pairs), donate_argnums=0, out_shardings=copied)
+    mesh = parallel.make_mesh(devices, config.mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, step.abstract_state(config, mesh))
     params, _ = initialise.starting_params(config, mesh)
-    state = jax.jit(functools.partial(train.create_state, train=config.train), out_shardings=copied)(params)
+    state = jax.jit(functools.partial(step.create_state, train=config.train), out_shardings=shardings)(params)
+    step_function = step.jitted_step(config, pairs, mesh, state)
     words = parallel.put_replicated(tokens(), mesh)
     history = []
-    for _ in range(steps):
-        state, metrics = step(state, parallel.put_batch(data or batch(), mesh), words)
+    for number in range(steps):
+        rows = data[number] if isinstance(data, list) else data or batch()
+        state, metrics = step_function(state, parallel.put_batch(rows, mesh), words)
         history.append({name: np.asarray(value) for name, value in metrics.items()})
-    return state, history, step._cache_size()
-
-
-@pytest.fixture(scope="module")
-def stand_in():
-    """Puts the stand-in in the model's place."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (initialise, scoring, train):
-            patch.setattr(module, "AHSSeg", StandIn)
-        yield
-
-
-# ------------------------------------------------------------------------------------------------------ one step
-
-
-def test_loss_falls_and_the_step_is_traced_once(stand_in):
-    before = train.traces["train_step"]
-    state, history, programs = run_steps(experiment(), steps=3)
-    assert int(state.step) == 3
-    assert history[2]["loss/total"] < history[0]["loss/total"]
-    assert (train.traces["train_step"] - before, programs) == (1, 1)
-
-
-def test_rates_follow_the_schedule(stand_in):
-    _, history, _ = run_steps(experiment(steps=2, clip_multiplier=0.5))
-    np.testing.assert_allclose([metrics["learning_rate/base"] for metrics in history], [1e-2, 5e-3], rtol=1e-6)
-    np.testing.assert_allclose([metrics["learning_rate/clip"] for metrics in history], [5e-3, 2.5e-3], rtol=1e-6)
+    return state, history, step_function._cache_size()
 
 
 def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), *jax.device_get((a, b)))
 
 
-def test_one_device_equals_several(stand_in):
-    config = experiment(small_model(adaptation="none", dc_hsp=False))
-    several, history, _ = run_steps(config)
-    single, alone, _ = run_steps(config, devices=jax.devices()[:1])
-    close((several.trainable, history), (single.trainable, alone))
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_accumulation_equals_the_whole_batch(stand_in, devices):
-    config = experiment(small_model(adaptation="none", dc_hsp=False))
-    whole, history, _ = run_steps(config, devices=jax.devices()[:1])
-    parts, split, _ = run_steps(
-        dataclasses.replace(config, train=dataclasses.replace(config.train, accumulation=2)),
-        devices=jax.devices()[:devices],
-    )
-    close((whole.trainable, history), (parts.trainable, split))
-
-
-def test_split_batch_is_strided_so_that_images_stay_on_their_device():
-    parts = train._split_batch({"index": jnp.arange(12)}, 3)["index"]
-    # Two devices hold 0..5 and 6..11: every micro-batch has two of either.
-    assert parts.tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
-
-
-def test_dropout_depends_on_the_step(stand_in):
-    _, history, _ = run_steps(experiment(learning_rate=1e-30), steps=2)
-    assert history[0]["loss/total"] != history[1]["loss/total"]
-
-
-def test_ema_follows_and_is_what_is_evaluated(stand_in):
-    config = experiment(ema_decay=0.75)
-    start = initialise.starting_params(config, parallel.make_mesh())[0]["aggregator"]["kernel"]
-    state, _, _ = run_steps(config, steps=1)
-    learned = state.trainable["aggregator"]["kernel"]
-    np.testing.assert_allclose(state.params["aggregator"]["kernel"], 0.75 * start + 0.25 * learned, rtol=1e-5)
-
-
-def test_frozen_parameters_stay_and_hold_no_state(stand_in):
-    config = experiment(finetune="frozen")
-    start = initialise.starting_params(config, parallel.make_mesh())[0]["clip"]
-    state, _, _ = run_steps(config)
-    assert set(state.trainable) == {"aggregator"}
-    jax.tree.map(np.testing.assert_array_equal, state.frozen["clip"], start)
-    assert sum(leaf.shape == (3, 16) for leaf in jax.tree.leaves(state.opt_state)) == 2
+@pytest.fixture(scope="module")
+def stand_in():
+    """Puts the stand-in in the model's place."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (initialise, scoring, step):
+            patch.setattr(module, "AHSSeg", StandIn)
+        yield
 
 
 # ----------------------------------------------------------------------------------------------------- whole runs
@@ -204,17 +145,20 @@ def after_batches(monkeypatch, count: int, action):
 def finished(stand_in, tmp_path_factory):
     """An uninterrupted run of six steps: its workdir. Read only."""
     workdir = tmp_path_factory.mktemp("whole")
-    assert train.train(experiment(), workdir)
+    assert train.train(experiment(), workdir) is Ending.FINISHED
     return workdir
 
 
 def test_run_leaves_checkpoints_results_pictures_and_curves(stand_in, tmp_path, capsys):
     finished = tmp_path / "run"
-    assert train.train(experiment(), finished)
+    assert train.train(experiment(), finished) is Ending.FINISHED
     printed = capsys.readouterr().out
     assert "step 6/6  total" in printed
     classes = len(scenes_vocabulary("train"))
-    assert f"test: 4 x cpu in 1 process(es), batch 4, 13 training images, {classes} classes, 6 steps" in printed
+    assert (
+        f"test: 4 x cpu in 1 process(es) (mesh: data 4), batch 4 (1 a device), 13 training images, {classes} classes, 6 steps"
+        in printed
+    )
     assert steps_in(finished) == [4, 6]
     results = json.loads((finished / "results" / "scenes_val_000006.json").read_text())
     assert results["protocol"] == "whole"
@@ -226,16 +170,34 @@ def test_run_leaves_checkpoints_results_pictures_and_curves(stand_in, tmp_path, 
     assert scoring.stored_vocabulary(meta) == scenes_vocabulary("train")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_run_continues_exactly(finished, tmp_path, capsys, monkeypatch, number):
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGINT, Ending.INTERRUPTED), (signal.SIGTERM, Ending.PREEMPTED)]
+)
+def test_stopped_run_continues_exactly(finished, tmp_path, capsys, monkeypatch, number, ending):
     with monkeypatch.context() as patch:
         after_batches(patch, 2, lambda: os.kill(os.getpid(), number))
-        assert not train.train(experiment(checkpoint_every=100), tmp_path / "parts")
+        assert train.train(experiment(checkpoint_every=100), tmp_path / "parts") is ending
     assert "stopped at step 3; the same command with the same --workdir continues" in capsys.readouterr().out
     assert steps_in(tmp_path / "parts") == [3]
-    assert train.train(experiment(checkpoint_every=100), tmp_path / "parts")
+    assert train.train(experiment(checkpoint_every=100), tmp_path / "parts") is Ending.FINISHED
     assert "continuing after step 3 of 6" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path / "parts"), arrays(finished))
+
+
+def test_resumed_run_equals_the_whole_one_bit_for_bit(stand_in, tmp_path, capsys, monkeypatch):
+    config = experiment(ema_decay=0.75, on_nonfinite="skip")
+    train.train(config, tmp_path / "whole")
+    whole = re.findall(r"(?m)^step \d/6  total \S+", capsys.readouterr().out)
+    with monkeypatch.context() as patch:
+        after_batches(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        train.train(config, tmp_path / "parts")
+    train.train(config, tmp_path / "parts")
+    assert re.findall(r"(?m)^step \d/6  total \S+", capsys.readouterr().out) == whole
+    one, two = (kill_test.state(tmp_path / name, 6) for name in ("whole", "parts"))
+    assert {name.split("/")[0] for name in one} == {"step", "trainable", "opt_state", "ema", "skipped"}
+    assert set(one) == set(two)
+    for name, value in one.items():
+        assert value.tobytes() == two[name].tobytes(), name
 
 
 def test_signal_handlers_are_put_back(finished):
@@ -248,9 +210,9 @@ def test_stop_during_evaluation_saves_and_the_next_run_evaluates(stand_in, tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "score", interrupted)
-        assert not train.train(experiment(steps=2), tmp_path)
+        assert train.train(experiment(steps=2), tmp_path) is Ending.INTERRUPTED
     assert steps_in(tmp_path) == [2]
-    assert train.train(experiment(steps=2), tmp_path)
+    assert train.train(experiment(steps=2), tmp_path) is Ending.FINISHED
     assert (tmp_path / "results" / "scenes_val_000002.json").is_file()
 
 
@@ -298,6 +260,39 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(stand_i
         train.train(experiment(learning_rate=1e30, checkpoint_every=1), tmp_path)
     # The parameters after step 1 were the last whose loss was still looked at and good.
     assert steps_in(tmp_path) == [1]
+
+
+def test_skipped_updates_are_named_counted_and_limited(stand_in, tmp_path, capsys):
+    config = experiment(learning_rate=1e30, checkpoint_every=1, on_nonfinite="skip", nonfinite_limit=2)
+    with pytest.raises(
+        NonFiniteLoss, match=r"3 updates were left out, more than train.nonfinite_limit = 2\. The check"
+    ):
+        train.train(config, tmp_path)
+    printed = capsys.readouterr().out
+    assert re.search(r"WARNING: step \d is not finite: total .*its batch: scene \d+.* left out: 1 so far", printed)
+    assert "left out: 2 so far, train.nonfinite_limit = 2" in printed
+
+
+def test_save_timer():
+    now = [100.0]
+    timer = resume.SaveTimer(0.5, agree_every=7, clock=lambda: now[0])
+    now[0] = 129.0
+    assert not timer.due(3)
+    now[0] = 130.0
+    assert timer.due(3)
+    timer.saved()
+    assert not timer.due(4)
+    assert not resume.SaveTimer(0.0, agree_every=7, clock=lambda: next(itertools.count(0.0, 1e9))).due(5)
+
+
+def test_saves_by_the_clock(stand_in, tmp_path):
+    train.train(experiment(checkpoint_every=0, checkpoint_minutes=1e-6, keep=9, steps=3), tmp_path)
+    assert steps_in(tmp_path) == [1, 2, 3]
+
+
+def test_second_run_in_the_workdir_is_refused(stand_in, tmp_path):
+    with workdir_lock.WorkdirLock(tmp_path), pytest.raises(InputError, match="is being trained in by process"):
+        train.train(experiment(), tmp_path)
 
 
 def test_corrupt_image_saves_what_was_done_and_is_named(stand_in, tmp_path, monkeypatch):

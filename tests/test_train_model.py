@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ahs_seg_jax import initialise, train
+from ahs_seg_jax import initialise, step
 from ahs_seg_jax.losses import ClassPairs
 from tests.test_train import batch, experiment, run_steps, small_model, tokens
 
@@ -25,9 +25,9 @@ from tests.test_train import batch, experiment, run_steps, small_model, tokens
 )
 def test_components_bring_their_losses_parameters_and_curves(changes, names):
     config = experiment(small_model(**changes))
-    shapes = jax.eval_shape(lambda: train.create_state(initialise.fresh_params(config), config.train))
+    shapes = jax.eval_shape(lambda: step.create_state(initialise.fresh_params(config), config.train))
     pairs = ClassPairs(np.zeros((0, 2), np.int32), np.array([[0, 1]], np.int32))
-    state, metrics = jax.eval_shape(train.make_train_step(config, pairs), shapes, batch(), tokens())
+    state, metrics = jax.eval_shape(step.make_train_step(config, pairs), shapes, batch(), tokens())
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
     assert {name for name in metrics if name.startswith("loss/")} == {
         "loss/total",

@@ -7,13 +7,12 @@ name only when it is complete, so a run that is killed or a disk that fills up l
 
 import logging
 import os
-import pathlib
-import shutil
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from ahs_seg_jax import optimizer, parallel
@@ -50,10 +49,10 @@ class CheckpointStore:
 
     def __init__(self, workdir: str | os.PathLike[str], keep: int):
         _quiet_orbax()
-        self.directory = (pathlib.Path(workdir) / SUBDIRECTORY).absolute()
+        self.directory = _absolute(workdir) / SUBDIRECTORY
         self._keep = keep
         self._pending: int | None = None
-        self._manager = self._open()
+        self._manager: ocp.CheckpointManager | None = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         newest = checkpoint_managers.LatestN(self._keep)
@@ -72,7 +71,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        return sorted(self._manager.all_steps()) if self._manager else []
 
     def save(self, step: int, state: Any, meta: dict[str, Any], miou: float | None = None) -> bool:
         """Starts saving `state` (a pytree of arrays, None allowed) in the background; returns whether it was started.
@@ -82,6 +81,11 @@ class CheckpointStore:
         """
         if error := self._settle():
             self._warn(self._pending, error)
+        try:
+            self._manager = self._manager or self._open()
+        except CheckpointError as error:
+            self._warn(step, error)
+            return False
         if step in self.steps():
             return True
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
@@ -96,7 +100,9 @@ class CheckpointStore:
 
     def finish(self) -> None:
         """Waits for the last save. Raises CheckpointError if the newest state did not reach the disk."""
-        if error := self._settle():
+        error = self._settle()
+        if error or not self._manager:
+            error = error or CheckpointError("the directory cannot be opened")
             raise CheckpointError(
                 f"the last checkpoint could not be saved in {self.directory}: {_cause(error)}; {self._left()}; free some "
                 "space and start the same command again to continue from there"
@@ -105,16 +111,18 @@ class CheckpointStore:
     def close(self) -> None:
         """Releases Orbax's threads; a save still running is completed first."""
         self._settle()
-        self._manager.close()
+        if self._manager:
+            self._manager.close()
 
     def reached_preemption(self, step: int) -> bool:
         """Whether all processes of a multi-process run have been told to stop (`jax.distributed` only)."""
-        return self._manager.reached_preemption(step)
+        return self._manager.reached_preemption(step) if self._manager else False
 
     def _settle(self) -> Exception | None:
         """Waits for the save under way; if it failed, cleans up and returns the error."""
         try:
-            self._manager.wait_until_finished()
+            if self._manager:
+                self._manager.wait_until_finished()
         except Exception as error:  # TensorStore reports a full disk as ValueError, others as OSError
             self._recover()
             return error
@@ -122,11 +130,16 @@ class CheckpointStore:
 
     def _recover(self) -> None:
         # A manager whose save failed counts that step as present and its predecessors as gone: look at the disk again.
-        self._manager.close()
-        if parallel.is_main_process():
-            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(unfinished, ignore_errors=True)
-        self._manager = self._open()
+        manager, self._manager = self._manager, None
+        try:
+            if manager:
+                manager.close()
+            if parallel.is_main_process():
+                for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+                    _remove(unfinished)
+            self._manager = self._open()
+        except Exception as error:  # not even that is possible now: the next save opens it again
+            parallel.log(f"WARNING: {self.directory} cannot be opened: {_cause(error)}")
 
     def _warn(self, step: int | None, error: Exception) -> None:
         parallel.log(
@@ -142,7 +155,7 @@ class CheckpointStore:
         """The metadata of the newest checkpoint that has a readable one; None if there is none."""
         for step in reversed(self.steps()):
             try:
-                return dict(self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta)
+                return dict(self._restore(step, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta)
             except Exception as error:  # a truncated file fails in many ways; the older checkpoint is the remedy
                 parallel.log(f"WARNING: the metadata of step {step} in {self.directory} is unreadable: {_cause(error)}")
         return None
@@ -158,7 +171,7 @@ class CheckpointStore:
         for step in reversed(steps):
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore())
             try:
-                restored = self._manager.restore(step, args=items)
+                restored = self._restore(step, items)
                 return restored.state, dict(restored.meta)
             except Exception as error:
                 self._set_aside(step, error)
@@ -168,14 +181,33 @@ class CheckpointStore:
             )
         return None
 
+    def _restore(self, step: int, items: ocp.args.Composite) -> Any:
+        if not self._manager:
+            raise CheckpointError(f"{self.directory} is not open")
+        return self._manager.restore(step, args=items)
+
     def _set_aside(self, step: int, error: Exception) -> None:
         aside = self.directory / f"{step}.unreadable"
         parallel.log(f"WARNING: the checkpoint of step {step} is unreadable ({_cause(error)}); set aside as {aside}")
-        self._manager.close()
+        if self._manager:
+            self._manager.close()
         if parallel.is_main_process():
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside)
             (self.directory / str(step)).rename(aside)
+        parallel.wait_for_all("set aside")
         self._manager = self._open()
+
+
+def _absolute(path: str | os.PathLike[str]) -> epath.Path:
+    """An absolute path; `gs://` paths are as they are."""
+    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(os.path.abspath(path))
+
+
+def _remove(directory: epath.Path) -> None:
+    try:
+        directory.rmtree(missing_ok=True)
+    except OSError as error:
+        parallel.log(f"WARNING: {directory} cannot be removed: {_cause(error)}")
 
 
 def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -185,7 +217,7 @@ def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     taken where the run kept one. Raises FileNotFoundError if there is no checkpoint, CheckpointError if it is damaged.
     """
     _quiet_orbax()
-    directory, step = _find_step(pathlib.Path(path).absolute())
+    directory, step = _find_step(_absolute(path))
     handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
     with ocp.CheckpointManager(directory, item_handlers=handlers) as manager:
         try:
@@ -207,7 +239,7 @@ def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata of a training checkpoint; `path` and errors as in `load_params`."""
     _quiet_orbax()
-    directory, step = _find_step(pathlib.Path(path).absolute())
+    directory, step = _find_step(_absolute(path))
     with ocp.CheckpointManager(directory, item_handlers={"meta": ocp.JsonCheckpointHandler()}) as manager:
         try:
             return dict(manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta)
@@ -215,7 +247,7 @@ def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise CheckpointError(f"the metadata in {directory / str(step)} cannot be read: {_cause(error)}") from error
 
 
-def _find_step(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+def _find_step(path: epath.Path) -> tuple[epath.Path, int]:
     """(directory of steps, step) for a workdir, its checkpoints directory, or a step's directory."""
     if path.name.isdigit() and (path / "state").is_dir():
         return path.parent, int(path.name)
@@ -231,7 +263,7 @@ def _find_step(path: pathlib.Path) -> tuple[pathlib.Path, int]:
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether `load_params` can find a checkpoint at `path`."""
     try:
-        _find_step(pathlib.Path(path).absolute())
+        _find_step(_absolute(path))
     except FileNotFoundError:
         return False
     return True

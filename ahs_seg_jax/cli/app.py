@@ -10,6 +10,7 @@ import typer
 
 from ahs_seg_jax import __version__
 from ahs_seg_jax.cli import compilation_cache
+from ahs_seg_jax.host_memory import restart_with_huge_pages
 
 EPILOG = f"""Compiled programs are kept in a folder of the user's cache, so that only the first run of a kind compiles
 (environment variable {compilation_cache.VARIABLE}: another folder, or "off")."""
@@ -181,4 +182,5 @@ def _mistakes(command: Callable[[], Any]) -> Any:
 
 def run() -> None:
     """The console script."""
+    restart_with_huge_pages()
     app()

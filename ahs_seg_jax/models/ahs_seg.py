@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ahs_seg_jax.models import aggregator, clip, decoder, layers, orthogonal
+from ahs_seg_jax.models import aggregator, clip, decoder, layers, orthogonal, sharding
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.dc_hsp import DCHSP
 from ahs_seg_jax.models.mh_fpn import MHFPN
@@ -127,7 +127,7 @@ class AHSSeg(nn.Module):
         """
         with self._precision():
             rotations = self.clip.rotations()
-            text = self.clip.encode_text(tokens, rotations)
+            text = sharding.whole(self.clip.encode_text(tokens, rotations))
             features, out = self._image(images, rotations)
             out |= {"rotations": rotations, "text": text}
             if self.config.dc_hsp:
@@ -139,7 +139,7 @@ class AHSSeg(nn.Module):
 
     def _image(self, images: jax.Array, rotations: dict[str, Any]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         c = self.config
-        images = clip.normalise_pixels(images, c.image.crop)
+        images = sharding.by_image(clip.normalise_pixels(images, c.image.crop))
         taps = (*c.guidance_taps, *(c.mh_fpn_taps if c.mh_fpn else ()))
         dense, found = self.clip.encode_image(images, taps, rotations)
         first, second = (
@@ -153,17 +153,19 @@ class AHSSeg(nn.Module):
             fused, out["mh_fpn"] = self.mh_fpn([found[tap] for tap in c.mh_fpn_taps])
             guide = 0.5 * dense + 0.5 * fused
         features = {"dense": dense, **self.aggregator.guide_image(guide, upsampled)}
+        features = {name: sharding.by_image(value) for name, value in features.items()}
         return features, out | features
 
     def correlate(self, dense: Float[Array, "b h w e"], text: Float[Array, "t p e"]) -> Float[Array, "b t h w p"]:
         """Cosine of every position with every prompt."""
         unit = layers.l2_normalise(dense)
-        return jnp.einsum("bhwe,tpe->bthwp", unit, text.astype(unit.dtype))
+        return sharding.by_class(jnp.einsum("bhwe,tpe->bthwp", unit, text.astype(unit.dtype)))
 
     def _segment(
         self, features: dict[str, jax.Array], text: jax.Array, pooling: int, class_mask: jax.Array | None
     ) -> tuple[jax.Array, dict[str, Any]]:
-        c = self.config.aggregator
+        c, classes = self.config.aggregator, text.shape[0]
+        text, class_mask = _even(text, class_mask)
         correlation = self.correlate(features["dense"], text)
         out: dict[str, Any] = {"correlation": correlation}
         guide, mask, kept = _mean_text(text)[None], None if class_mask is None else class_mask[None], None
@@ -172,15 +174,25 @@ class AHSSeg(nn.Module):
             correlation, guide = kept.take(correlation), kept.take(guide)
             mask = None if mask is None else kept.take(mask)
             out["kept"] = kept.indices
-        x = self.aggregator.embed(correlation)
+        x = self.aggregator.embed(sharding.by_class(correlation))
         x = self.aggregator.aggregate(x, features["appearance"], guide, pooling=pooling, class_mask=mask)
-        out["aggregated"] = x
-        logits = self.aggregator.decode(x, (features["decoder_1"], features["decoder_2"]))
+        out["aggregated"] = x = sharding.by_class(x)
+        logits = sharding.by_class(self.aggregator.decode(x, (features["decoder_1"], features["decoder_2"])))
         if kept is not None:
             logits = kept.put_back(logits)
         if class_mask is not None:
             logits = jnp.where(class_mask[None, :, None, None], logits, aggregator.DROPPED_LOGIT)
-        return logits, out
+        return logits[:, :classes], out
+
+
+def _even(text: jax.Array, class_mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    """Padded with masked classes to a multiple of the devices that classes are split over."""
+    classes = text.shape[0]
+    extra = -classes % sharding.class_shards()
+    if not extra:
+        return text, class_mask
+    mask = jnp.ones(classes, bool) if class_mask is None else class_mask
+    return jnp.pad(text, ((0, extra), (0, 0), (0, 0)), mode="edge"), jnp.pad(mask, (0, extra))
 
 
 def _mean_text(text: Float[Array, "t p e"]) -> Float[Array, "t e"]:

@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ahs_seg_jax.models import sharding
+
 EPSILON = 1e-5  # PyTorch's default of LayerNorm and GroupNorm; Flax's differs
 
 Arrays = Mapping[str, Any]  # nested dictionary of arrays
@@ -201,12 +203,19 @@ def over_classes(function: Callable[..., jax.Array], *arrays: jax.Array, chunk: 
     classes = arrays[0].shape[1]
     if chunk == 0 or chunk >= classes:
         return function(*arrays)
+    shards = sharding.class_shards()
     passes = -(-classes // chunk)
-    size = -(-classes // passes)
+    size = -(-classes // (passes * shards))  # classes of one shard in one pass
 
     def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, passes * size - classes)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], passes, size, *x.shape[2:]), 1, 0)
+        x = jnp.pad(x, [(0, 0), (0, passes * shards * size - classes)] + [(0, 0)] * (x.ndim - 2))
+        # Every pass takes some classes of each shard, so that no class changes its device.
+        x = jnp.moveaxis(x.reshape(x.shape[0], shards, passes, size, *x.shape[2:]), 2, 0)
+        return x.reshape(passes, x.shape[1], shards * size, *x.shape[4:])
 
-    y = jnp.moveaxis(jax.lax.map(lambda parts: function(*parts), tuple(split(x) for x in arrays)), 0, 1)
-    return y.reshape(y.shape[0], passes * size, *y.shape[3:])[:, :classes]
+    def one_pass(parts: tuple[jax.Array, ...]) -> jax.Array:
+        return function(*(sharding.by_class(part) if part.ndim > 2 else part for part in parts))
+
+    y = jax.lax.map(one_pass, tuple(split(x) for x in arrays))
+    y = jnp.moveaxis(y.reshape(passes, y.shape[1], shards, size, *y.shape[3:]), 0, 2)
+    return y.reshape(y.shape[0], passes * shards * size, *y.shape[4:])[:, :classes]

@@ -1,5 +1,8 @@
 """Checkpoints: what is kept, what survives damage and a full disk, and weights read back without optimiser state."""
 
+import gc
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from ahs_seg_jax import parallel
 from ahs_seg_jax.checkpoints import store
 from ahs_seg_jax.checkpoints.store import CheckpointError, CheckpointStore
+from ahs_seg_jax.config import MeshConfig
 
 
 def state_at(step: int, ema: bool = False):
@@ -207,3 +211,49 @@ def test_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "checkpoints").write_text("a file in the way")
     with pytest.raises(CheckpointError, match=r"cannot open .*choose another workdir"):
         CheckpointStore(tmp_path, keep=1)
+
+
+def test_deleted_newest_step_falls_back(tmp_path):
+    saved(tmp_path, 1, 2).close()
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    checkpoints = CheckpointStore(tmp_path, keep=3)
+    assert int(checkpoints.restore(abstract(state_at(0)))[0]["step"]) == 1
+    checkpoints.close()
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")  # Orbax leaves some behind when it cannot make a directory
+def test_vanished_directory_warns_and_the_next_save_makes_it_again(tmp_path, capsys):
+    checkpoints = saved(tmp_path, 1)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").write_text("a file in the way")
+    checkpoints.save(2, state_at(2), {})  # in the background: its failure is noticed by the next one
+    assert not checkpoints.save(3, state_at(3), {})
+    printed = capsys.readouterr().out
+    for number in (2, 3):
+        assert f"WARNING: the checkpoint of step {number} could not be saved" in printed
+    assert "training goes on and the next save will try again" in printed
+    with pytest.raises(CheckpointError, match="could not be saved"):
+        checkpoints.finish()
+    (tmp_path / "checkpoints").unlink()
+    assert checkpoints.save(4, state_at(4), {})
+    checkpoints.finish()
+    assert checkpoints.steps() == [4]
+    checkpoints.close()
+    gc.collect()  # here, where those are expected
+
+
+def test_saved_on_one_mesh_restored_on_another(tmp_path):
+    meshes = [
+        parallel.make_mesh(jax.devices()[:count], MeshConfig(data=-1, fsdp=fsdp))
+        for count, fsdp in ((4, 4), (1, 1), (2, 2))
+    ]
+    params = {"aggregator": {"head": {"kernel": np.arange(3 * 3 * 8, dtype=np.float32).reshape(3, 3, 8, 1)}}}
+    checkpoints = CheckpointStore(tmp_path, keep=1)
+    checkpoints.save(5, parallel.put_sharded(params, meshes[0]), {})
+    checkpoints.finish()
+    for mesh in meshes:
+        restored, _ = checkpoints.restore(parallel.with_shardings(params, mesh))
+        kernel = restored["aggregator"]["head"]["kernel"]
+        np.testing.assert_array_equal(kernel, params["aggregator"]["head"]["kernel"])
+        assert len(kernel.sharding.device_set) == mesh.devices.size
+    checkpoints.close()

@@ -1,0 +1,41 @@
+"""Where the model's large activations lie on a mesh of devices.
+
+The caller makes a mesh known (`jax.sharding.use_abstract_mesh` inside a traced function, or `jax.set_mesh`); without one
+everything here does nothing. Classes are independent but for the class attention's two sums, so that splitting them over
+the axis `classes` costs one small reduction in each aggregation layer.
+
+Axes: b image, t class.
+"""
+
+import jax
+from jax.sharding import PartitionSpec
+
+DATA_AXIS, FSDP_AXIS, CLASS_AXIS = "data", "fsdp", "classes"
+BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
+
+
+def _constrained(x: jax.Array, *axes: str | tuple[str, ...]) -> jax.Array:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not {*BATCH_AXES, CLASS_AXIS} <= set(mesh.axis_names) or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+
+
+def whole(x: jax.Array) -> jax.Array:
+    """A whole copy on each device, also of the gradient: how classes are split further on does not reach further back."""
+    return _constrained(x)
+
+
+def by_image(x: jax.Array) -> jax.Array:
+    """`[b, ...]` split over the batch axes."""
+    return _constrained(x, BATCH_AXES)
+
+
+def by_class(x: jax.Array) -> jax.Array:
+    """`[b, t, ...]` split over the batch axes and the class axis."""
+    return _constrained(x, BATCH_AXES, CLASS_AXIS)
+
+
+def class_shards() -> int:
+    """Over how many devices the classes are split; 1 without a mesh."""
+    return jax.sharding.get_abstract_mesh().shape.get(CLASS_AXIS, 1)

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# A run on a Cloud TPU slice, of one host or of many: the same program on every host, checkpoints in a bucket.
+#
+#   NAME=ahs ZONE=us-west4-a TYPE=v5litepod-16 WORKDIR=gs://bucket/runs/vitb CONFIG=configs/vitb.py \
+#     scripts/tpu_pod.sh [--dry-run] create|install|run|resume|status|fetch|delete [flags of the program]
+#
+#   create   the slice (SPOT=1: a preemptible one, cheaper)
+#   install  this repository and its dependencies, on every host
+#   run      the program on every host, in the background; it starts again after a preemption notice or a lost host
+#   resume   after the slice itself was taken away: deletes what is left of it, then create, install, run
+#   status   the last lines of every host's log
+#   fetch    checkpoints, results and curves, to ./$(basename WORKDIR)
+#   delete   the slice; WORKDIR stays
+#   --dry-run prints every command instead of running it
+#
+# Needs the gcloud command. DATA (gs://...) is copied to every host and given to the program as AHS_SEG_DATA.
+set -euo pipefail
+
+dry=
+[[ ${1:-} == --dry-run ]] && { dry=1; shift; }
+action=${1:?usage: scripts/tpu_pod.sh [--dry-run] create|install|run|resume|status|fetch|delete}
+shift
+: "${NAME:?set NAME, of the slice}" "${ZONE:?set ZONE, such as us-west4-a}"
+
+# The software of each generation's machines.
+runtime() {
+  case ${TYPE:?set TYPE, such as v5litepod-16} in
+    v5litepod*) echo v2-alpha-tpuv5-lite ;;
+    v5p*) echo v2-alpha-tpuv5 ;;
+    v6e*) echo v2-alpha-tpuv6e ;;
+    *) echo tpu-ubuntu2204-base ;;
+  esac
+}
+
+do_it() {
+  if [[ $dry ]]; then printf '%q ' "$@"; echo; else "$@"; fi
+}
+
+tpu() {
+  do_it gcloud compute tpus tpu-vm "$@" --zone="$ZONE"
+}
+
+everywhere() {
+  tpu ssh "$NAME" --worker=all --command="$1"
+}
+
+create() {
+  tpu create "$NAME" --accelerator-type="$TYPE" --version="${RUNTIME:-$(runtime)}" ${SPOT:+--spot}
+}
+
+install() {
+  local archive
+  archive=$(mktemp --suffix=.tar.gz)
+  do_it git archive --format=tar.gz --output="$archive" HEAD
+  tpu scp "$archive" "$NAME":ahs_seg_jax.tar.gz --worker=all
+  rm -f "$archive"
+  everywhere 'mkdir -p ahs_seg_jax && tar -xzf ahs_seg_jax.tar.gz -C ahs_seg_jax && cd ahs_seg_jax &&
+    python3 -m venv .venv && .venv/bin/pip install --quiet ".[tpu]" gcsfs google-cloud-storage'
+  if [[ ${DATA:-} ]]; then
+    everywhere "mkdir -p data && gcloud storage rsync --recursive $(printf %q "$DATA") data"
+  fi
+}
+
+run() {
+  : "${CONFIG:?set CONFIG, such as configs/vitb.py}" "${WORKDIR:?set WORKDIR, gs://bucket/folder}"
+  local program
+  program=$(printf '%q ' .venv/bin/python -u -m ahs_seg_jax.main --distributed --config="$CONFIG" --workdir="$WORKDIR" "$@")
+  # 75: told to stop, or another host was lost; 134: JAX's own end when it was the first host. Checkpoints are kept: again.
+  everywhere "cd ahs_seg_jax && export AHS_SEG_DATA=\$HOME/data && nohup setsid bash -c '
+    while :; do $program; case \$? in 75|134) sleep 10 ;; *) break ;; esac; done' > ../run.log 2>&1 < /dev/null &"
+}
+
+resume() {
+  tpu delete "$NAME" --quiet || true
+  create
+  install
+  run "$@"
+}
+
+case $action in
+  create | install) "$action" ;;
+  run | resume) "$action" "$@" ;;
+  status) everywhere 'tail -n 5 run.log' ;;
+  fetch)
+    do_it mkdir -p "$(basename "${WORKDIR:?set WORKDIR}")"
+    do_it gcloud storage rsync --recursive "$WORKDIR" "$(basename "$WORKDIR")"
+    ;;
+  delete) tpu delete "$NAME" --quiet ;;
+  *) echo "unknown action $action; choose create, install, run, resume, status, fetch or delete" >&2; exit 2 ;;
+esac
