@@ -1,0 +1,74 @@
+"""Parameters, batches, names and pictures to measure with: the right sizes, contents that do not matter."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ahs_seg_jax import initialise
+from ahs_seg_jax.config import RANDOM_INIT, Experiment, TrainConfig
+from ahs_seg_jax.losses import LossConfig
+from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.vocabulary import Vocabulary
+from benchmarks.settings import Settings
+
+
+def experiment(settings: Settings) -> Experiment:
+    """The published recipe at the settings' sizes."""
+    return Experiment(
+        name="benchmark",
+        init=RANDOM_INIT,
+        model=settings.model(),
+        train=TrainConfig(batch_size=settings.batch, finetune="orthogonal"),
+        losses=LossConfig(class_chunk=max(settings.class_chunk, 0)),
+    )
+
+
+def parameters(config: ModelConfig) -> dict[str, Any]:
+    """Parameters of plausible size in host memory, made without compiling anything."""
+    make = functools.partial(initialise.fresh_params, Experiment(init=RANDOM_INIT, model=config))
+    rng = np.random.default_rng(0)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _fill(path, leaf.shape, rng), jax.eval_shape(make))
+
+
+def _fill(path: Any, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    name = path[-1].key
+    if name == "scale":
+        return np.ones(shape, np.float32)
+    if name == "bias" or len(shape) < 2:
+        return np.zeros(shape, np.float32)
+    return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(np.prod(shape[-2:-1])))
+
+
+def vocabulary(classes: int, first: int = 0) -> Vocabulary:
+    """Names of the usual length; `first` makes others."""
+    return Vocabulary(tuple(f"thing number {first + index}" for index in range(classes)))
+
+
+def tokens(settings: Settings) -> jax.Array:
+    """Prompts `[t, 1, l]` of the training classes."""
+    return jnp.asarray(vocabulary(settings.train_classes).tokens(settings.model().text.context))
+
+
+def batch(settings: Settings) -> dict[str, np.ndarray]:
+    """A training batch: noise, and labels in large patches."""
+    rng, side = np.random.default_rng(1), settings.crop
+    shape = (settings.batch, side, side)
+    labels = rng.integers(0, settings.train_classes, (settings.batch, 4, 4)).astype(np.int32)
+    return {
+        "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
+        "label": labels.repeat(-(-side // 4), 1).repeat(-(-side // 4), 2)[:, :side, :side],
+        "index": np.arange(settings.batch, dtype=np.int32),
+    }
+
+
+def picture(settings: Settings, index: int) -> np.ndarray:
+    """The index-th picture, uint8 `[H, W, 3]`: each another, since a segmenter remembers pictures."""
+    return np.random.default_rng(index).integers(0, 256, (*settings.image, 3), dtype=np.uint8)
+
+
+def noise(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Standard normal numbers."""
+    return jnp.asarray(np.random.default_rng(2).standard_normal(shape, np.float32)).astype(dtype)

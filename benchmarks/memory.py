@@ -1,0 +1,34 @@
+"""The memory of a process; free of JAX and torch, so that each program's process can ask."""
+
+import os
+import pathlib
+import resource
+import sys
+
+from ahs_seg_jax.host_memory import SETTING, VARIABLE
+
+
+def with_huge_pages() -> dict[str, str]:
+    """The environment for a process of our program: its memory in huge pages, as the training program has it."""
+    tunables = os.environ.get(VARIABLE, "")
+    if SETTING in tunables:
+        return dict(os.environ)
+    return os.environ | {VARIABLE: ":".join(filter(None, (tunables, f"{SETTING}=1")))}
+
+
+def has_huge_pages() -> bool:
+    """Whether this process was started so."""
+    return f"{SETTING}=1" in os.environ.get(VARIABLE, "")
+
+
+def peak_process_bytes() -> int:
+    """The most memory that this process has held at once."""
+    try:
+        # What getrusage reports survives exec, and so begins with the parent's peak.
+        for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,117 @@
+"""Our program at the same work, in a process of its own: `python -m benchmarks.ours JOB OUTPUT`."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ahs_seg_jax import losses, optimizer
+from ahs_seg_jax.checkpoints import pretrained
+from ahs_seg_jax.losses import LossConfig
+from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.versions import versions
+from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
+from benchmarks import cost, machine, memory, serving
+from benchmarks import job as jobs
+from benchmarks.job import PROBABILITIES_EVERY, Job, picture, training_batch
+
+FINETUNE = {"orthogonal": "orthogonal", "none": "attention"}  # by the adaptation that the weights have
+PROTOCOLS = {"whole": "whole", "sliding": "cat_seg"}
+POOLING = 2  # in training, as the published program
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """`call(i)` does the work for the i-th time; `answer()` is what the other program must also find."""
+
+    call: Callable[[int], Any]
+    answer: Callable[[], dict[str, np.ndarray]]
+    flops: Callable[[], float]
+
+
+def _training(job: Job) -> Work:
+    """Loss and gradient of what learns, as published: rotations without the three components."""
+    loaded = pretrained.load_pretrained(job.weights)
+    config = loaded.config.replace(dtype=job.dtype, class_chunk=job.class_chunk, remat=job.class_chunk > 0)
+    model = AHSSeg(config)
+    settings = LossConfig(class_chunk=job.class_chunk)
+    trainable, frozen = jax.device_put(optimizer.split(loaded.params, FINETUNE[config.adaptation]))
+    tokens = jnp.asarray(Vocabulary(job.names).tokens(config.text.context))
+
+    def loss(trainable: Any, frozen: Any, images: jax.Array, labels: jax.Array, tokens: jax.Array) -> jax.Array:
+        params = {"params": optimizer.merge(trainable, frozen)}
+        applied: Any = model.apply(params, images, tokens, class_pooling=POOLING, train=True)
+        logits, out = applied
+        return losses.total_loss(logits, out, labels, settings)[0]
+
+    gradient = jax.value_and_grad(loss)
+    compiled = jax.jit(gradient)
+
+    def batch(index: int) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = training_batch(job, index)
+        return images, np.where(labels == jobs.IGNORE, IGNORE, labels).astype(np.int32)
+
+    def call(index: int) -> Any:
+        return jax.block_until_ready(compiled(trainable, frozen, *batch(index), tokens))
+
+    def answer() -> dict[str, np.ndarray]:
+        value, gradients = call(0)
+        return {"loss": np.asarray(value), "gradient_norm": np.asarray(optax.tree.norm(gradients))}
+
+    return Work(call, answer, lambda: cost.work(gradient, trainable, frozen, *batch(0), tokens).flops)
+
+
+def _inference(job: Job) -> Work:
+    """Labels of a picture; the words are encoded once."""
+    segmenter = Segmenter.from_pretrained(job.weights, protocol=PROTOCOLS[job.work])
+    if job.dtype != segmenter.model.config.dtype:
+        segmenter.model = segmenter.model.clone(config=segmenter.model.config.replace(dtype=job.dtype))
+    segmenter.set_vocabulary(list(job.names))
+
+    def answer() -> dict[str, np.ndarray]:
+        found = segmenter(picture(job, 0), probabilities=True)
+        every = PROBABILITIES_EVERY
+        return {"probabilities": np.asarray(found.probabilities)[:, ::every, ::every], "labels": found.labels}
+
+    def flops() -> float:
+        function, shapes = serving.forward(segmenter, len(job.names), segmenter.protocol)
+        return cost.work(function, *shapes).flops
+
+    return Work(lambda index: segmenter(picture(job, index)).labels, answer, flops)
+
+
+def main() -> None:
+    """Does the job, writes seconds, peak memory and FLOPs."""
+    job, output = Job.read(sys.argv[1]), pathlib.Path(sys.argv[2])
+    work = _training(job) if job.work == "training" else _inference(job)
+    work.call(1)
+    seconds = []
+    for index in range(job.repetitions):
+        started = time.perf_counter()
+        work.call(2 + index)
+        seconds.append(time.perf_counter() - started)
+    record = {
+        "seconds": seconds,
+        "peak_bytes": memory.peak_process_bytes(),
+        "device_bytes": machine.peak_device_bytes(),
+        "flops": work.flops() if job.count_flops else None,
+        "huge_pages": memory.has_huge_pages(),
+        "versions": versions(),
+        "hardware": machine.describe(),
+    }
+    if job.answer:
+        np.savez(job.answer, allow_pickle=False, **work.answer())
+    output.write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

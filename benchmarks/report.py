@@ -1,0 +1,251 @@
+"""Tables and plots from result files, put between the markers of docs/performance.md.
+
+    python -m benchmarks.report                                  all files of benchmarks/results
+    python -m benchmarks.report mine.json --page docs/performance.md
+
+Every figure of the page between its markers comes from a file; what no file holds is not shown.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks import fit, results_file
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "benchmarks" / "results"
+UPPER_POINTS = 3  # the largest amounts of a series, where fixed costs matter least
+
+Record = Mapping[str, Any]
+Block = dict[str, str]  # marker -> markdown
+
+
+def marked(page: str, blocks: Mapping[str, str]) -> str:
+    """The page with the text between `<!-- name -->` and `<!-- end name -->` replaced. Raises ValueError if one lacks."""
+    for name, text in blocks.items():
+        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
+        found = pattern.search(page)
+        if not found:
+            raise ValueError(
+                f"the page has no lines <!-- {name} --> and <!-- end {name} --> to put the figures between"
+            )
+        page = f"{page[: found.end(1)]}{text.rstrip()}\n{page[found.start(2) :]}"
+    return page
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def group(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by machine, model size and dtype, in the order they come."""
+    found: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if "error" in record or "hardware" not in record:
+            continue
+        found[f"{record['settings'].get('size', 'vitb16')}, {record['settings']['dtype']}, {machine(record)}"].append(
+            record
+        )
+    return dict(found)
+
+
+def machine(record: Record) -> str:
+    """The hardware in a few words."""
+    hardware = record["hardware"]
+    if hardware["platform"] == "cpu":
+        return f"{hardware['cores']} cores of {hardware['processor']}"
+    return f"{hardware['devices']} x {hardware['device']}"
+
+
+def main_table(records: Sequence[Record]) -> str:
+    """One line for each benchmark that is not of a series."""
+    header = (
+        *("work", "time", "spread", "throughput", "GFLOP", "GFLOP/s", "of ceiling"),
+        *("roofline", "of roofline", "memory", "compiles"),
+    )
+    return table(header, [_row(record) for record in records if not record["series"]])
+
+
+def _row(record: Record) -> list[str]:
+    seconds, settings = record["seconds"], record["settings"]
+    low, high = seconds["quartiles"]
+    amount = (
+        f"batch {settings['batch']}, {settings['train_classes']} classes"
+        if record["name"].startswith(("train", "part"))
+        else f"{settings['classes']} classes"
+    )
+    cells = [
+        f"{record['title']} ({amount})",
+        duration(seconds["median"]),
+        f"{50 * (high - low) / seconds['median']:.0f} %",
+        f"{number(record['throughput'])} {record['unit']}/s",
+    ]
+    if record.get("flops"):
+        cells += [
+            number(record["flops"] / 1e9),
+            number(record["flops_per_second"] / 1e9),
+            f"{100 * record['ceiling_share']:.0f} %",
+            f"{duration(record['roofline']['seconds'])} ({record['roofline']['bound_by']})",
+            f"{100 * record['roofline']['share']:.0f} %",
+        ]
+    else:
+        cells += [""] * 5
+    peak = record["peak_memory"].get("device_bytes") or record["peak_memory"]["process_bytes"]
+    compiles = record.get("compiles")
+    return [*cells, f"{peak / 1e9:.2f} GB", f"{compiles['before']} + {compiles['timed']}" if compiles else ""]
+
+
+def number(value: float) -> str:
+    """Three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds or milliseconds."""
+    return f"{number(seconds)} s" if seconds >= 1 else f"{number(1000 * seconds)} ms"
+
+
+def series(records: Sequence[Record]) -> dict[str, list[tuple[float, float, float]]]:
+    """Series -> (amount, seconds, peak bytes), ascending."""
+    found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for record in records:
+        if record.get("series"):
+            peak = record["peak_memory"].get("device_bytes") or record["peak_memory"]["process_bytes"]
+            found[record["series"]].append((record["amount"], record["seconds"]["median"], peak))
+    return {name: sorted(points) for name, points in found.items()}
+
+
+def scaling_table(records: Sequence[Record]) -> str:
+    """The exponents: over all points, and over the largest, of time and of memory."""
+    rows = []
+    for name, points in series(records).items():
+        if len(points) < 2:
+            continue
+        amounts, seconds, peaks = zip(*points, strict=True)
+        upper = slice(-UPPER_POINTS, None)
+        rows.append(
+            [
+                name,
+                f"{amounts[0]:g} to {amounts[-1]:g}",
+                f"{duration(seconds[0])} to {duration(seconds[-1])}",
+                f"{fit.exponent(amounts, seconds):.2f}",
+                f"{fit.exponent(amounts[upper], seconds[upper]):.2f}",
+                f"{peaks[0] / 1e9:.2f} to {peaks[-1] / 1e9:.2f} GB",
+                f"{fit.exponent(amounts[upper], peaks[upper]):.2f}",
+            ]
+        )
+    header = ("what grows", "amounts", "time", "exponent", f"of the {UPPER_POINTS} largest", "memory", "exponent")
+    return table(header, rows)
+
+
+def start_table(records: Sequence[Record]) -> str:
+    """What a process needs until its first picture, with and without compiled programs on disk."""
+    rows = []
+    for record in records:
+        if "warm_share" not in record:
+            continue
+        warm = sorted(record["warm"], key=lambda run: run["process"])[len(record["warm"]) // 2]
+        for label, run in (("first process of a machine", record["cold"]), ("second", warm)):
+            rows.append([label, *(duration(run[name]) for name in ("process", "load", "first", "second"))])
+        share = record["warm_share"]
+        rows.append(["share", f"{share['process']:.2f}", "", f"{share['first_result']:.2f}", ""])
+    return table(("process", "in all", "import and weights", "first picture", "second picture"), rows) if rows else ""
+
+
+def side_table(records: Iterable[Record]) -> str:
+    """Ratios to the published program."""
+    rows = [
+        [
+            f"{record['name'].removeprefix('side_by_side_')} ({record['settings']['names']} classes)",
+            duration(record["published"]["median"]),
+            duration(record["ours"]["median"]),
+            f"{record['times_faster']:.2f}",
+            f"{record['published']['peak_bytes'] / 1e9:.1f} GB",
+            f"{record['ours']['peak_bytes'] / 1e9:.1f} GB",
+            f"{record['memory_share']:.2f}",
+            f"{record['flops_share']:.2f}" if "flops_share" in record else "",
+        ]
+        for record in records
+    ]
+    header = ("work", "published", "ours", "times faster", "memory, published", "ours", "share", "share of matrix work")
+    return table(header, rows)
+
+
+def blocks(records: Sequence[Record]) -> Block:
+    """The markdown of every marker of the page."""
+    sides = [record for record in records if record["name"].startswith("side_by_side")]
+    groups = group(record for record in records if not record["name"].startswith("side_by_side"))
+    parts, scaling = [], []
+    for title, members in groups.items():
+        pieces = [main_table(members), start_table(members)]
+        parts.append(f"### {title}\n\n" + "\n\n".join(piece for piece in pieces if piece))
+        if any(len(points) > 1 for points in series(members).values()):
+            scaling.append(f"### {title}\n\n{scaling_table(members)}")
+    beside = [f"### {title}\n\n{side_table(members)}" for title, members in group(sides).items()]
+    none = "Not run."
+    return {
+        "benchmarks": "\n\n".join(parts) or none,
+        "scaling": "\n\n".join(scaling) or none,
+        "side by side": "\n\n".join(beside) or none,
+    }
+
+
+def plot(records: Sequence[Record], path: pathlib.Path) -> bool:
+    """Time and memory over what grows, one column a series; False if there is nothing to plot."""
+    import matplotlib  # only here: the tables need none
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = {title: series(members) for title, members in group(records).items()}
+    names = sorted({name for found in groups.values() for name, points in found.items() if len(points) > 1})
+    if not names:
+        return False
+    figure, axes = pyplot.subplots(2, len(names), figsize=(4 * len(names), 6), squeeze=False, layout="constrained")
+    for column, name in enumerate(names):
+        for title, found in groups.items():
+            points = found.get(name, [])
+            if len(points) < 2:
+                continue
+            amounts, seconds, peaks = zip(*points, strict=True)
+            axes[0, column].plot(amounts, seconds, "o-", label=title)
+            axes[1, column].plot(amounts, [peak / 1e9 for peak in peaks], "o-")
+        for row, label in enumerate(("seconds", "peak memory, GB")):
+            axes[row, column].set(xscale="log", yscale="log" if row == 0 else "linear", xlabel=name, ylabel=label)
+            axes[row, column].grid(alpha=0.3)
+    figure.legend(loc="outside lower center", fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the files, writes the page and its picture."""
+    parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "files", nargs="*", type=pathlib.Path, help="result files; by default all of benchmarks/results"
+    )
+    parser.add_argument("--page", type=pathlib.Path, default=PAGE)
+    parser.add_argument("--image", type=pathlib.Path, help="by default images/performance.png beside the page")
+    options = parser.parse_args(argv)
+    files = options.files or sorted(RESULTS.glob("*.json"))
+    try:
+        records = [record for file in files for record in results_file.read(file)]
+        options.page.write_text(marked(options.page.read_text(), blocks(records)))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    image = options.image or options.page.parent / "images" / "performance.png"
+    drawn = plot(records, image)
+    print(f"{options.page}: {len(records)} records of {len(files)} file(s)" + (f", {image}" if drawn else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What users of a trained model wait for: words, pictures, evaluations, and the first result of a process."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ahs_seg_jax import evaluate, inference
+from ahs_seg_jax.config import DataConfig
+from ahs_seg_jax.data import sources
+from ahs_seg_jax.data.scenes import ScenesConfig
+from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.segmenter import Segmenter
+from benchmarks import inputs
+from benchmarks.measure import Action, Record, spread
+from benchmarks.settings import Settings
+
+FIRST_RESULT_RUNS = 3  # processes that start from the cache
+
+
+def text_encoding(settings: Settings) -> Action:
+    """A vocabulary of `classes` names through the merged text tower."""
+    model, params = inference.merged(AHSSeg(settings.model()), jax.device_put(inputs.parameters(settings.model())))
+    words = inputs.vocabulary(settings.classes)
+    prompts = jax.ShapeDtypeStruct(words.tokens(model.config.text.context).shape, jnp.int32)
+    reference = lambda params, tokens: model.apply({"params": params}, tokens, method="encode_text")
+
+    def call(index: int) -> Any:
+        return inference.encode_vocabulary(model, params, inputs.vocabulary(settings.classes, 100_000 * index)).text
+
+    return Action(call, settings.classes, "classes", (reference, (_shapes(params), prompts)))
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _segmentation(settings: Settings, protocol: str, keep: Any = "model") -> Action:
+    """Pictures through a Segmenter whose words are encoded: labels in host memory, each picture a new one."""
+    segmenter = Segmenter(settings.model(), inputs.parameters(settings.model()), protocol=protocol, keep=keep)
+    segmenter.set_vocabulary(inputs.vocabulary(settings.classes))
+    return Action(
+        lambda index: segmenter(inputs.picture(settings, index)).labels,
+        1,
+        "images",
+        forward(segmenter, settings.classes, protocol),
+    )
+
+
+def forward(segmenter: Segmenter, classes: int, protocol: str) -> tuple[Any, tuple[Any, ...]]:
+    """The model on all views of one picture, without padding and chunks: a function and its arguments' shapes."""
+    config = segmenter.model.config
+    model = AHSSeg(
+        config.replace(
+            class_chunk=0, remat=False, aggregator=dataclasses.replace(config.aggregator, pad_len=segmenter.keep or 0)
+        )
+    )
+
+    def run(params: Any, views: jax.Array, text: jax.Array) -> jax.Array:
+        features = model.apply({"params": params}, views, method="encode_image")
+        return model.apply({"params": params}, features, text, method="segment")[0]
+
+    views = jax.ShapeDtypeStruct(inference.views_shape(protocol, config.image.crop), jnp.float32)
+    text = jax.ShapeDtypeStruct((classes, 1, config.embed_dim), jnp.float32)
+    return run, (_shapes(segmenter.params), views, text)
+
+
+def whole_image(settings: Settings) -> Action:
+    """One view of a picture, words cached."""
+    return _segmentation(settings, "whole")
+
+
+def sliding_window(settings: Settings) -> Action:
+    """The published protocol: windows and a global view, words cached."""
+    return _segmentation(settings, "cat_seg")
+
+
+def all_classes(settings: Settings) -> Action:
+    """One view, no class cut: for how time grows with classes."""
+    return _segmentation(settings, "whole", keep=None)
+
+
+def evaluation(settings: Settings) -> Record:
+    """Scoring drawn scenes, reading and counting included; the first batches, which compile, do not count."""
+    images = 8 if settings.repetitions <= 3 else 32
+    scenes = ScenesConfig(size=max(settings.image), val_images=images)
+    source = sources.open_source(DataConfig(name="scenes", scenes=scenes), "val")
+    model, params = inference.merged(AHSSeg(settings.model()), jax.device_put(inputs.parameters(settings.model())))
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        evaluate.evaluate(model, params, source, protocol="whole", batch_size=max(4, jax.device_count()))
+        seconds.append(time.perf_counter() - started)
+    found = spread(seconds[1:])
+    return {"seconds": found, "items": images, "unit": "images", "throughput": images / found["median"], "flops": None}
+
+
+# ------------------------------------------------------------------------------------------ the first result
+
+_FIRST_RESULT = """
+import json, sys, time
+started = time.perf_counter()
+from benchmarks import inputs
+from benchmarks.settings import Settings
+from ahs_seg_jax.segmenter import Segmenter
+settings = Settings.from_json(json.loads(sys.argv[1]))
+segmenter = Segmenter(settings.model(), inputs.parameters(settings.model()), protocol="whole")
+loaded = time.perf_counter()
+times = []
+for index in range(2):
+    before = time.perf_counter()
+    segmenter(inputs.picture(settings, index), inputs.vocabulary(settings.classes))
+    times.append(time.perf_counter() - before)
+print(json.dumps({"load": loaded - started, "first": times[0], "second": times[1]}))
+"""
+
+
+def start_up(settings: Settings) -> Record:
+    """Processes from their start to the first segmented picture: with an empty compilation cache, then a full one."""
+    with tempfile.TemporaryDirectory() as cache:
+        variables = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        runs = [_first_result(settings, variables) for _ in range(1 + FIRST_RESULT_RUNS)]
+    cold, warm = runs[0], runs[1:]
+    found = spread([run["process"] for run in warm])
+    first = float(np.median([run["first"] for run in warm]))
+    return {
+        "seconds": found,
+        "items": 1,
+        "unit": "starts",
+        "throughput": 1 / found["median"],
+        "flops": None,
+        "cold": cold,
+        "warm": warm,
+        "warm_share": {"process": found["median"] / cold["process"], "first_result": first / cold["first"]},
+    }
+
+
+def _first_result(settings: Settings, variables: dict[str, str]) -> dict[str, float]:
+    started = time.perf_counter()
+    command = [sys.executable, "-c", _FIRST_RESULT, json.dumps(settings.to_json())]
+    output = subprocess.run(command, env=os.environ | variables, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1]) | {"process": time.perf_counter() - started}

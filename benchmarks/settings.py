@@ -1,0 +1,58 @@
+"""What is measured: sizes and amounts, with a default for each model size and kind of machine."""
+
+import dataclasses
+from typing import Any
+
+from ahs_seg_jax.models import architecture
+from ahs_seg_jax.models.architecture import ModelConfig
+
+CLASSES_PER_PASS = 19  # of the large models while they train: 171 classes in nine passes
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One measurement. A 0 stands for the default of the model size (`complete`)."""
+
+    size: str = "tiny"  # tiny | vitb16 | vitl14_336
+    dtype: str = "float32"
+    batch: int = 0  # images of a training step
+    train_classes: int = 0
+    classes: int = 0  # of inference
+    crop: int = 0  # side in pixels of what the image tower sees
+    class_chunk: int = -1  # classes of one pass in training; 0 = all at once; -1 = the default
+    remat: int = -1  # 1 = inner activations are computed again in the backward pass; -1 = the default
+    image: tuple[int, int] = (480, 640)  # (height, width) of the pictures that are segmented
+    repetitions: int = 0
+
+    def model(self) -> ModelConfig:
+        """The model, with what depends on the settings put in."""
+        config = architecture.PRESETS[self.size]()
+        image = dataclasses.replace(config.image, crop=self.crop or config.image.crop)
+        return config.replace(
+            image=image, dtype=self.dtype, class_chunk=max(self.class_chunk, 0), remat=self.remat == 1
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types only; the inverse is `from_json`."""
+        return dataclasses.asdict(self) | {"image": list(self.image)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Settings":
+        """What `to_json` made."""
+        return cls(**(values | {"image": tuple(values["image"])}))
+
+
+def complete(settings: Settings, platform: str, devices: int = 1) -> Settings:
+    """The settings with every default filled in for the machine: so many devices of "cpu", "gpu" or "tpu"."""
+    small, slow = settings.size == "tiny", platform == "cpu"
+    defaults: dict[str, Any] = {
+        "batch": -(-(4 if small else 1 if slow else 16) // devices) * devices,
+        "train_classes": 20 if small else 171,
+        "classes": 20 if small else 150,
+        "crop": architecture.PRESETS[settings.size]().image.crop,
+        "repetitions": 10 if small or not slow else 5,
+    }
+    filled: dict[str, Any] = {name: getattr(settings, name) or value for name, value in defaults.items()}
+    filled["class_chunk"] = settings.class_chunk if settings.class_chunk >= 0 else 0 if small else CLASSES_PER_PASS
+    filled["remat"] = settings.remat if settings.remat >= 0 else int(not small)
+    return dataclasses.replace(settings, **filled)
