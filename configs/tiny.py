@@ -3,7 +3,7 @@
     python -m ahs_seg_jax.main --config=configs/tiny.py --workdir=runs/tiny
     python -m ahs_seg_jax.main --config=configs/tiny.py:smoke --workdir=runs/tiny_smoke
 
-Hardware: 2 CPU cores. Time: 5 min 11 s. Score: mIoU 65.9 (seen 69.8, unseen 45.4), protocol whole. `smoke` only shows
+Hardware: 2 CPU cores. Time: 4 min 57 s. Score: mIoU 74.1 (seen 78.0, unseen 53.5), protocol whole. `smoke` only shows
 that everything works; compiling is most of its time.
 """
 

@@ -244,18 +244,6 @@ def test_nothing_readable_at_all(tmp_path):
         prepared(tmp_path)
 
 
-@pytest.mark.slow
-def test_two_cores_prepare_a_hundred_photographs_a_second(tmp_path):
-    """By the processor's time of one process, which other work on the machine does not change much."""
-    label = np.kron(np.random.default_rng(0).integers(0, 151, (24, 32)), np.ones((20, 20))).astype(np.uint8)
-    trees.ade20k_150(tmp_path, {f"ADE_val_{k}": label for k in range(20)})
-    shard = shards.Shard("ade20k_150", "val", 0, 1, ADE.find(tmp_path, "val").pairs, tmp_path)
-    (tmp_path / "shards").mkdir()
-    started = time.process_time()
-    assert len(shards.write_shard(shard)["names"]) == 20
-    assert (time.process_time() - started) / 20 < 2 / 100
-
-
 def test_splits_come_one_by_one_and_stay(tmp_path):
     known = BENCHMARKS["coco_stuff"]
     trees.coco_stuff(tmp_path, "val", {"000000000139": rows([0, 181])})
