@@ -329,7 +329,7 @@ def differences(stored: Experiment, current: Experiment) -> list[str]:
 
 
 def smoke(experiment: Experiment) -> Experiment:
-    """The experiment as a run of seconds: a few small steps in which every part (saving, scoring, pictures) is used."""
+    """The experiment as a few small steps in which every part (saving, scoring, pictures) is used; most is compiling."""
     train = dataclasses.replace(
         experiment.train, steps=4, batch_size=4, warmup_steps=1, log_every=1, checkpoint_every=2, picture_every=2
     )

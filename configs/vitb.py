@@ -7,7 +7,7 @@
     python -m ahs_seg_jax.main --config=configs/vitb.py:smoke --workdir=runs/vitb_smoke
 
 Hardware, time and score: not run. `smoke` follows the same recipe with a small model, random weights and drawn scenes,
-without any file, in seconds.
+without any file, in about a minute: most of it compiling.
 """
 
 import dataclasses
