@@ -59,7 +59,8 @@ def test_parity(segmenter, tmp_path, names):
     command = [sys.executable, "-c", RUN, tmp_path / "model", tmp_path / "given.npz", tmp_path / "found.npz"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
     assert not done.returncode, done.stderr
-    found = np.load(tmp_path / "found.npz")
+    with np.load(tmp_path / "found.npz") as file:
+        found = dict(file)
     expected = np.stack([segmenter.logits(image, NAMES) for image in images])
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found["logits_2"], expected, atol=1e-5 * scale)
