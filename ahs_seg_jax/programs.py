@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ahs_seg_jax.compiled import Compiled
-from ahs_seg_jax.models import layers
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.ahs_seg import AHSSeg, mean_text
 from ahs_seg_jax.models.class_attention import Sums
 
 
@@ -92,11 +91,6 @@ def _class_layer(
 def _decode(model: AHSSeg, params: Any, x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     """Logits float32 `[b, t, g, g]` of an aggregated chunk."""
     return _call(model, params, lambda m, x: m.aggregator.decode(x, (first, second)), x)
-
-
-def mean_text(text: jax.Array) -> jax.Array:
-    """The mean over prompts `[t, e]`, of unit length again."""
-    return layers.l2_normalise(text.mean(1))
 
 
 encode_image = Compiled(_encode_image, "encode_image", static=("model",))

@@ -8,14 +8,6 @@ import sys
 from ahs_seg_jax.host_memory import SETTING, VARIABLE
 
 
-def with_huge_pages() -> dict[str, str]:
-    """The environment for a process of our program: its memory in huge pages, as the training program has it."""
-    tunables = os.environ.get(VARIABLE, "")
-    if SETTING in tunables:
-        return dict(os.environ)
-    return os.environ | {VARIABLE: ":".join(filter(None, (tunables, f"{SETTING}=1")))}
-
-
 def has_huge_pages() -> bool:
     """Whether this process was started so."""
     return f"{SETTING}=1" in os.environ.get(VARIABLE, "")

@@ -20,8 +20,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ahs_seg_jax import host_memory
 from ahs_seg_jax.models import architecture
-from benchmarks import memory, registry, results_file
+from benchmarks import registry, results_file
 from benchmarks.settings import Settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -104,7 +105,7 @@ def _run(name: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
                     command,
                     check=False,
                     cwd=ROOT,
-                    env=memory.with_huge_pages(),
+                    env=host_memory.with_huge_pages(),
                     stdout=lines,
                     stderr=lines,
                     timeout=timeout,

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import memory, results_file
+from ahs_seg_jax import host_memory
+from benchmarks import results_file
 from benchmarks.job import WORKS, Job
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -102,7 +103,7 @@ def turn(program: str, job: Job, folder: pathlib.Path) -> dict[str, Any]:
     request, reply = folder / "job.json", folder / "reply.json"
     job.write(request)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
-    environment = memory.with_huge_pages() if program == "ours" else dict(os.environ)
+    environment = host_memory.with_huge_pages() if program == "ours" else dict(os.environ)
     environment |= {"JAX_COMPILATION_CACHE_DIR": cache, "OMP_NUM_THREADS": str(job.threads)}
     command = [sys.executable, "-m", PROGRAMS[program], str(request), str(reply)]
     done = subprocess.run(

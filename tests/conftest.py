@@ -27,3 +27,15 @@ def shared() -> pathlib.Path:
 def golden() -> pathlib.Path:
     """The small golden files stored among the tests."""
     return pathlib.Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def stand_in():
+    """Puts the stand-in in the model's place, for tests of what is built around the model."""
+    from ahs_seg_jax import initialise, scoring, step
+    from tests.standin import StandIn
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (initialise, scoring, step):
+            patch.setattr(module, "AHSSeg", StandIn)
+        yield

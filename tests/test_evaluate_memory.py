@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from ahs_seg_jax import packaged
 from ahs_seg_jax.evaluate import evaluate
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.vocabulary import Vocabulary
+from benchmarks.memory import peak_process_bytes
 
 LIMIT_BYTES = 4e9
 SIZE = (2000, 3000)
@@ -57,7 +57,4 @@ def test_many_classes_on_a_large_image():
 if __name__ == "__main__":
     model = packaged.load_tiny()
     scores = evaluate(AHSSeg(model.config), model.params, OneImage(), protocol="cat_seg").scores
-    # Not ru_maxrss, which a process inherits from the one that started it.
-    status = pathlib.Path("/proc/self/status").read_text()
-    peak = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
-    print(json.dumps({"peak": peak, "pixels": int(scores.pixels.sum())}))
+    print(json.dumps({"peak": peak_process_bytes(), "pixels": int(scores.pixels.sum())}))

@@ -7,18 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import initialise, parallel, scoring, step
-from tests.standin import StandIn
+from ahs_seg_jax import initialise, parallel, step
 from tests.test_train import batch, close, experiment, run_steps, small_model
-
-
-@pytest.fixture(scope="module")
-def stand_in():
-    """Puts the stand-in in the model's place."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (initialise, scoring, step):
-            patch.setattr(module, "AHSSeg", StandIn)
-        yield
 
 
 def test_loss_falls_and_the_step_is_traced_once(stand_in):

@@ -26,7 +26,6 @@ from ahs_seg_jax.models.architecture import AggregatorConfig, ImageTowerConfig, 
 from ahs_seg_jax.monitor import NonFiniteLoss
 from ahs_seg_jax.resume import Ending
 from scripts import kill_test
-from tests.standin import StandIn
 
 CROP, CLASSES, LENGTH = 24, 5, 8
 
@@ -104,15 +103,6 @@ def run_steps(config: Experiment, steps: int = 2, devices=None, data=None, pairs
 
 def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), *jax.device_get((a, b)))
-
-
-@pytest.fixture(scope="module")
-def stand_in():
-    """Puts the stand-in in the model's place."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (initialise, scoring, step):
-            patch.setattr(module, "AHSSeg", StandIn)
-        yield
 
 
 # ----------------------------------------------------------------------------------------------------- whole runs

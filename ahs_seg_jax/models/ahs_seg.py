@@ -131,7 +131,7 @@ class AHSSeg(nn.Module):
             features, out = self._image(images, rotations)
             out |= {"rotations": rotations, "text": text}
             if self.config.dc_hsp:
-                out["dc_hsp"] = self.dc_hsp(features["dense"], _mean_text(text), train)
+                out["dc_hsp"] = self.dc_hsp(features["dense"], mean_text(text), train)
             logits, segmented = self._segment(features, text, class_pooling, class_mask)
             return logits, out | segmented
 
@@ -168,7 +168,7 @@ class AHSSeg(nn.Module):
         text, class_mask = _even(text, class_mask)
         correlation = self.correlate(features["dense"], text)
         out: dict[str, Any] = {"correlation": correlation}
-        guide, mask, kept = _mean_text(text)[None], None if class_mask is None else class_mask[None], None
+        guide, mask, kept = mean_text(text)[None], None if class_mask is None else class_mask[None], None
         if 0 < c.pad_len < text.shape[0]:
             kept = aggregator.keep_best(correlation, c.pad_len, class_mask)
             correlation, guide = kept.take(correlation), kept.take(guide)
@@ -195,6 +195,6 @@ def _even(text: jax.Array, class_mask: jax.Array | None) -> tuple[jax.Array, jax
     return jnp.pad(text, ((0, extra), (0, 0), (0, 0)), mode="edge"), jnp.pad(mask, (0, extra))
 
 
-def _mean_text(text: Float[Array, "t p e"]) -> Float[Array, "t e"]:
+def mean_text(text: Float[Array, "t p e"]) -> Float[Array, "t e"]:
     """The mean over prompts, of unit length again."""
     return layers.l2_normalise(text.mean(1))
