@@ -1,6 +1,6 @@
 """How much memory a segmentation takes, and how it is divided so that it fits: known before anything runs.
 
-The figures are estimates from the model's sizes; README says how far measured runs were from them.
+The figures are estimates from the model's sizes, not measured at the published ones.
 """
 
 import dataclasses
