@@ -2,14 +2,12 @@
 
 import os
 import pathlib
-import sys
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
 
 from ahs_seg_jax import __version__
-from ahs_seg_jax.cli import compilation_cache
+from ahs_seg_jax.cli import compilation_cache, grammar
 from ahs_seg_jax.host_memory import restart_with_huge_pages
 
 EPILOG = f"""Compiled programs are kept in a folder of the user's cache, so that only the first run of a kind compiles
@@ -47,18 +45,16 @@ def segment(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns such as '*.jpg'.")
     ],
-    classes: Annotated[str, typer.Option(help="Names separated by ';', synonyms by ',': 'cat; sofa, couch'.")] = "",
-    classes_file: Annotated[pathlib.Path | None, typer.Option(help="A text file with one name a line.")] = None,
-    model: Annotated[
-        str, typer.Option(help="tiny, a workdir, a converted folder, a checkpoint or a hub name.")
-    ] = "tiny",
+    classes: grammar.Classes = "",
+    classes_file: grammar.ClassesFile = None,
+    model: grammar.Model = "tiny",
     output: Annotated[pathlib.Path, typer.Option(help="Folder for the results.")] = pathlib.Path("segmented"),
-    protocol: Annotated[str, typer.Option(help="cat_seg, whole, or '' for the model's own.")] = "",
+    protocol: grammar.Protocol = "",
     unknown: Annotated[
         str, typer.Option(help="none, a probability such as 0.3, or background words 'wall; sky'.")
     ] = "none",
     keep: Annotated[str, typer.Option(help="Classes that each view keeps: model, all, or a number.")] = "model",
-    memory_gb: Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.")] = None,
+    memory_gb: grammar.MemoryGB = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would run and the memory it takes.")] = False,
     overlays: Annotated[bool, typer.Option(help="Write pictures with legends.")] = True,
     coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
@@ -67,8 +63,8 @@ def segment(
     """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped."""
     from ahs_seg_jax.cli import segment as command
 
-    names = _names(classes, classes_file)
-    settings = _mistakes(
+    names = grammar.names(classes, classes_file)
+    settings = grammar.mistakes(
         lambda: command.Settings(
             classes=names,
             model=model,
@@ -78,19 +74,9 @@ def segment(
             memory_gb=memory_gb,
         )
     )
-    _finish(
+    grammar.finish(
         lambda: command.run(images, output, settings, only_plan=plan, overlays=overlays, coco=coco, again=overwrite)
     )
-
-
-def _names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
-    if bool(classes) == (classes_file is not None):
-        raise typer.BadParameter("give the names once: --classes 'cat; sofa, couch', or --classes-file names.txt")
-    if classes_file is not None:
-        from ahs_seg_jax.vocabulary import Vocabulary
-
-        return _mistakes(lambda: Vocabulary.from_file(classes_file).names)
-    return tuple(", ".join(part.strip() for part in name.split(",")) for name in classes.strip(" ;").split(";"))
 
 
 @app.command(context_settings=PASSES_ON)
@@ -127,7 +113,7 @@ def convert(
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it needs no accelerator, and must not take one
     from ahs_seg_jax.checkpoints import command
 
-    _finish(lambda: command.convert(source, destination, to, merge))
+    grammar.finish(lambda: command.convert(source, destination, to, merge))
 
 
 @app.command(context_settings=PASSES_ON)
@@ -135,7 +121,7 @@ def prepare(context: typer.Context) -> None:
     """Prepares benchmarks from their downloads: NAME [NAME...] --root ROOT; --help lists the rest."""
     from ahs_seg_jax.data import prepare as command
 
-    _finish(lambda: command.main(context.args))
+    grammar.finish(lambda: command.main(context.args))
 
 
 @app.command()
@@ -143,7 +129,7 @@ def doctor() -> None:
     """Versions, devices, memory and a self-test on one image: what to paste into a bug report."""
     from ahs_seg_jax.cli import doctor as command
 
-    _finish(command.run)
+    grammar.finish(command.run)
 
 
 @app.command()
@@ -158,26 +144,8 @@ def export(
     """Writes the model as StableHLO with weights, manifest and a loader that needs nothing of this program."""
     from ahs_seg_jax import exporting
 
-    names = _names(classes, classes_file) if classes or classes_file else None
-    _finish(lambda: exporting.export(model, output, names))
-
-
-def _finish(command: Callable[[], int | None]) -> None:
-    """Runs it and leaves with its exit code."""
-    raise typer.Exit(_mistakes(command) or 0)
-
-
-def _mistakes(command: Callable[[], Any]) -> Any:
-    """A mistake of the user's ends in one message and exit code 2."""
-    from ahs_seg_jax.checkpoints.errors import CheckpointError
-
-    try:
-        return command()
-    except (CheckpointError, ValueError, TypeError, ImportError, OSError) as error:
-        if os.environ.get("AHS_SEG_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
+    names = grammar.names(classes, classes_file) if classes or classes_file else None
+    grammar.finish(lambda: exporting.export(model, output, names))
 
 
 def run() -> None:

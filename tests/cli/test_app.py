@@ -13,7 +13,7 @@ import ahs_seg_jax
 from ahs_seg_jax.checkpoints import command as convert_command
 from ahs_seg_jax.checkpoints.layouts import LAYOUTS
 from ahs_seg_jax.cli import app as cli
-from ahs_seg_jax.cli import compilation_cache
+from ahs_seg_jax.cli import compilation_cache, grammar
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_mistakes_are_one_message(arguments, text):
 
 
 def test_names_on_the_command_line():
-    assert cli._names(" cat; sofa,  couch ;wooden floor;", None) == ("cat", "sofa, couch", "wooden floor")
+    assert grammar.names(" cat; sofa,  couch ;wooden floor;", None) == ("cat", "sofa, couch", "wooden floor")
 
 
 def test_train_and_evaluate_pass_their_arguments_on(monkeypatch):
