@@ -13,8 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 from ahs_seg_jax.data import doctor
 from ahs_seg_jax.data.benchmarks import preparation
-from ahs_seg_jax.data.benchmarks.benchmark import ROOT_VARIABLE, resolve_root
-from ahs_seg_jax.data.benchmarks.preparation import Settings
+from ahs_seg_jax.data.benchmarks.benchmark import ROOT_VARIABLE, Listing, resolve_root
+from ahs_seg_jax.data.benchmarks.preparation import DataAbsent, Settings
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS, benchmark
 
 
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         root = resolve_root(options.root, "--root")
         target = pathlib.Path(options.to) if options.to else root
-        healthy = [_prepare(name, root, target, settings, _say) for name in options.names]
+        found = _find(options.names, root, settings, _say)
+        healthy = [_prepare(name, found[name], target, settings, _say) for name in found]
     except BrokenProcessPool:
         print(
             "error: a process was killed, as a full memory does; the same command with fewer --jobs continues",
@@ -45,14 +46,29 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _find(
+    names: Sequence[str], root: pathlib.Path, settings: Settings, log: Callable[[str], None]
+) -> dict[str, dict[str, Listing]]:
+    """The files of every benchmark by its name. Raises DataAbsent with what is wrong with any of them."""
+    found, problems = {}, []
+    for name in dict.fromkeys(names):
+        try:
+            found[name] = preparation.complete_listings(benchmark(name), root, settings, log)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    if problems:
+        raise DataAbsent("\n\n".join(problems))
+    return found
+
+
 def _prepare(
-    name: str, root: pathlib.Path, target: pathlib.Path, settings: Settings, log: Callable[[str], None]
+    name: str, found: dict[str, Listing], target: pathlib.Path, settings: Settings, log: Callable[[str], None]
 ) -> bool:
-    facts = preparation.prepare(benchmark(name), root, target, settings, log)
+    facts = preparation.prepare(benchmark(name), found, target, settings, log)
     report = doctor.record(target, name)
-    for split, found in facts["splits"].items():
-        log(f"{name} {split}: {found['images']:,} images, {len(found['shard_lengths'])} shards")
-        for failure in found["failed"]:
+    for split, prepared in facts["splits"].items():
+        log(f"{name} {split}: {prepared['images']:,} images, {len(prepared['shard_lengths'])} shards")
+        for failure in prepared["failed"]:
             log(f"  left out: {failure['cause']}")
     log(report.text())
     return not report.problems

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.data.benchmarks import preparation
 from ahs_seg_jax.data.benchmarks.coco_stuff import COCO_STUFF
 from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
 from ahs_seg_jax.data.coco_stuff import CocoStuffSource, open_coco_stuff
 from ahs_seg_jax.data.folder import DataProblems
+from tests.data.benchmarks import trees
 
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # values of categories that COCO numbered and never labelled
 
@@ -41,7 +41,7 @@ def test_every_class_has_one_value():
 
 
 def test_prepared_data_come_first(root):
-    preparation.prepare(COCO_STUFF, root, root, preparation.Settings(partial=True), lambda line: None)
+    trees.prepared(COCO_STUFF, root)
     for split, names in (("train", ["000000000009", "000000000025"]), ("val", ["000000000139"])):
         prepared, downloads = open_coco_stuff(root, split), CocoStuffSource(root, split)
         assert isinstance(prepared, PreparedSource)

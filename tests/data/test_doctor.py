@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ahs_seg_jax.data import doctor
-from ahs_seg_jax.data.benchmarks import layout, preparation
+from ahs_seg_jax.data.benchmarks import layout
 from ahs_seg_jax.data.benchmarks.contact_sheet import GAP, WIDTH, contact_sheet
 from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
@@ -23,8 +23,7 @@ FEW = "3 images are too few to judge how often classes occur"
 
 
 def prepare(root, **settings):
-    settings = preparation.Settings(partial=True, **settings)
-    return preparation.prepare(BENCHMARKS["ade20k_150"], root, root, settings, lambda line: None)
+    return trees.prepared(BENCHMARKS["ade20k_150"], root, **settings)
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def test_a_folder_and_a_source_are_examined_alike(root):
 def test_whole_data_are_healthy(root, monkeypatch):
     known = dataclasses.replace(BENCHMARKS["ade20k_150"], counts={"val": (3,)})
     assert prepare(root)["splits"]["val"]["expected"] == [2000]
-    preparation.prepare(known, root, root, preparation.Settings(), lambda line: None)
+    trees.prepared(known, root, partial=False)
     report = doctor.record(root, "ade20k_150", reread=True)
     assert report.text() == f"ade20k_150: healthy\n  warning: val: {FEW}"
     assert PreparedSource(root, "ade20k_150", "val").doctor_problems == ()

@@ -65,6 +65,20 @@ def test_errors_are_sentences(root, capsys, monkeypatch):
         assert message in capsys.readouterr().err
 
 
+def test_all_that_is_missing_is_named_before_anything_is_prepared(root, capsys):
+    assert prepare.main(["ade20k_150", "voc_20", "pascal_context_59", "--root", str(root)]) == 1
+    said = capsys.readouterr().err
+    for part in (
+        f"ade20k_150: {root} lacks ADEChallengeData2016/images/validation",
+        f"voc_20 in {root} is not complete",
+        f"pascal_context_59: {root} lacks VOCdevkit/VOC2010/JPEGImages",
+        "https://codalabuser.blob.core.windows.net/public/trainval_merged.json",
+    ):
+        assert part in said
+    assert prepare.main(["voc_20", "ade20k_150", "--root", str(root), "--partial"]) == 1
+    assert not (root / "prepared").exists()
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -82,5 +96,5 @@ def test_whatever_stops_it_is_a_sentence(root, capsys, monkeypatch, error, code,
         raise error
 
     monkeypatch.setattr(preparation, "prepare", stop)
-    assert prepare.main(["voc_20", "--root", str(root)]) == code
+    assert prepare.main(["voc_20", "--root", str(root), "--partial"]) == code
     assert message in capsys.readouterr().err

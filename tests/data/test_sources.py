@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.data.benchmarks import preparation
 from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.coco_stuff import CocoStuffSource
@@ -53,8 +52,7 @@ def test_a_benchmark_that_is_not_prepared_says_what_to_do(tmp_path, monkeypatch,
 
 def test_prepared_benchmarks_by_name(tmp_path, monkeypatch):
     trees.voc(tmp_path, {"2007_000033": trees.rows([0, 1, 255])})
-    known = BENCHMARKS["voc_20"]
-    preparation.prepare(known, tmp_path, tmp_path, preparation.Settings(partial=True), lambda line: None)
+    trees.prepared(BENCHMARKS["voc_20"], tmp_path)
     monkeypatch.setenv("AHS_SEG_DATA", str(tmp_path))
     source = open_source(Settings(name="voc_20", templates=("{}",)), "val")
     assert isinstance(source, PreparedSource)

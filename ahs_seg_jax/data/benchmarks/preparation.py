@@ -8,7 +8,7 @@ import itertools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,16 +73,10 @@ def count_problems(benchmark: Benchmark, split: str, listing: Listing) -> list[s
     return [f"{found:,} images with labels, the published set has {published}", *listing.problems]
 
 
-def prepare(
-    benchmark: Benchmark, root: pathlib.Path, target: pathlib.Path, settings: Settings, log: Callable[[str], None]
-) -> dict[str, Any]:
-    """Prepares every split found below `root` into `target`/prepared/...; returns the facts (`layout.FACTS`).
-
-    Shards that an earlier run finished are kept. Unreadable examples are left out and named in the facts.
-
-    Raises DataAbsent if files are missing (unless `partial`: then what is there is prepared), and ValueError if the
-    target holds the whole split prepared from other files (unless `again`), or another process is writing it.
-    """
+def complete_listings(
+    benchmark: Benchmark, root: pathlib.Path, settings: Settings, log: Callable[[str], None]
+) -> dict[str, Listing]:
+    """As `listings`, and raises DataAbsent if a split is not whole (unless `partial`: then what is there will do)."""
     found = listings(benchmark, root, log)
     problems = [f"{split}: {p}" for split, listing in found.items() for p in count_problems(benchmark, split, listing)]
     if problems and not settings.partial:
@@ -91,6 +85,23 @@ def prepare(
             + "\nunpack the archives again, or prepare what is there with --partial (the doctor will refuse it).\n"
             + benchmark.downloads
         )
+    return found
+
+
+def prepare(
+    benchmark: Benchmark,
+    found: Mapping[str, Listing],
+    target: pathlib.Path,
+    settings: Settings,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """Prepares every split of `found` into `target`/prepared/...; returns the facts (`layout.FACTS`).
+
+    Shards that an earlier run finished are kept. Unreadable examples are left out and named in the facts.
+
+    Raises DataAbsent if a split holds no readable example, and ValueError if the target holds the whole split prepared
+    from other files (unless `again`), or another process is writing it.
+    """
     folder = layout.prepared_folder(target, benchmark.name)
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     with _alone(folder):

@@ -19,7 +19,6 @@ from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
 
 ADE = BENCHMARKS["ade20k_150"]
-TRIAL = preparation.Settings(partial=True)
 
 
 @pytest.fixture
@@ -33,10 +32,9 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(shards, "SHARD_EXAMPLES", 3)
 
 
-def prepared(root, settings=TRIAL, known=ADE):
+def prepared(root, known=ADE, **settings):
     lines = []
-    facts = preparation.prepare(known, root, root, settings, lines.append)
-    return facts, lines
+    return trees.prepared(known, root, log=lines.append, **settings), lines
 
 
 def test_every_example_in_order(root):
@@ -144,16 +142,13 @@ def alive(group):
 def run():
     """What the killed process does."""
     shards.SHARD_EXAMPLES = 3
-    prepared(pathlib.Path(sys.argv[1]), preparation.Settings(jobs=2, partial=True))
+    prepared(pathlib.Path(sys.argv[1]), jobs=2)
 
 
 @pytest.mark.slow
 def test_several_processes_write_the_same_records(root, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
-    facts = [
-        preparation.prepare(ADE, root, target, preparation.Settings(jobs=jobs, partial=True), print)
-        for target, jobs in ((root, 1), (other, 2))
-    ]
+    facts = [trees.prepared(ADE, root, target, jobs=jobs) for target, jobs in ((root, 1), (other, 2))]
     one, two = (found["splits"]["val"] for found in facts)
     assert one == two
     one, two = (PreparedSource(target, "ade20k_150", "val") for target in (root, other))
@@ -164,16 +159,16 @@ def test_several_processes_write_the_same_records(root, tmp_path_factory):
 
 def test_other_files_do_not_replace_a_whole_split(root):
     whole = dataclasses.replace(ADE, counts={"val": (7,)})
-    prepared(root, preparation.Settings(limit=3), whole)
-    prepared(root, preparation.Settings(), whole)  # a trial makes way
+    prepared(root, whole, partial=False, limit=3)
+    prepared(root, whole, partial=False)  # a trial makes way
     message = r"holds 7 examples of val, prepared from other files .* pass --again to replace them"
     with pytest.raises(ValueError, match=message):
-        prepared(root, preparation.Settings(limit=2), whole)
+        prepared(root, whole, partial=False, limit=2)
     trees.ade20k_150(root, {"ADE_val_1": rows([1, 1, 1, 1])})
     with pytest.raises(ValueError, match=message):
-        prepared(root, preparation.Settings(), whole)
+        prepared(root, whole, partial=False)
     assert len(PreparedSource(root, "ade20k_150", "val")) == 7
-    facts, _ = prepared(root, preparation.Settings(limit=2, again=True), whole)
+    facts, _ = prepared(root, whole, partial=False, limit=2, again=True)
     assert (facts["splits"]["val"]["limit"], len(PreparedSource(root, "ade20k_150", "val"))) == (2, 2)
     assert len(list(layout.prepared_folder(root, "ade20k_150").glob("*.array_record-*"))) == 1
 
@@ -181,7 +176,7 @@ def test_other_files_do_not_replace_a_whole_split(root):
 def test_incomplete_downloads_are_refused_unless_asked_for(root):
     (root / "ADEChallengeData2016/images/validation/ADE_val_4.jpg").unlink()
     with pytest.raises(preparation.DataAbsent) as caught:
-        prepared(root, preparation.Settings())
+        prepared(root, partial=False)
     for part in (
         "val: 6 images with labels, the published set has 2,000",
         "1 label(s) without image: ADE_val_4",

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ahs_seg_jax.data import doctor
-from ahs_seg_jax.data.benchmarks import layout, preparation
+from ahs_seg_jax.data.benchmarks import layout
 from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.sources import CorruptExample, Source
@@ -22,7 +22,7 @@ LABELS = {f"2007_{k:06d}": rows([0, k, 20, 255]) for k in range(1, 12)}
 
 
 def open_voc(root, name="voc_20b"):
-    preparation.prepare(BENCHMARKS[name], root, root, preparation.Settings(partial=True), lambda line: None)
+    trees.prepared(BENCHMARKS[name], root)
     return PreparedSource(root, name, "val")
 
 

@@ -9,6 +9,9 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask
 
+from ahs_seg_jax.data.benchmarks import preparation
+from ahs_seg_jax.data.benchmarks.benchmark import Benchmark
+
 H, W = 5, 7
 
 
@@ -110,3 +113,10 @@ def voc(root: pathlib.Path, labels: dict, palette=True) -> None:
 def rows(values, dtype=np.uint8):
     """A label map `[5, n]` whose columns are the values."""
     return np.repeat(np.asarray(values, dtype)[None], H, axis=0)
+
+
+def prepared(known: Benchmark, root: pathlib.Path, target: pathlib.Path | None = None, log=print, **settings) -> dict:
+    """Prepares what is there, unless `settings` say otherwise; returns the facts."""
+    chosen = preparation.Settings(**({"partial": True} | settings))
+    found = preparation.complete_listings(known, root, chosen, log)
+    return preparation.prepare(known, found, target or root, chosen, log)
