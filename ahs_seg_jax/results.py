@@ -99,7 +99,7 @@ class Evaluation:
     def summary(self) -> str:
         """One line for people, with what the scores depend on, and more lines if the evaluation is incomplete."""
         result, report = self.scores, self.report
-        split = "" if self.seen is None else f" (seen {self.miou_seen:.2f}, unseen {self.miou_unseen:.2f})"
+        split = "" if self.seen is None else f" (seen {_shown(self.miou_seen)}, unseen {_shown(self.miou_unseen)})"
         pooling = report["class_pooling"]
         line = (
             f"mIoU {result.miou:.2f}{split}, fwIoU {result.fwiou:.2f}, mACC {result.macc:.2f}, pACC {result.pacc:.2f}: "
@@ -160,3 +160,8 @@ def hardware(mesh: Mesh) -> dict[str, Any]:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def _shown(value: float) -> str:
+    """A score for people; a dash where no class has one."""
+    return "-" if math.isnan(value) else f"{value:.2f}"

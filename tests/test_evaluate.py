@@ -154,6 +154,14 @@ def test_summary_names_what_the_score_depends_on():
         assert part in result.summary()
 
 
+def test_summary_of_a_vocabulary_that_was_never_seen_has_a_dash():
+    other = Vocabulary(("river",))
+    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", training_vocabulary=other, mesh=one_device())
+    assert result.summary().startswith(
+        f"mIoU {result.scores.miou:.2f} (seen -, unseen {result.scores.miou:.2f}), fwIoU "
+    )
+
+
 def test_pictures_of_random_images_the_worst_and_the_best():
     result = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", pictures=3, mesh=one_device())
     # mIoU by image: 100, 50 (blue under green), 100 (red on what is labelled), 0; of equals the first is the best.

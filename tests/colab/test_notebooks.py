@@ -1,8 +1,11 @@
 """The notebooks run from top to bottom on a CPU with the small model, and are stored without outputs."""
 
+import importlib.util
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -24,6 +27,20 @@ def test_stored_without_outputs_and_with_the_settings_first(path):
     assert "CHECKPOINT = " in "".join(cells(path)[0]["source"])
     for cell in cells(path):
         compile("".join(cell["source"]), path.name, "exec")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("extras", "ending"), [("", ""), ("cuda,convert", "[cuda,convert]")])
+def test_installs_the_checkout_with_what_the_runtime_needs(path, extras, ending, monkeypatch, capsys):
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    install = next("".join(cell["source"]) for cell in cells(path) if "find_spec" in "".join(cell["source"]))
+    exec(install, {"EXTRAS": extras})
+    assert commands == [[sys.executable, "-m", "pip", "install", "--quiet", f"{ROOT}{ending}"]]
+    assert "EXTRAS = " in "".join(cells(path)[0]["source"])
+    assert capsys.readouterr().out == "4 x cpu\n"
 
 
 def run(path: pathlib.Path, folder: pathlib.Path, monkeypatch, **settings: str) -> str:

@@ -4,10 +4,10 @@ import json
 import pathlib
 import subprocess
 
-import numpy as np
 import pytest
 
 from ahs_seg_jax import ablation, config
+from ahs_seg_jax.ablation_study import Study
 from ahs_seg_jax.config import Experiment, TrainConfig
 from ahs_seg_jax.models import architecture
 from scripts import run_ablations
@@ -78,7 +78,8 @@ class Program:
         for step in (2, 4):
             miou = 10.0 * len(self.calls) + step
             scores = {"mIoU": miou, "mIoU_seen": miou, "mIoU_unseen": None}
-            content = {"scores": scores, "checkpoint": {"step": step}, "protocol": "whole", "data": {}}
+            content = {"scores": scores, "checkpoint": {"step": step}, "protocol": "whole", "data": {"images": 4}}
+            content["hardware"] = {"devices": 1, "device": "cpu"}
             (folder / "results" / f"scenes_val_{step:06d}.json").write_text(json.dumps(content))
         return self
 
@@ -100,34 +101,11 @@ def test_finished_runs_are_skipped_and_a_stopped_one_is_continued(tmp_path, monk
     assert len(program.calls) == 4
     assert run_ablations.main([*arguments, "--config.train.learning_rate=0.5"]) == 0
     assert len(program.calls) == 7  # another recipe: nothing of it is finished
-    stored = json.loads((tmp_path / "ablation.json").read_text())
-    assert stored["scores"]["none"]["1"]["mIoU"] == 54.0  # of the fifth call, after its last step
+    study = Study.from_json((tmp_path / "ablation.json").read_text())
+    assert study.by_row()["none"][0].score("mIoU") == 54.0  # of the fifth call, after its last step
+    assert study.about == {"config": f"{TINY} --config.train.learning_rate=0.5", "steps": 4, "batch_size": 4}
+    assert "| all | x | x | x | 74.00 |" in (tmp_path / "ablation.md").read_text()
     assert (tmp_path / "ablation.png").is_file()
-
-
-def test_table_by_hand():
-    scores = {
-        "none": {
-            0: {"mIoU": 10.0, "mIoU_seen": 12.0, "mIoU_unseen": 2.0},
-            1: dict.fromkeys(run_ablations.METRICS, 14.0),
-        },
-        "all": {1: {"mIoU": 15.5, "mIoU_seen": 16.0, "mIoU_unseen": None}},
-    }
-    text = run_ablations.table(scores, "One line.")
-    assert text.startswith("# Component ablation: a small-scale study\n\nOne line.\n")
-    rows = [line for line in text.splitlines() if line.startswith(("| none", "| all"))]
-    assert rows == [
-        "| none |  |  |  | 12.00 ± 2.83 | 13.00 ± 1.41 | 8.00 ± 8.49 |  | 2 |",
-        "| all | x | x | x | 15.50 | 16.00 | - | 1.50 | 1 |",
-    ]
-
-
-def test_plot_marks_every_run():
-    scores = {"none": {0: {"mIoU": 10.0}, 1: {"mIoU": 14.0}}, "all": {0: {"mIoU": 15.0}}}
-    picture = np.asarray(run_ablations.plot(scores, "title"))
-    blue = (picture == (0x30, 0x70, 0xB0)).all(axis=2)
-    columns = np.flatnonzero(blue.any(axis=0))
-    assert 1 + int((np.diff(columns) > 1).sum()) == 3
 
 
 @pytest.mark.parametrize(
