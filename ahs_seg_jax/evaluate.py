@@ -156,7 +156,7 @@ def evaluate(
         "incomplete": unread + evaluation_images.incomplete(source, indices, quick),
         "failed": tally.failed,
         "pictures": {label: source.name(index) for index, label in shown.items()},
-        "predictions": predictions and {"kind": predictions.kind, "path": predictions.finish()},
+        "predictions": predictions and {"kind": predictions.kind, "path": predictions.finish(indices)},
         "seconds": round(tally.seconds, 3),
     }
     if kept:
@@ -167,7 +167,11 @@ def evaluate(
 
 def _partial_fingerprint(report: Mapping[str, Any], predictions: PredictionWriter | None) -> str:
     """Of the evaluation, and of this process's share of it on these devices."""
-    share = {"process": jax.process_index(), "hardware": report["hardware"], "predictions": bool(predictions)}
+    share = {
+        "process": jax.process_index(),
+        "hardware": report["hardware"],
+        "predictions": predictions and predictions.kind,
+    }
     return evaluation_state.digest({"evaluation": report["fingerprint"], **share})
 
 
@@ -260,7 +264,7 @@ def _count(
     if tally.done:
         log(f"going on after {tally.done} of {len(own)} images of this process")
     elif predictions:
-        predictions.start_again()
+        predictions.start_again(own)
     progress = _Progress(len(own), log)
     before, started = tally.seconds, time.monotonic()
     try:

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from etils import epath
@@ -41,11 +41,11 @@ class PredictionWriter:
         if parallel.is_main_process():
             (folder / "classes.txt").write_text("\n".join(class_names) + "\n", encoding="utf-8")
 
-    def start_again(self) -> None:
-        """Forgets the parts of an earlier evaluation that was not finished."""
+    def start_again(self, indices: Iterable[int]) -> None:
+        """Forgets what an evaluation that was not finished wrote of these images: those of this process, not others'."""
+        for index in indices:
+            self._part(index).unlink(missing_ok=True)
         if parallel.is_main_process():
-            if self._parts.exists():
-                self._parts.rmtree()
             self._joined.unlink(missing_ok=True)
 
     def write(self, index: int, name: str, prediction: np.ndarray) -> None:
@@ -65,18 +65,22 @@ class PredictionWriter:
                 {"image_id": index, "file_name": name, "category_id": int(category), "segmentation": segmentation}
             )
         self._parts.mkdir(parents=True, exist_ok=True)
-        (self._parts / f"{index:09d}.json").write_text(json.dumps(segments), encoding="utf-8")
+        self._part(index).write_text(json.dumps(segments), encoding="utf-8")
 
-    def finish(self) -> str:
-        """Joins what belongs in one file; returns the folder, or that file."""
+    def _part(self, index: int) -> epath.Path:
+        return self._parts / f"{index:09d}.json"
+
+    def finish(self, indices: Iterable[int]) -> str:
+        """Joins what belongs in one file, of these images of all processes; returns the folder, or that file."""
         if self._mask is None:
             return str(self._folder)
         if parallel.is_main_process() and self._parts.is_dir():
             with self._joined.open("w", encoding="utf-8") as file:
                 separator = "["
-                for part in sorted(self._parts.glob("*.json")):
-                    file.write(separator + part.read_text(encoding="utf-8")[1:-1])
-                    separator = ",\n"
+                for part in map(self._part, sorted(indices)):
+                    if part.is_file():  # an image that could not be read has none
+                        file.write(separator + part.read_text(encoding="utf-8")[1:-1])
+                        separator = ",\n"
                 file.write("]\n")
             self._parts.rmtree()
         return str(self._joined)

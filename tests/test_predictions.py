@@ -22,7 +22,7 @@ def test_index_pngs(tmp_path, classes, dtype):
     writer = PredictionWriter("png", epath.Path(tmp_path / "p"), [str(k) for k in range(classes)], NAMES)
     for index, (name, labels) in enumerate(zip(NAMES, maps(classes), strict=True)):
         writer.write(index, name, labels)
-    assert writer.finish() == str(tmp_path / "p")
+    assert writer.finish(range(3)) == str(tmp_path / "p")
     for path, labels in zip(("val/a.png", "val/deep/b.2.png", "c.png"), maps(classes), strict=True):
         stored = np.asarray(Image.open(tmp_path / "p" / path))
         assert stored.dtype == dtype
@@ -34,12 +34,12 @@ def test_index_pngs(tmp_path, classes, dtype):
 def test_coco_rle(tmp_path):
     mask = pytest.importorskip("pycocotools.mask")
     writer = PredictionWriter("coco", epath.Path(tmp_path), ["a", "b", "c"], NAMES)
-    writer.start_again()
+    writer.start_again(range(3))
     for index, (name, labels) in enumerate(zip(NAMES, maps(3), strict=True)):
         writer.write(index, name, labels)
         writer.write(index, name, labels)  # as after an interruption
     for _ in range(2):  # finished, then asked once more
-        assert writer.finish() == str(tmp_path / "predictions.json")
+        assert writer.finish([2, 0, 1]) == str(tmp_path / "predictions.json")
     segments = json.loads((tmp_path / "predictions.json").read_text())
     restored = [np.full((5, 7), -1) for _ in NAMES]
     for segment in segments:
@@ -52,10 +52,11 @@ def test_coco_rle(tmp_path):
 def test_parts_of_an_unfinished_evaluation_are_forgotten(tmp_path):
     pytest.importorskip("pycocotools")
     writer = PredictionWriter("coco", epath.Path(tmp_path), ["a"], NAMES)
-    writer.write(0, NAMES[0], np.zeros((2, 3), np.int32))
-    writer.start_again()
-    writer.write(1, NAMES[1], np.zeros((2, 3), np.int32))
-    writer.finish()
+    label = np.zeros((2, 3), np.int32)
+    for index, name in enumerate(NAMES):
+        writer.write(index, name, label)
+    writer.start_again([0])  # of another process is image 1, and image 2 is of an evaluation of more images
+    writer.finish([0, 1])
     assert [s["image_id"] for s in json.loads((tmp_path / "predictions.json").read_text())] == [1]
 
 

@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         target = pathlib.Path(options.to) if options.to else root
         found = _find(options.names, root, settings, _say)
         healthy = [_prepare(name, found[name], target, settings, _say) for name in found]
+        if target != root:
+            _say(f"evaluate them with --config.data.root={target}, or {ROOT_VARIABLE}={target}")
     except BrokenProcessPool:
         print(
             "error: a process was killed, as a full memory does; the same command with fewer --jobs continues",

@@ -33,11 +33,12 @@ def test_several_benchmarks_of_one_root(root, capsys):
     assert (layout.prepared_folder(root, "voc_20b") / "contact_sheet-val.png").is_file()
 
 
-def test_another_target_and_a_limit(root, tmp_path_factory, monkeypatch):
+def test_another_target_and_a_limit(root, tmp_path_factory, monkeypatch, capsys):
     target = tmp_path_factory.mktemp("target")
     monkeypatch.setenv("AHS_SEG_DATA", str(root))
     prepare.main(["voc_20", "--to", str(target), "--limit", "2", "--jobs", "1", "--partial"])
     assert len(PreparedSource(target, "voc_20", "val")) == 2
+    assert f"evaluate them with --config.data.root={target}, or AHS_SEG_DATA={target}" in capsys.readouterr().out
     assert not (root / "prepared").exists()
 
 
