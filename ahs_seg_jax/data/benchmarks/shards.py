@@ -127,7 +127,7 @@ def write_shards(shards: Sequence[Shard], jobs: int) -> Iterator[tuple[Shard, di
 
     Closing the iterator stops after the shards in hand.
     """
-    if jobs == 1 or len(shards) == 1:
+    if jobs == 1 or len(shards) <= 1:
         for shard in shards:
             yield shard, write_shard(shard)
         return

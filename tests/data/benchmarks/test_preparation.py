@@ -76,6 +76,13 @@ def test_finished_shards_are_kept(root):
     assert len(PreparedSource(root, "ade20k_150", "val")) == 7
 
 
+def test_a_finished_preparation_is_left_as_it_is(root):
+    facts, _ = prepared(root)
+    again, lines = prepared(root, jobs=2)
+    assert lines == ["ade20k_150: 7 of 7 images were prepared before"]
+    assert again == facts
+
+
 def test_a_shard_of_other_bytes_is_written_again(root):
     prepared(root)
     path = layout.prepared_folder(root, "ade20k_150") / layout.shard_name("ade20k_150", "val", 1, 3)
