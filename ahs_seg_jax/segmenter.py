@@ -167,6 +167,10 @@ class Segmenter:
         features = self._encode_images([open_image(image)], "whole", 1)[0]["dense"][0].astype(np.float32)
         return features / np.linalg.norm(features, axis=-1, keepdims=True)
 
+    def remembers(self, image: ImageLike, protocol: str | None = None) -> bool:
+        """Whether the image's features are kept from an earlier call: a call with it then runs the aggregation only."""
+        return self._features.get(streaming.content_key(open_image(image), protocol or self.protocol)) is not None
+
     def plan(
         self,
         size: tuple[int, int],

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ahs_seg_jax import __version__
-from ahs_seg_jax.cli import compilation_cache, grammar
+from ahs_seg_jax.cli import compilation_cache, demo, grammar
 from ahs_seg_jax.host_memory import restart_with_huge_pages
 
 EPILOG = f"""Compiled programs are kept in a folder of the user's cache, so that only the first run of a kind compiles
@@ -146,6 +146,9 @@ def export(
 
     names = grammar.names(classes, classes_file) if classes or classes_file else None
     grammar.finish(lambda: exporting.export(model, output, names))
+
+
+app.command()(demo.demo)
 
 
 def run() -> None:

@@ -1,0 +1,96 @@
+"""`ahs-seg demo`: the page in the browser."""
+
+import importlib.util
+import os
+import pathlib
+import socket
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ahs_seg_jax.cli import grammar
+
+if TYPE_CHECKING:  # nothing heavy is imported before a command runs
+    from ahs_seg_jax.demo.answers import Limits
+
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+def demo(
+    model: grammar.Model = "tiny",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
+    protocol: grammar.Protocol = "",
+    memory_gb: grammar.MemoryGB = None,
+    max_upload_mb: Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)] = 20,
+    max_megapixels: Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)] = 16,
+    max_classes: Annotated[int, typer.Option(help="Most names at once.", min=1)] = 100,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """A page in the browser: an image, your words, the result. Needs pip install 'ahs_seg_jax[demo]'."""
+
+    def command() -> None:
+        _check_extra()
+        _check_address(host, port)
+        from ahs_seg_jax.demo.answers import Limits
+
+        limits = Limits(max_upload_mb, max_megapixels, max_classes)
+        serve(model, protocol or None, memory_gb, limits, host, port, open_browser)
+
+    grammar.finish(command)
+
+
+def serve(
+    model: str,
+    protocol: str | None,
+    memory_gb: float | None,
+    limits: "Limits",
+    host: str,
+    port: int,
+    open_browser: bool = False,
+) -> None:
+    """Loads the model, answers the first example, and shows the page until it is interrupted."""
+    from ahs_seg_jax import packaged
+    from ahs_seg_jax.demo import answers, examples
+    from ahs_seg_jax.segmenter import Segmenter
+
+    print(f"loading {model} ...", file=sys.stderr)
+    options = {"protocol": protocol} if protocol else {}
+    segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **options)
+    known, about = frozenset[str](), f"Model: {pathlib.PurePath(model).name}."
+    if model == packaged.TINY:
+        names = packaged.load_tiny().manifest["training"]["vocabulary"]["names"]
+        known = frozenset(word for name in names for word in name.casefold().split())
+        about = f"The small model knows drawings and these words only: {', '.join(sorted(known))}."
+    drawn = examples.examples()
+
+    def ask(path: str | None, words: str, least_confidence: float, shown_name: str) -> answers.Answer:
+        return answers.answer(segmenter, path, words, least_confidence, limits, known, shown_name)
+
+    with tempfile.TemporaryDirectory(prefix="ahs_seg_demo_") as folder:
+        # Read by Gradio when it is imported: no reports about its use, and uploads where they are removed at the end.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        from ahs_seg_jax.demo import page
+
+        built = page.build(ask, drawn, limits, about, pathlib.Path(folder))
+        segmenter(drawn[0].image, list(drawn[0].names))  # compiled before the first visitor
+        print(f"the page is at http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
+        if host in EVERYWHERE:
+            print("everybody in this network can use it; there is no password", file=sys.stderr)
+        page.serve(built, host, port, limits, open_browser)
+
+
+def _check_extra() -> None:
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError("the page needs gradio, which is not installed: pip install 'ahs_seg_jax[demo]'")
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raises OSError where the page could not listen, before a model is loaded."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port} ({error}); choose another --port or --host") from error
