@@ -17,7 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from ahs_seg_jax import distributed, initialise, losses, optimizer, parallel, resume, scoring
+from ahs_seg_jax import distributed, evaluate, initialise, losses, optimizer, parallel, resume, scoring
 from ahs_seg_jax.checkpoints.store import CheckpointStore
 from ahs_seg_jax.config import Experiment, checking_input
 from ahs_seg_jax.data.pipeline import train_batches
@@ -101,6 +101,7 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
         parallel.check_batch(settings.batch_size, settings.accumulation, mesh)
         source = open_source(experiment.data, "train")
         validation = open_source(experiment.data, experiment.eval.split)
+        evaluate.check_data(validation, experiment.eval.allow_bad_data)  # not after hours, at the first evaluation
         host_tokens = check_prompts(experiment, source, validation)
 
     with contextlib.ExitStack() as stack:

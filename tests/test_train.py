@@ -70,6 +70,18 @@ def experiment(model: ModelConfig | None = None, **changes) -> Experiment:
     )
 
 
+def test_data_that_an_evaluation_would_refuse_are_refused_at_the_start(tmp_path, monkeypatch):
+    class Partial(ScenesSource):
+        doctor_problems = ("3 images of val, the published set has 5,000",)
+
+    monkeypatch.setattr(train, "open_source", lambda settings, split: Partial(settings.scenes, split))
+    with pytest.raises(
+        InputError, match=r"(?s)- 3 images of val, the published .* or set eval\.allow_bad_data to True"
+    ):
+        train.train(experiment(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def batch(size: int = 4) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
