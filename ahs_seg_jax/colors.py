@@ -10,9 +10,16 @@ import hashlib
 
 import numpy as np
 
-CANDIDATES = 48
-# Linear RGB as seen without the medium-wave cones (Vienot, Brettel and Mollon, 1999).
-_DEUTERANOPIA = np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]])
+CANDIDATES = 96
+SMALL = 24  # names; vocabularies up to this size share one least distance, so that another word moves few colours
+# Linear RGB as seen without the long-wave cones, and without the medium-wave ones (Machado, Oliveira and Fernandes, 2009).
+_PROTANOPIA = np.array(
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+)
+_DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+)
+_WEIGHTS = np.array([1.0, 2.0, 2.0])  # of squared distances: normal, protanopia, deuteranopia
 # Linear RGB -> cone responses -> OKLab (Ottosson, 2020).
 _TO_CONES = np.array(
     [
@@ -35,7 +42,7 @@ def assign_colors(names: tuple[str, ...]) -> np.ndarray:
     """RGB colours `uint8 [t, 3]` of class names (read-only, distinct, deterministic)."""
     palette, features = _palette()
     # About half the distance that evenly spread colours keep; in steps, so that one class more or less moves few colours.
-    enough = 0.5 / np.sqrt(2.0 ** np.ceil(np.log2(len(names) + 8)))
+    enough = 0.5 / np.sqrt(2.0 ** np.ceil(np.log2(max(len(names), SMALL) + 8)))
     hashes = {name: hashlib.sha256(name.strip().casefold().encode("utf-8")).digest() for name in names}
     chosen: dict[str, int] = {}
     nearest = np.full(len(palette), np.inf)  # of every palette colour to the colours taken so far
@@ -54,22 +61,23 @@ def assign_colors(names: tuple[str, ...]) -> np.ndarray:
 
 
 def _distance(features: np.ndarray, one: np.ndarray) -> np.ndarray:
-    """The smaller of the distances in normal and in red-green blind vision (weighted: the latter is harder)."""
-    squares = (features - one[None]) ** 2
-    return np.sqrt(np.minimum(squares[:, :3].sum(axis=1), 2.0 * squares[:, 3:].sum(axis=1)))
+    """The smallest of the distances in normal and in both kinds of red-green blind vision (weighted: these are harder)."""
+    squares = ((features - one[None]) ** 2).reshape(len(features), -1, 3).sum(axis=-1)
+    return np.sqrt((squares * _WEIGHTS).min(axis=1))
 
 
 @functools.lru_cache(maxsize=1)
 def _palette() -> tuple[np.ndarray, np.ndarray]:
-    """All colours to choose from, `uint8 [n, 3]`, neither too dark nor too pale, and their coordinates `[n, 6]`."""
+    """All colours to choose from, `uint8 [n, 3]`, neither too dark nor too pale, and their coordinates `[n, 9]`:
+    three for each kind of vision."""
     steps = np.linspace(0, 255, 18).round()
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     linear = np.where(grid <= 10.31475, grid / 255 / 12.92, ((grid / 255 + 0.055) / 1.055) ** 2.4)
     normal = _oklab(linear)
-    blind = _oklab(np.clip(linear @ _DEUTERANOPIA.T, 0, 1))
+    blind = [_oklab(np.clip(linear @ matrix.T, 0, 1)) for matrix in (_PROTANOPIA, _DEUTERANOPIA)]
     chroma = np.hypot(normal[:, 1], normal[:, 2])
     keep = (normal[:, 0] > 0.35) & (normal[:, 0] < 0.93) & (chroma > 0.07)
-    return grid[keep].astype(np.uint8), np.concatenate([normal, blind], axis=1)[keep]
+    return grid[keep].astype(np.uint8), np.concatenate([normal, *blind], axis=1)[keep]
 
 
 def _oklab(linear: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Colours of classes."""
 
 import numpy as np
+import pytest
 
 from ahs_seg_jax import colors
+from ahs_seg_jax.data.scenes import scenes_vocabulary
 from ahs_seg_jax.vocabulary import Vocabulary
 
 
 def as_dict(names):
-    return dict(zip(names, map(tuple, colors.assign_colors(names).tolist()), strict=True))
+    return dict(zip(names, map(tuple, colors.assign_colors(tuple(names)).tolist()), strict=True))
 
 
 def test_colors_are_distinct_and_bright_enough():
@@ -34,13 +36,41 @@ def test_case_and_space_do_not_change_a_color():
     assert as_dict(("Tree ",))["Tree "] == as_dict(("tree",))["tree"]
 
 
-def test_small_vocabularies_keep_apart_in_both_kinds_of_vision():
-    names = Vocabulary.named("voc_20").names
-    palette, features = colors._palette()
-    rows = [int(np.flatnonzero((palette == color).all(axis=1))[0]) for color in colors.assign_colors(names)]
-    for row in rows:
-        others = [other for other in rows if other != row]
-        assert colors._distance(features[others], features[row]).min() > 0.08
+# Linear RGB as people without long-wave or medium-wave cones see it, by Vienot, Brettel and Mollon (1999): another
+# simulation than the one that colours are chosen with.
+SIMULATIONS = {
+    "normal": np.eye(3),
+    "protanopia": np.array([[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]]),
+    "deuteranopia": np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]]),
+}
+
+
+def least_distance(names, vision):
+    """Between any two colours, in OKLab, where about 0.02 is just noticeable."""
+    encoded = colors.assign_colors(tuple(names)) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    seen = colors._oklab(np.clip(linear @ SIMULATIONS[vision].T, 0, 1))
+    distances = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+    return distances[~np.eye(len(seen), dtype=bool)].min()
+
+
+@pytest.mark.parametrize(("vision", "least"), [("normal", 0.07), ("protanopia", 0.045), ("deuteranopia", 0.045)])
+def test_colors_of_small_vocabularies_keep_apart_for_everyone(vision, least):
+    """All pairs, so neighbours in every legend too: twice what is just noticeable, with and without colour blindness."""
+    every, rng = Vocabulary.named("ade20k_847").names, np.random.default_rng(0)
+    drawn = [[every[i] for i in rng.choice(len(every), count, replace=False)] for count in (2, 3, 7, 13, 19, 24) * 5]
+    for names in (*drawn, Vocabulary.named("voc_20").names, scenes_vocabulary("val").names):
+        assert least_distance(names, vision) > least, names
+
+
+def test_another_word_leaves_most_colors_of_a_small_vocabulary():
+    every, rng = Vocabulary.named("ade20k_847").names, np.random.default_rng(1)
+    kept = []
+    for count in (3, 8, 9, 13, 20) * 4:
+        names = [every[i] for i in rng.choice(len(every), count + 1, replace=False)]
+        with_it, without = as_dict(names), as_dict(names[:-1])
+        kept.append(np.mean([with_it[name] == color for name, color in without.items()]))
+    assert np.mean(kept) > 0.85
 
 
 def test_known_colors_never_change():

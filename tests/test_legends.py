@@ -37,6 +37,20 @@ def test_legend_text_lies_on_plain_ground():
     assert ((legend == visualize.BACKGROUND).all(axis=-1)).mean() > 0.5
 
 
+def luminance(color) -> float:
+    """Relative, 0..1, of an sRGB colour, as in the accessibility guidelines WCAG 2."""
+    encoded = np.asarray(color) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+
+
+def test_text_stands_out_from_its_ground():
+    """WCAG 2: 7 for text, 3 for the lines around samples."""
+    ground = luminance(visualize.BACKGROUND) + 0.05
+    assert ground / (luminance(visualize.TEXT) + 0.05) > 7
+    assert ground / (luminance(visualize.FAINT) + 0.05) > 3
+
+
 def test_heat_is_ordered_by_lightness():
     luma = legends.HEAT @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(luma) > 15).all()
