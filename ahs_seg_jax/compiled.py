@@ -16,9 +16,14 @@ traces: collections.Counter[str] = collections.Counter()  # how often each funct
 
 
 class Compiled:
-    """A jitted function. A call with sizes that it has not seen compiles, which is logged with its time."""
+    """A jitted function. A call with sizes that it has not seen compiles, which is logged with its time.
 
-    def __init__(self, function: Callable[..., Any], name: str, static: tuple[str, ...] = ()):
+    The arguments named in `donate` are overwritten: the caller has no use for them after the call.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], name: str, static: tuple[str, ...] = (), donate: tuple[str, ...] = ()
+    ):
         self.name = name
 
         @functools.wraps(function)
@@ -26,7 +31,7 @@ class Compiled:
             traces[name] += 1
             return function(*args, **options)
 
-        self._jitted = jax.jit(traced, static_argnames=static)
+        self._jitted = jax.jit(traced, static_argnames=static, donate_argnames=donate)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         before, started = traces[self.name], time.monotonic()

@@ -106,20 +106,21 @@ def _merge(config: ModelConfig, params: Any) -> Any:
     return orthogonal.merge(config, params)[1]
 
 
-def _taps(size_in: int, size_out: int) -> Taps:
+def taps(size_in: int, size_out: int) -> Taps:
     """The two source indices (int32 `[m]`) and the second one's weight (float32 `[m]`) of a bilinear resize."""
     source = np.maximum((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0.0)
     low = np.minimum(source.astype(np.int32), size_in - 1)
     return low, np.minimum(low + 1, size_in - 1), (source - low).astype(np.float32)
 
 
-def _squash(image: np.ndarray, size: int) -> np.ndarray:
+def squash(image: np.ndarray, size: int) -> np.ndarray:
     """Float32 `[size, size, 3]` of an image `[H, W, 3]`: bilinear, no anti-aliasing, the aspect ratio is lost."""
-    values = image.astype(np.float32)
+    values = image  # rows are chosen first: a large image as float32 would take four times its memory
     for axis in (0, 1):
-        low, high, weight = _taps(values.shape[axis], size)
+        low, high, weight = taps(values.shape[axis], size)
         weight = weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        values = values.take(low, axis) * (1 - weight) + values.take(high, axis) * weight
+        first, second = (values.take(index, axis).astype(np.float32) for index in (low, high))
+        values = first * (1 - weight) + second * weight
     return values
 
 
@@ -138,11 +139,11 @@ def make_views(image: np.ndarray, protocol: str, crop: int, windows: Windows = C
     check_protocol(protocol)
     check_image(image)
     if protocol == "whole":
-        return _squash(image, crop)[None]
+        return squash(image, crop)[None]
     height, width = shortest_edge_size(image.shape[0], image.shape[1], windows.shortest, windows.longest)
     resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    squashed, side = _squash(resized, windows.size), windows.window
-    return np.stack([*(squashed[y : y + side, x : x + side] for y, x in windows.corners), _squash(resized, side)])
+    squashed, side = squash(resized, windows.size), windows.window
+    return np.stack([*(squashed[y : y + side, x : x + side] for y, x in windows.corners), squash(resized, side)])
 
 
 def views_shape(protocol: str, crop: int, windows: Windows = CAT_SEG) -> tuple[int, int, int, int]:
@@ -233,7 +234,7 @@ def _blend(logits: jax.Array, protocol: str, windows: Windows) -> jax.Array:
     return (total / count + _resized(probabilities[-1], (size, size))) / 2
 
 
-def _interpolated(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
+def interpolated(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
     """Bilinear resize of the last two axes. The taps may be arguments, so that one program serves all sizes.
 
     Gathering two neighbours is far cheaper here than a product with a matrix of zeros, and needs no rounding mode.
@@ -246,7 +247,7 @@ def _interpolated(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
 
 
 def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    return _interpolated(x, _taps(x.shape[-2], size[0]), _taps(x.shape[-1], size[1]))
+    return interpolated(x, taps(x.shape[-2], size[0]), taps(x.shape[-1], size[1]))
 
 
 def probabilities(logits: jax.Array, size: tuple[int, int], protocol: str, windows: Windows = CAT_SEG) -> jax.Array:
@@ -266,7 +267,7 @@ def padded_probabilities(
 
 
 def _blended_at(logits: jax.Array, row_taps: Taps, column_taps: Taps, protocol: str, windows: Windows) -> jax.Array:
-    return _interpolated(_blend(logits, protocol, windows), row_taps, column_taps)
+    return interpolated(_blend(logits, protocol, windows), row_taps, column_taps)
 
 
 _blend_to_size = Compiled(_blended_at, "probabilities", static=("protocol", "windows"))
@@ -306,7 +307,7 @@ def best_classes(
 
 
 def _padded_taps(size_in: int, size_out: int) -> Taps:
-    low, high, weight = _taps(size_in, size_out)
+    low, high, weight = taps(size_in, size_out)
     padding = (0, bucket(size_out, OUTPUT_BUCKETS) - size_out)
     return np.pad(low, padding), np.pad(high, padding), np.pad(weight, padding)
 
@@ -334,7 +335,7 @@ def _best_of_all(
 
         def band(parts: tuple[jax.Array, jax.Array, Taps]) -> Best:
             label, value, taps = parts
-            resized = _interpolated(blended, taps, column_taps)
+            resized = interpolated(blended, taps, column_taps)
             better = resized.max(axis=0) > value
             index = first + resized.argmax(axis=0).astype(jnp.int32)
             return jnp.where(better, index, label), jnp.maximum(resized.max(axis=0), value)

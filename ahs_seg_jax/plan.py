@@ -9,14 +9,16 @@ from typing import Any
 
 import jax
 
-from ahs_seg_jax import inference, streaming
+from ahs_seg_jax import inference, streaming, tiling
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.native_windows import TILE, Grid, NativeWindows
 
 RUNTIME = 0.7e9  # Python, JAX and compiled programs
 WORKING = {"cpu": 0.5e9}  # temporaries of one pass; more would leave a processor's caches
 WORKING_ELSEWHERE = 8e9
 CHUNKS = {"cpu": (32, 24, 16, 8)}
 CHUNKS_ELSEWHERE = (256, 128, 64, 32, 16, 8)
+HELD = 1e9  # logits of native windows that are held together; a wider image is divided into strips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Plan:
     chunk: int  # classes of one pass
     at_once: int  # views computed together
     parts: dict[str, float]  # bytes, by what needs them
+    columns: int | None = None  # of tiles that make a strip, with native windows
 
     @property
     def gigabytes(self) -> float:
@@ -40,8 +43,9 @@ class Plan:
         height, width = self.size
         cut = "" if self.kept == self.classes else f", of which each view keeps the best {self.kept}"
         passes = math.ceil(self.kept / self.chunk)
+        strips = f", strips of {self.columns * TILE} pixels" if self.columns else ""
         lines = [
-            f"{width} x {height} pixels, {self.views} view(s), {self.at_once} at once",
+            f"{width} x {height} pixels, {self.views} view(s), {self.at_once} at once{strips}",
             f"{self.classes} classes{cut}, in {passes} pass(es) of {self.chunk}",
             *(f"  {name:28} {value / 1e9:6.2f} GB" for name, value in self.parts.items()),
             f"  {'in all, about':28} {self.gigabytes:6.2f} GB",
@@ -61,16 +65,26 @@ def make_plan(
     probabilities: bool = False,
     images: int = 1,
     platform: str | None = None,
+    windows: NativeWindows | None = None,
+    streamed: bool = False,
 ) -> Plan:
     """The plan that fits `memory_gb` (1e9 bytes; None: no limit): the largest chunk, then the most views at once.
+
+    With `windows` the protocol does not matter; `streamed`: neither image nor result is in memory as a whole.
 
     Raises:
       ValueError: not even the smallest chunk fits; the message says what takes the memory and what helps.
     """
     platform = platform or jax.default_backend()
-    views = inference.views_shape(protocol, config.image.crop)[0]
     kept = classes if keep is None else min(classes, keep)
-    fixed = _fixed(config, params, classes, size, views, probabilities)
+    if windows is None:
+        grid, columns, views = None, None, inference.views_shape(protocol, config.image.crop)[0]
+        fixed = _fixed(config, params, classes, size, views, probabilities)
+    else:
+        grid = windows.grid(size, config.image.crop)
+        columns, views = _strip(grid, classes * _logits(config), memory_gb), grid.count
+        fixed = _fixed_of_windows(params, grid, classes, streamed, probabilities)
+    held = grid.held(columns) if grid and columns else views
     plan = None
     for chunk in CHUNKS.get(platform, CHUNKS_ELSEWHERE):
         chunk = streaming.chunk_size(kept, chunk)
@@ -79,10 +93,10 @@ def make_plan(
             working = chunk * at_once * class_bytes(config)
             if working > WORKING.get(platform, WORKING_ELSEWHERE) and at_once > 1:
                 continue
-            logits = 4.0 * max(views, at_once) * classes * (4 * config.grid) ** 2
+            logits = max(held, at_once) * classes * _logits(config)
             states = -(-kept // chunk) * chunk * at_once * state_bytes(config)
             parts = fixed | {"logits": logits, "classes between the passes": states, "one pass": working}
-            plan = Plan(classes, kept, views, size, chunk, at_once, parts)
+            plan = Plan(classes, kept, views, size, chunk, at_once, parts, columns)
             if memory_gb is None or plan.gigabytes <= memory_gb:
                 return plan
     assert plan is not None
@@ -106,6 +120,31 @@ def _fixed(
         "labels and confidence": 16.0 * rows * columns + 8.0 * pixels,
     }
     return parts | ({"probabilities": 4.0 * classes * pixels} if probabilities else {})
+
+
+def _fixed_of_windows(params: Any, grid: Grid, classes: int, streamed: bool, probabilities: bool) -> dict[str, float]:
+    """As `_fixed`, for native windows. A tile's classes exist twice where they are added up and chosen."""
+    pixels = float(grid.size[0] * grid.size[1])
+    tile = 2 * 4.0 * tiling.CLASSES_AT_ONCE * (TILE + grid.window) ** 2
+    parts = {
+        "runtime and programs": RUNTIME,
+        "weights": float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))),
+        "image, labels, confidence": 1e8 if streamed else 11 * pixels,
+        "tiles": tile + (4.0 * classes * TILE**2 if probabilities else 0.0),
+    }
+    return parts | ({"probabilities": 4.0 * classes * pixels} if probabilities and not streamed else {})
+
+
+def _strip(grid: Grid, window_bytes: float, memory_gb: float | None) -> int:
+    """Columns of tiles in a strip: as many as hold their windows' logits in HELD, or half of a smaller bound."""
+    bound = HELD if memory_gb is None else min(HELD, 0.5e9 * memory_gb)
+    fitting = (n for n in range(grid.tiles()[1], 1, -1) if grid.held(n) * window_bytes <= bound)
+    return next(fitting, 1)
+
+
+def _logits(config: ModelConfig) -> float:
+    """Bytes of the logits of one class of one view."""
+    return 4.0 * (4 * config.grid) ** 2
 
 
 def state_bytes(config: ModelConfig) -> float:

@@ -18,7 +18,7 @@ from ahs_seg_jax.colors import assign_colors
 from ahs_seg_jax.vocabulary import IGNORE, first_synonym
 
 UNKNOWN = "unknown"  # what pictures and summaries call pixels that none of the words fits
-PNG_NAMES = "class_names"  # key of an index PNG's metadata: the names as a JSON list
+CLASS_NAMES = "class_names"  # key in the metadata of files of labels: the names as a JSON list
 _EIGHT_BIT, _SIXTEEN_BIT = 255, 65535  # stored for unknown pixels, and one more than the largest index
 
 
@@ -41,10 +41,7 @@ class Segmentation:
     @property
     def areas(self) -> dict[str, int]:
         """Name -> pixels, the largest first; names that do not occur are left out. `UNKNOWN` if any pixel is."""
-        counts = np.bincount(self.labels.ravel() - IGNORE, minlength=len(self.names) + 1)
-        named = dict(zip((UNKNOWN, *self.names), counts.tolist(), strict=True)) if counts[0] else {}
-        named = named or dict(zip(self.names, counts[1:].tolist(), strict=True))
-        return {name: pixels for name, pixels in sorted(named.items(), key=lambda item: -item[1]) if pixels}
+        return named_areas(count_labels(self.labels, len(self.names)), self.names)
 
     def index(self, name: str) -> int:
         """The index of a name, or of the name whose first synonym it is. Raises KeyError that lists near names."""
@@ -82,16 +79,7 @@ class Segmentation:
 
     def summary(self) -> dict[str, Any]:
         """What `ahs-seg segment` writes about an image: JSON values."""
-        pixels = self.labels.size
-        return {
-            "image": self.source,
-            "height": self.labels.shape[0],
-            "width": self.labels.shape[1],
-            "mean_confidence": round(float(self.confidence.mean()), 4),
-            "classes": {
-                name: {"pixels": count, "share": round(count / pixels, 6)} for name, count in self.areas.items()
-            },
-        }
+        return summary(self.source, self.labels.shape, float(self.confidence.mean()), self.areas)
 
     def save_png(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes the indices as a PNG; `read_png` reads it back.
@@ -101,9 +89,10 @@ class Segmentation:
         written.
         """
         about = PngImagePlugin.PngInfo()
-        about.add_itxt(PNG_NAMES, json.dumps(self.names, ensure_ascii=False))
-        few = len(self.names) <= _EIGHT_BIT
-        stored = np.where(self.labels == IGNORE, _EIGHT_BIT if few else _SIXTEEN_BIT, self.labels)
+        about.add_itxt(CLASS_NAMES, json.dumps(self.names, ensure_ascii=False))
+        unknown = no_data_value(len(self.names))
+        few = unknown == _EIGHT_BIT
+        stored = np.where(self.labels == IGNORE, unknown, self.labels)
         image = Image.fromarray(stored.astype(np.uint8 if few else np.uint16))
         if few:
             palette = np.zeros((256, 3), np.uint8)
@@ -142,9 +131,39 @@ class Segmentation:
 
         Raises ImportError, which says what to install, without rasterio.
         """
-        features = _import("rasterio.features", "pip install 'ahs_seg_jax[polygons]'")
+        features = _import("rasterio.features", "pip install 'ahs_seg_jax[geo]'")
         mask = self.mask(name)
         return [shape for shape, _ in features.shapes(mask.astype(np.uint8), mask=mask)]
+
+
+def count_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """int64 `[classes + 1]`: pixels without a name, then those of each name."""
+    return np.bincount(labels.ravel() - IGNORE, minlength=classes + 1)
+
+
+def named_areas(counts: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """Name -> pixels of what `count_labels` counted, as `Segmentation.areas` has it."""
+    named = dict(zip((UNKNOWN, *names), counts.tolist(), strict=True)) if counts[0] else {}
+    named = named or dict(zip(names, counts[1:].tolist(), strict=True))
+    return {name: pixels for name, pixels in sorted(named.items(), key=lambda item: -item[1]) if pixels}
+
+
+def summary(source: str | None, size: tuple[int, int], mean_confidence: float, areas: dict[str, int]) -> dict[str, Any]:
+    """What `ahs-seg segment` writes about an image of `size` (h, w): JSON values."""
+    height, width = size
+    shares = {name: {"pixels": count, "share": round(count / (height * width), 6)} for name, count in areas.items()}
+    return {
+        "image": source,
+        "height": height,
+        "width": width,
+        "mean_confidence": round(mean_confidence, 4),
+        "classes": shares,
+    }
+
+
+def no_data_value(classes: int) -> int:
+    """What a file of labels of so many names stores where there is none: 255 in 8 bits, 65535 in 16."""
+    return _EIGHT_BIT if classes <= _EIGHT_BIT else _SIXTEEN_BIT
 
 
 def calibrate_unknown(results: Sequence[Segmentation], truths: Sequence[np.ndarray], kept: float = 0.95) -> float:
@@ -168,7 +187,7 @@ def read_png(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...]]
     Raises ValueError for another PNG.
     """
     with Image.open(path) as file:
-        text = getattr(file, "text", {}).get(PNG_NAMES)
+        text = getattr(file, "text", {}).get(CLASS_NAMES)
         if text is None:
             raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")
         labels, unknown = np.asarray(file).astype(np.int32), _EIGHT_BIT if file.mode == "P" else _SIXTEEN_BIT

@@ -3,16 +3,17 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
 import jax
 import numpy as np
 
-from ahs_seg_jax import inference, packaged, streaming
+from ahs_seg_jax import inference, packaged, streaming, tiling
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.native_windows import NativeWindows
 from ahs_seg_jax.open_image import ImageLike, open_image
 from ahs_seg_jax.plan import Plan, make_plan
 from ahs_seg_jax.segmentation import Segmentation
@@ -89,6 +90,7 @@ class Segmenter:
         names: Names | None = None,
         *,
         protocol: str | None = None,
+        windows: NativeWindows | None = None,
         class_pooling: int = 1,
         unknown: Unknown = "none",
         probabilities: bool = False,
@@ -100,6 +102,7 @@ class Segmenter:
         names: Names | None = None,
         *,
         protocol: str | None = None,
+        windows: NativeWindows | None = None,
         class_pooling: int = 1,
         unknown: Unknown = "none",
         probabilities: bool = False,
@@ -111,6 +114,7 @@ class Segmenter:
         names: Names | None = None,
         *,
         protocol: str | None = None,
+        windows: NativeWindows | None = None,
         class_pooling: int = 1,
         unknown: Unknown = "none",
         probabilities: bool = False,
@@ -120,6 +124,7 @@ class Segmenter:
         `names`: one for each class, synonyms after ", "; the words of `set_vocabulary` by default. `unknown`: "none",
         a probability below which a pixel gets the label -1 (`calibrate_unknown` finds one), or a list of background
         words, whose pixels get -1. `probabilities` keeps those of every class. Benchmarks never use `unknown`.
+        `windows`, in place of a protocol: windows over each image at its own resolution.
 
         Raises ValueError, TypeError or FileNotFoundError for images and names that cannot be used, and ValueError if
         the memory bound does not suffice.
@@ -128,20 +133,41 @@ class Segmenter:
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
         protocol = protocol or self.protocol
         inference.check_protocol(protocol)
-        vocabulary, count, threshold = self._words(names, unknown)
-        text = self.encode_prompts(vocabulary)
+        vocabulary, count, threshold = self.words(names, unknown)
         opened = [open_image(image) for image in given]
+        if windows is None:
+            found = self._by_protocol(opened, vocabulary, count, protocol, class_pooling, probabilities)
+        else:
+            rasters = map(tiling.ArrayRaster, opened)
+            tiles = lambda r: self._tiles(r, vocabulary, windows, class_pooling, probabilities=probabilities)
+            found = (tiling.assembled(tiles(raster), raster.size) for raster in rasters)
         results: list[Segmentation] = []
-        for group, steps in self._batches(opened, len(text), protocol, probabilities):
-            logits = self._stream(group, text, protocol, class_pooling, steps)
-            for image, views in zip(group, np.split(logits, len(group)), strict=True):
-                labels, confidence = streaming.labels(views, image.shape[:2], protocol)
-                labels = np.where((labels >= count) | (confidence < threshold), np.int32(IGNORE), labels)
-                kept = streaming.probabilities(views[:, :count], image.shape[:2], protocol) if probabilities else None
-                source = given[len(results)]
-                source = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-                results.append(Segmentation(image, labels, vocabulary.names[:count], confidence, kept, source))
+        for source, image, (labels, confidence, kept) in zip(given, opened, found, strict=True):
+            labels = np.where((labels >= count) | (confidence < threshold), np.int32(IGNORE), labels)
+            source = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+            kept = None if kept is None else kept[:count]
+            results.append(Segmentation(image, labels, vocabulary.names[:count], confidence, kept, source))
         return results if many else results[0]
+
+    def tiles(
+        self,
+        raster: tiling.Raster,
+        names: Names | None = None,
+        windows: NativeWindows | None = None,
+        *,
+        class_pooling: int = 1,
+        unknown: Unknown = "none",
+        done: Container[tuple[int, int]] = (),
+    ) -> Iterator[tiling.Tile]:
+        """The result of an image of any size, tile by tile; neither the image nor the result is ever whole in memory.
+
+        Arguments as in a call. Tiles whose corner (y, x) is among `done` are left out.
+        """
+        vocabulary, count, threshold = self.words(names, unknown)
+        found = self._tiles(raster, vocabulary, windows or NativeWindows(), class_pooling, done, streamed=True)
+        for tile in found:
+            poor = (tile.labels >= count) | (tile.confidence < threshold)
+            yield dataclasses.replace(tile, labels=np.where(poor, np.int32(IGNORE), tile.labels))
 
     def set_vocabulary(self, names: Names) -> "Segmenter":
         """The words of later calls that name none; encoded now."""
@@ -178,8 +204,13 @@ class Segmenter:
         protocol: str | None = None,
         probabilities: bool = False,
         images: int = 1,
+        windows: NativeWindows | None = None,
+        streamed: bool = False,
     ) -> Plan:
-        """What a call with an image of `size` (h, w) and so many classes takes; nothing runs. Raises as the call."""
+        """What a call with an image of `size` (h, w) and so many classes takes; nothing runs. Raises as the call.
+
+        `streamed`: what `tiles` takes.
+        """
         return make_plan(
             self.model.config,
             self.params,
@@ -190,6 +221,8 @@ class Segmenter:
             memory_gb=self.memory_gb,
             probabilities=probabilities,
             images=images,
+            windows=windows,
+            streamed=streamed,
         )
 
     def warmup(
@@ -249,7 +282,7 @@ class Segmenter:
             return keep
         raise ValueError(f"keep is {keep!r}; pass a number of classes, None for all, or 'model' for the model's own")
 
-    def _words(self, names: Names | None, unknown: Unknown) -> tuple[Vocabulary, int, float]:
+    def words(self, names: Names | None, unknown: Unknown) -> tuple[Vocabulary, int, float]:
         """The vocabulary with background words behind the names, the number of names, the least probability."""
         vocabulary = self._as_vocabulary(names)
         if isinstance(unknown, str):
@@ -273,17 +306,57 @@ class Segmenter:
             self._encoded.popitem(last=False)
         return self._encoded[vocabulary]
 
-    def _batches(
-        self, images: list[np.ndarray], classes: int, protocol: str, probabilities: bool
-    ) -> Iterator[tuple[list[np.ndarray], Plan]]:
-        """The images in groups whose views are encoded together, each with its plan; all plans are made first."""
+    def _by_protocol(
+        self,
+        images: list[np.ndarray],
+        vocabulary: Vocabulary,
+        count: int,
+        protocol: str,
+        class_pooling: int,
+        probabilities: bool,
+    ) -> Iterator[tiling.Found]:
+        """Each image's result; views of several images are encoded together. All plans are made first."""
         if not images:
             return
+        text = self.encode_prompts(vocabulary)
         largest = max((image.shape[:2] for image in images), key=lambda size: size[0] * size[1])
-        steps = self.plan(largest, classes, protocol, probabilities, len(images))
+        steps = self.plan(largest, len(text), protocol, probabilities, len(images))
         together = max(1, steps.at_once // steps.views)
         for start in range(0, len(images), together):
-            yield images[start : start + together], steps
+            group = images[start : start + together]
+            logits = self._stream(group, text, protocol, class_pooling, steps)
+            for image, views in zip(group, np.split(logits, len(group)), strict=True):
+                size = image.shape[:2]
+                kept = streaming.probabilities(views[:, :count], size, protocol) if probabilities else None
+                yield *streaming.labels(views, size, protocol), kept
+
+    def _tiles(
+        self,
+        raster: tiling.Raster,
+        vocabulary: Vocabulary,
+        windows: NativeWindows,
+        class_pooling: int,
+        done: Container[tuple[int, int]] = (),
+        probabilities: bool = False,
+        streamed: bool = False,
+    ) -> Iterator[tiling.Tile]:
+        text = self.encode_prompts(vocabulary)
+        steps = self.plan(raster.size, len(text), probabilities=probabilities, windows=windows, streamed=streamed)
+
+        def segment(views: np.ndarray) -> np.ndarray:
+            features = streaming.encode_views(self.model, self.params, views, steps.at_once)
+            return self._logits(features, text, class_pooling, steps)
+
+        return tiling.label_tiles(
+            segment,
+            raster,
+            windows,
+            self.model.config.image.crop,
+            at_once=steps.at_once,
+            columns=steps.columns,
+            done=done,
+            probabilities=probabilities,
+        )
 
     def _stream(
         self, images: list[np.ndarray], text: np.ndarray, protocol: str, class_pooling: int, steps: Plan
@@ -291,10 +364,13 @@ class Segmenter:
         """Logits float32 `[n v, t, g, g]` of all views of the images."""
         features = self._encode_images(images, protocol, steps.at_once)
         together = {name: np.concatenate([one[name] for one in features]) for name in features[0]}
+        return self._logits(together, text, class_pooling, steps)
+
+    def _logits(self, features: streaming.Features, text: np.ndarray, class_pooling: int, steps: Plan) -> np.ndarray:
         return streaming.segment_views(
             self.model,
             self.params,
-            together,
+            features,
             text,
             keep=self.keep,
             chunk=steps.chunk,

@@ -4,6 +4,7 @@ import pytest
 
 from ahs_seg_jax import plan
 from ahs_seg_jax.models import architecture
+from ahs_seg_jax.native_windows import NativeWindows
 
 OPTIONS = {"size": (3000, 4000), "protocol": "cat_seg", "platform": "cpu"}
 
@@ -51,3 +52,24 @@ def test_what_cannot_fit_is_refused_with_the_plan():
 
 def test_probabilities_are_counted():
     assert make(probabilities=True).parts["probabilities"] == 4 * 1000 * 12e6
+
+
+def test_windows_hold_the_logits_of_a_strip():
+    windows = NativeWindows()
+    made = make(windows=windows, keep=256)
+    assert made.views == windows.grid((3000, 4000), 384).count == 12 * 16
+    assert made.columns == 4  # 2048 pixels: 9 windows, and 3 rows of them around a tile, of 37 MB each
+    assert made.parts["logits"] == 3 * 9 * 1000 * 4 * 96**2
+    assert "192 view(s), 1 at once, strips of 2048 pixels" in str(made)
+    few = make(classes=19, windows=windows)
+    assert few.columns == 8
+    assert "strips" in str(few)
+
+
+def test_a_streamed_image_takes_the_same_whatever_its_length():
+    sizes = ((30_000, 2_000), (60_000, 2_000))
+    plans = [make(size=size, windows=NativeWindows(), streamed=True, memory_gb=6) for size in sizes]
+    assert plans[0].gigabytes == plans[1].gigabytes < 6
+    assert make(size=(3000, 4000), windows=NativeWindows()).parts["image, labels, confidence"] == 11 * 12e6
+    with pytest.raises(ValueError, match=r"more than memory_gb = 1"):
+        make(windows=NativeWindows(), memory_gb=1)

@@ -88,7 +88,7 @@ def test_polygons_round_trip():
     ("module", "call", "text"),
     [
         ("pycocotools.mask", lambda r: r.to_coco(), "needs pycocotools, which is not installed: pip install"),
-        ("rasterio.features", lambda r: r.polygons("cat"), r"needs rasterio, .* pip install 'ahs_seg_jax\[polygons\]'"),
+        ("rasterio.features", lambda r: r.polygons("cat"), r"needs rasterio, .* pip install 'ahs_seg_jax\[geo\]'"),
     ],
 )
 def test_a_missing_library_is_named(monkeypatch, module, call, text):

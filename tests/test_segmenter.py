@@ -15,9 +15,12 @@ from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.native_windows import NativeWindows
 from ahs_seg_jax.segmentation import Segmentation
 from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.tiling import ArrayRaster
 from ahs_seg_jax.vocabulary import Vocabulary
+from tests.test_tiling import resized
 
 NAMES = ("sky", "road", "old oak tree", "car", "cat, kitten")
 
@@ -228,6 +231,23 @@ def test_a_constant_image_is_constant_through_windows(segmenter):
     assert np.isfinite(result.probabilities).all()
     # Every window sees the same pixels; only their blending differs from place to place.
     np.testing.assert_allclose(result.probabilities.mean((1, 2)), whole.probabilities[:, 0, 0], atol=0.2)
+
+
+def test_windows_at_the_image_s_own_resolution(segmenter):
+    image = photo(70, 45)
+    windows = NativeWindows(overlap=0)  # of 32 pixels: (0, 32, 38) x (0, 13)
+    result = segmenter(image, NAMES, windows=windows, unknown=["fog"], probabilities=True)
+    assert (result.labels.shape, result.probabilities.shape) == ((70, 45), (5, 70, 45))
+    assert set(np.unique(result.labels)) <= {-1, 0, 1, 2, 3, 4}
+    corner = resized(segmenter.logits(image[:32, :32], [*NAMES, "fog"]), (32, 32))  # only this window lies there
+    np.testing.assert_allclose(result.probabilities[:, :32, :13], corner[:5, :, :13], atol=1e-5)
+    [again] = list(segmenter.tiles(ArrayRaster(image), NAMES, windows, unknown=["fog"]))
+    np.testing.assert_array_equal(again.labels, result.labels)
+    chunked = Segmenter(small_config(), random_params(small_config()), keep=None, memory_gb=0.95)
+    other = chunked(image, NAMES, windows=windows, unknown=["fog"], probabilities=True)
+    np.testing.assert_allclose(other.probabilities, result.probabilities, atol=1e-5)
+    with pytest.raises(ValueError, match="the stride is 40; it must lie within 1 and the window's 32 pixels"):
+        segmenter(image, NAMES, windows=NativeWindows(stride=40))
 
 
 def test_other_words_on_the_same_image_run_the_aggregation_only(segmenter, monkeypatch):

@@ -53,6 +53,14 @@ def segment(
     unknown: Annotated[
         str, typer.Option(help="none, a probability such as 0.3, or background words 'wall; sky'.")
     ] = "none",
+    windows: Annotated[
+        str, typer.Option(help="native: windows over each image at its own resolution, in place of a protocol.")
+    ] = "",
+    window: Annotated[int | None, typer.Option(help="Their side in pixels; the model's own by default.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Pixels from window to window.")] = None,
+    overlap: Annotated[float | None, typer.Option(help="In place of a stride: a share, by default 0.33.")] = None,
+    blend: Annotated[str, typer.Option(help="Weights where they overlap: smooth, mean.")] = "smooth",
+    global_view: Annotated[bool, typer.Option("--global-view", help="Mean with one view of the whole image.")] = False,
     keep: Annotated[str, typer.Option(help="Classes that each view keeps: model, all, or a number.")] = "model",
     memory_gb: grammar.MemoryGB = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would run and the memory it takes.")] = False,
@@ -60,7 +68,10 @@ def segment(
     coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
 ) -> None:
-    """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped."""
+    """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped.
+
+    With --windows native a TIFF may be larger than memory; its labels are a GeoTIFF with the same georeferencing.
+    """
     from ahs_seg_jax.cli import segment as command
 
     names = grammar.names(classes, classes_file)
@@ -69,6 +80,9 @@ def segment(
             classes=names,
             model=model,
             protocol=protocol or None,
+            windows=command.parse_windows(
+                windows, window=window, stride=stride, overlap=overlap, blend=blend, global_view=global_view
+            ),
             unknown=command.parse_unknown(unknown),
             keep=command.parse_keep(keep),
             memory_gb=memory_gb,

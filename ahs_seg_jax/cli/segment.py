@@ -11,8 +11,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from ahs_seg_jax import geotiff, large_tiff
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.data.images import IMAGE_SUFFIXES
+from ahs_seg_jax.native_windows import NativeWindows
 from ahs_seg_jax.open_image import image_size
 from ahs_seg_jax.segmentation import Segmentation
 from ahs_seg_jax.segmenter import Segmenter
@@ -33,6 +35,7 @@ class Settings:
     unknown: str | float | tuple[str, ...]
     keep: int | Literal["model"] | None
     memory_gb: float | None
+    windows: NativeWindows | None = None
 
     def described(self) -> dict[str, Any]:
         """JSON values. The memory bound is left out: results do not depend on it."""
@@ -71,6 +74,19 @@ def parse_keep(text: str) -> int | Literal["model"] | None:
     if text.isdigit():
         return int(text)
     raise ValueError(f"--keep is {text!r}; give model, all, or a number of classes")
+
+
+def parse_windows(text: str, **options: Any) -> NativeWindows | None:
+    """`native` with its options, or an empty text without any. Raises ValueError for anything else."""
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    if text == "native":
+        return NativeWindows(**given)
+    if text:
+        raise ValueError(f"--windows is {text!r}; give native, or leave it out for the windows of --protocol")
+    misplaced = [f"--{name.replace('_', '-')}" for name in given if (name, given[name]) != ("blend", "smooth")]
+    if misplaced:
+        raise ValueError(f"{', '.join(misplaced)} needs --windows native")
+    return None
 
 
 def find_images(given: Sequence[str]) -> list[Job]:
@@ -114,6 +130,8 @@ def run(
     segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
     vocabulary.tokens(segmenter.model.config.text.context)  # too long names are found now
+    if settings.windows and any(map(_streamed, jobs)):
+        geotiff.rasterio()  # a missing library is found now
     if only_plan:
         return _print_plans(jobs, segmenter, settings)
     folder = _Folder(output, settings, overlays, coco, again)
@@ -130,9 +148,18 @@ def run(
                 print(f"{head}: done before", file=sys.stderr)
                 continue
             started = time.monotonic()
-            result = segmenter(job.path, vocabulary, protocol=settings.protocol, unknown=settings.unknown)
-            folder.write(job, result)
-            print(f"{head}: {_described(result)}  {time.monotonic() - started:.1f} s", file=sys.stderr)
+            if settings.windows and _streamed(job):
+                entry = folder.stream(job, segmenter, vocabulary, settings)
+            else:
+                result = segmenter(
+                    job.path,
+                    vocabulary,
+                    protocol=settings.protocol,
+                    windows=settings.windows,
+                    unknown=settings.unknown,
+                )
+                entry = folder.write(job, result)
+            print(f"{head}: {_described(entry)}  {time.monotonic() - started:.1f} s", file=sys.stderr)
         except (ValueError, TypeError, OSError, CheckpointError) as error:
             failed.append((job, str(error)))
             print(f"{head}: FAILED", file=sys.stderr)
@@ -160,7 +187,7 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings) 
     sizes = []
     for job in jobs:
         try:
-            sizes.append(image_size(job.path))
+            sizes.append(geotiff.tiff_size(job.path) if settings.windows and _streamed(job) else image_size(job.path))
         except (OSError, ValueError) as error:
             print(f"{job.path}: {error}", file=sys.stderr)
     if not sizes:
@@ -168,14 +195,20 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings) 
     words = settings.unknown if isinstance(settings.unknown, tuple) else ()
     largest = max(sizes, key=lambda size: size[0] * size[1])
     print(f"{len(sizes)} image(s); the largest:")
-    print(segmenter.plan(largest, len(settings.classes) + len(words), settings.protocol))
+    count, streamed = len(settings.classes) + len(words), all(map(_streamed, jobs))
+    print(segmenter.plan(largest, count, settings.protocol, windows=settings.windows, streamed=streamed))
     return 0 if len(sizes) == len(jobs) else 1
 
 
-def _described(result: Segmentation) -> str:
-    shares = [f"{name} {100 * pixels / result.labels.size:.0f} %" for name, pixels in result.areas.items()]
+def _streamed(job: Job) -> bool:
+    """With native windows: read from the file window by window, and written as GeoTIFF."""
+    return geotiff.is_tiff(job.path)
+
+
+def _described(entry: dict[str, Any]) -> str:
+    shares = [f"{name} {100 * found['share']:.0f} %" for name, found in entry["classes"].items()]
     more = f", and {len(shares) - SHOWN_CLASSES} more" if len(shares) > SHOWN_CLASSES else ""
-    return f"{result.labels.shape[1]} x {result.labels.shape[0]}, {', '.join(shares[:SHOWN_CLASSES])}{more}"
+    return f"{entry['width']} x {entry['height']}, {', '.join(shares[:SHOWN_CLASSES])}{more}"
 
 
 class _Folder:
@@ -183,6 +216,7 @@ class _Folder:
 
     def __init__(self, path: pathlib.Path, settings: Settings, overlays: bool, coco: bool, again: bool):
         self._path, self._overlays, self._coco = path, overlays, coco
+        self._windows = settings.windows
         self._about = {"settings": settings.described(), "versions": versions()}
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -226,23 +260,44 @@ class _Folder:
     def _targets(self, job: Job) -> tuple[pathlib.Path, pathlib.Path | None, pathlib.Path | None]:
         place = lambda folder, suffix: self._path / folder / f"{job.name}{suffix}"
         overlay = place("overlays", ".png") if self._overlays else None
+        if self._windows and _streamed(job):
+            return place("labels", ".tif"), overlay, None  # masks of such sizes are no COCO annotations
         return place("labels", ".png"), overlay, place("coco", ".json") if self._coco else None
 
-    def write(self, job: Job, result: Segmentation) -> None:
-        """The files of one image; its line in RESULTS comes last."""
-        labels, overlay, coco = self._targets(job)
-        for path in (labels, overlay, coco):
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
+    def _made_targets(self, job: Job) -> tuple[pathlib.Path, pathlib.Path | None, pathlib.Path | None]:
+        targets = self._targets(job)
+        for path in filter(None, targets):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return targets
+
+    def write(self, job: Job, result: Segmentation) -> dict[str, Any]:
+        """The files of one image; its line in RESULTS comes last, and is returned."""
+        labels, overlay, coco = self._made_targets(job)
         result.save_png(labels)
         if overlay:
             result.overlay().save(overlay)
         if coco:
             coco.write_text(json.dumps(result.to_coco(str(job.name))), "utf-8")
-        entry = {"name": str(job.name), "file": job.fingerprint(), **result.summary()}
+        return self._note(job, result.summary())
+
+    def stream(
+        self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings
+    ) -> dict[str, Any]:
+        """As `write`, of a TIFF that is never whole in memory; its overlay shows it reduced."""
+        labels, overlay, _ = self._made_targets(job)
+        summary = large_tiff.segment_tiff(
+            segmenter, job.path, labels, vocabulary, settings.windows, unknown=settings.unknown
+        )
+        if overlay:
+            large_tiff.overlay(job.path, labels).save(overlay)
+        return self._note(job, summary)
+
+    def _note(self, job: Job, summary: dict[str, Any]) -> dict[str, Any]:
+        entry = {"name": str(job.name), "file": job.fingerprint(), **summary}
         self._done[str(job.name)] = entry
         with (self._path / RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        return entry
 
     def finish(self, failed: Sequence[tuple[Job, str]]) -> None:
         """Writes the summary of everything in the folder."""
