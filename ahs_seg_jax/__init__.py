@@ -4,13 +4,18 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
+    from ahs_seg_jax.native_windows import NativeWindows
     from ahs_seg_jax.segmenter import Segmenter
     from ahs_seg_jax.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
-__all__ = ["Segmenter", "Vocabulary"]
+__all__ = ["NativeWindows", "Segmenter", "Vocabulary"]
 
-_HOMES = {"Segmenter": "ahs_seg_jax.segmenter", "Vocabulary": "ahs_seg_jax.vocabulary"}
+_HOMES = {
+    "NativeWindows": "ahs_seg_jax.native_windows",
+    "Segmenter": "ahs_seg_jax.segmenter",
+    "Vocabulary": "ahs_seg_jax.vocabulary",
+}
 
 
 def __getattr__(name: str) -> typing.Any:

@@ -1,8 +1,10 @@
 """A person's image, in whatever form it comes, as the uint8 RGB array that the program works on."""
 
+import contextlib
 import io
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -52,9 +54,8 @@ def open_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def _decode(file: IO[bytes], name: str, size: int, max_pixels: int) -> np.ndarray:
     if not size:
         raise ValueError(f"{name}: the file is empty; copy or download it again")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked before anything is decoded
     try:
-        with Image.open(file) as opened:
+        with _any_size(), Image.open(file) as opened:
             frames = getattr(opened, "n_frames", 1)
             if frames > 1 and opened.format not in _STILL_IN_SEVERAL_FRAMES:
                 raise ValueError(
@@ -67,6 +68,14 @@ def _decode(file: IO[bytes], name: str, size: int, max_pixels: int) -> np.ndarra
         raise ValueError(f"{name} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...)") from error
     except (OSError, SyntaxError, EOFError) as error:
         raise ValueError(f"{name} is damaged or cut off ({error}); copy or download it again") from error
+
+
+@contextlib.contextmanager
+def _any_size() -> Iterator[None]:
+    """Pillow's own limit is off: ours is checked before anything is decoded."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -77,7 +86,8 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ValueError(
             f"{name} has {width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is "
-            f"{max_pixels / 1e6:.0f}: reduce it, or cut it into tiles and segment these"
+            f"{max_pixels / 1e6:.0f}: reduce it, or save it as a tiled TIFF and segment that with --windows native, which "
+            "reads it piece by piece"
         )
 
 
@@ -120,6 +130,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}")
     try:
-        return images.image_size(path)
+        with _any_size():
+            return images.image_size(path)
     except OSError as error:
         raise ValueError(f"{path} is not an image that can be read ({error})") from error

@@ -10,10 +10,12 @@ from ahs_seg_jax import versions
 
 
 def test_public_names():
+    from ahs_seg_jax.native_windows import NativeWindows
     from ahs_seg_jax.segmenter import Segmenter
     from ahs_seg_jax.vocabulary import Vocabulary
 
     assert (ahs_seg_jax.Segmenter, ahs_seg_jax.Vocabulary) == (Segmenter, Vocabulary)
+    assert ahs_seg_jax.NativeWindows is NativeWindows
     with pytest.raises(AttributeError, match="module 'ahs_seg_jax' has no attribute 'Segmentor'"):
         getattr(ahs_seg_jax, "Segmentor")  # noqa: B009
 

@@ -218,7 +218,7 @@ def test_results_depend_on_neither_batch_nor_bucket_nor_memory(segmenter, called
     assert [result.labels.shape for result in many] == [(41, 67), (37, 31), (41, 67), (301, 11)]
     np.testing.assert_allclose(many[0].probabilities, called.probabilities, atol=1e-5)
     np.testing.assert_array_equal(many[2].labels, many[0].labels)
-    small = Segmenter(small_config(), random_params(small_config()), memory_gb=0.8, keep=None)
+    small = Segmenter(small_config(), random_params(small_config()), memory_gb=1.2, keep=None)
     for image, result in zip(images, many, strict=True):
         again = small(image, NAMES, protocol="whole", probabilities=True)
         np.testing.assert_allclose(again.probabilities, result.probabilities, atol=1e-5)
@@ -243,7 +243,7 @@ def test_windows_at_the_image_s_own_resolution(segmenter):
     np.testing.assert_allclose(result.probabilities[:, :32, :13], corner[:5, :, :13], atol=1e-5)
     [again] = list(segmenter.tiles(ArrayRaster(image), NAMES, windows, unknown=["fog"]))
     np.testing.assert_array_equal(again.labels, result.labels)
-    chunked = Segmenter(small_config(), random_params(small_config()), keep=None, memory_gb=0.95)
+    chunked = Segmenter(small_config(), random_params(small_config()), keep=None, memory_gb=1.35)
     other = chunked(image, NAMES, windows=windows, unknown=["fog"], probabilities=True)
     np.testing.assert_allclose(other.probabilities, result.probabilities, atol=1e-5)
     with pytest.raises(ValueError, match="the stride is 40; it must lie within 1 and the window's 32 pixels"):

@@ -280,9 +280,7 @@ class _Folder:
             coco.write_text(json.dumps(result.to_coco(str(job.name))), "utf-8")
         return self._note(job, result.summary())
 
-    def stream(
-        self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings
-    ) -> dict[str, Any]:
+    def stream(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings) -> dict[str, Any]:
         """As `write`, of a TIFF that is never whole in memory; its overlay shows it reduced."""
         labels, overlay, _ = self._made_targets(job)
         summary = large_tiff.segment_tiff(

@@ -1,12 +1,15 @@
 """`ahs-seg segment` on small files with the packaged model: results, continuing, failures, settings, plans."""
 
+import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ahs_seg_jax.cli import segment
+from ahs_seg_jax.native_windows import NativeWindows
 from ahs_seg_jax.segmentation import read_png
 
 NAMES = ("grass", "sand", "red toy")
@@ -104,3 +107,51 @@ def test_words_for_the_unknown():
     assert segment.parse_unknown("0.25") == 0.25
     assert segment.parse_unknown("wall; blue sky") == ("wall", "blue sky")
     assert [segment.parse_keep(text) for text in ("model", "all", "64")] == ["model", None, 64]
+
+
+def test_options_of_windows():
+    assert segment.parse_windows("", blend="smooth", window=None, global_view=False) is None
+    found = segment.parse_windows("native", blend="mean", window=96, stride=None, overlap=0.25, global_view=True)
+    assert found == NativeWindows(window=96, overlap=0.25, blend="mean", global_view=True)
+    with pytest.raises(ValueError, match=r"--stride, --global-view needs --windows native"):
+        segment.parse_windows("", blend="smooth", stride=40, global_view=True)
+    with pytest.raises(ValueError, match=r"--windows is 'big'; give native, or leave it out"):
+        segment.parse_windows("big", blend="smooth")
+
+
+def test_windows_and_georeferenced_files(tmp_path, capsys):
+    geotiff = pytest.importorskip("ahs_seg_jax.geotiff")
+    pytest.importorskip("rasterio")
+    from tests.test_geotiff import PLACE, write
+
+    image = np.random.default_rng(0).integers(0, 256, (70, 530, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "map.tif", image, crs="EPSG:32633", transform=PLACE)
+    Image.fromarray(image).save(tmp_path / "in" / "map.png")
+    settings = dataclasses.replace(SETTINGS, windows=NativeWindows(overlap=0))
+    assert run(tmp_path / "in", tmp_path / "plan", settings, only_plan=True) == 0
+    assert "530 x 70 pixels, 18 view(s), 16 at once, strips of 1024 pixels" in capsys.readouterr().out
+    assert run(tmp_path / "in" / "map.tif", tmp_path / "out", settings, coco=True) == 0
+    labels, names = geotiff.read_geotiff(tmp_path / "out" / "labels" / "map.tif")
+    assert names == NAMES
+    assert run(tmp_path / "in" / "map.png", tmp_path / "png", settings) == 0
+    np.testing.assert_array_equal(read_png(tmp_path / "png" / "labels" / "map.png")[0], labels)
+    with Image.open(tmp_path / "out" / "overlays" / "map.png") as picture:
+        assert picture.width > 530
+    entries = [json.loads((tmp_path / name / "summary.json").read_text())["images"][0] for name in ("out", "png")]
+    assert entries[0]["classes"] == entries[1]["classes"]
+    capsys.readouterr()
+    assert run(tmp_path / "in" / "map.tif", tmp_path / "out", settings, coco=True) == 0
+    assert "done before" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="holds results with another windows; choose another --output"):
+        run(tmp_path / "in" / "map.tif", tmp_path / "out")
+
+
+def test_without_rasterio_nothing_starts(tmp_path, monkeypatch):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.tif")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    settings = dataclasses.replace(SETTINGS, windows=NativeWindows())
+    with pytest.raises(ImportError, match=r"pip install 'ahs_seg_jax\[geo\]'"):
+        run(tmp_path / "a.tif", tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path / "a.tif", tmp_path / "out") == 0
