@@ -3,14 +3,16 @@
     python scripts/scaling_table.py --sizes vitb --topologies v5e:2x2 --batches 16
     python scripts/scaling_table.py            # every combination; hours on a small machine
 
-Needs libtpu (`pip install ".[tpu]"`) and no TPU. Each combination's figures go to docs/scaling.json as soon as they are
-there, so that a run can be stopped and continued: what the file holds is not compiled again. The page is made from the file
-(`--write-only` does nothing else). Combinations that do not divide or do not compile are kept with their cause.
+Needs libtpu (`pip install ".[tpu,bench]"`) and no TPU. Each combination's figures go to docs/scaling.json as soon as they
+are there, so that a run can be stopped and continued: what the file holds is not compiled again. The page is made from the
+file (`--write-only` does nothing else). Combinations that do not fit or do not divide are kept with their cause.
 """
 
 import argparse
 import dataclasses
+import functools
 import importlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -20,27 +22,40 @@ from typing import Any
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-from ahs_seg_jax import config, memory, parallel
-from ahs_seg_jax.config import Experiment, MeshConfig
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, it knows the folder of scripts only
+
+import jax
+
+from ahs_seg_jax import ahead_of_time, config, lowering, memory, parallel
+from ahs_seg_jax.config import Experiment, MeshConfig
+from benchmarks import cost, traffic
+
 JSON, PAGE = ROOT / "docs" / "scaling.json", ROOT / "docs" / "scaling.md"
 SIZES = ("vitb", "vitl")
-TOPOLOGIES = ("v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x2", "v5p:2x2x2", "v6e:4x4")
+TOPOLOGIES = ("v5e:1x1", "v6e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x2", "v5p:2x2x2", "v6e:4x4")
 BATCHES = (16, 64, 256, 1024)
+# Of a chip, from the vendor's data sheets: TFLOP/s in bfloat16, GB/s of its main memory.
+RATES = {"v4": (275, 1228), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)}
 
 TEXT = """# Scaling
 
-What a training step and a batch of evaluation need of each chip of a TPU slice. **Nothing here was measured**: the real
-programs were compiled ahead of time on a machine without a TPU, and the figures are the compiler's. `scripts/scaling_table.py`
-made this page.
+What a training step and a batch of evaluation need of each chip of a TPU slice. **Nothing here was measured on a TPU**: the
+real programs went through the TPU compiler on a machine without one (libtpu {libtpu}, jax {jax}), up to the point where
+every array has its place in memory; the machine code, which follows, changes none of these figures and takes many times as
+long. `scripts/scaling_table.py` made this page.
 
-* *peak*: bytes of parameters, optimiser state, batch, results and temporaries on one chip, against the chip's memory.
-* *TFLOP*, *moved*: operations and bytes of one chip in one step. The body of a loop counts once, so that programs which
-  take the classes in chunks do more than it says.
-* *estimate*: the compiler's own guess of the time of one step, where it makes one. It is an estimate.
-* *collectives*: operations across chips in the compiled program (again, a loop's body counts once).
+* *peak*: bytes of parameters, optimiser state, batch, results and temporaries on one chip, of the chip's memory, without the
+  machine code (some hundred MB).
+* *TFLOP*: products and convolutions that one chip does in a step, counted in the traced program. What does not depend on the
+  images (the words' embeddings, the rotations) every chip does for itself.
+* *moved*: what the compiled program's operations read and write, loops counted as often as they run; an upper bound, because
+  what stays in the chip's fast memory is counted too.
+* *estimate*: TFLOP and moved, each divided by what the data sheet says the chip can do, without any time for what crosses
+  chips. It is an estimate, and no measurement.
+* *across chips*: such operations in the compiled program (a loop's body counts once).
+
+Batches are of the whole slice.
 
 ## Choosing a mesh
 `mesh.data` splits the batch and is the fastest as long as a chip holds one image's activations and all parameters.
@@ -51,17 +66,30 @@ for fewer images than chips. The result of a step is the same on all of them. On
 python -m ahs_seg_jax.memory --config=configs/vitb.py --topology=v5e:4x4 --config.train.batch_size=64
 ```
 Other levers: `model.remat` and `model.class_chunk`, `losses.class_chunk` (memory of one pass over some classes),
-`train.accumulation` (memory of one micro-batch), `model.dtype=bfloat16`.
+`train.accumulation` (memory of one micro-batch), `model.dtype=bfloat16`. The recipes of both sizes use the first two with 19
+classes in a pass, and bfloat16.
 """
 
 
 def experiment_of(size: str, mode: str, batch: int, mesh: MeshConfig) -> Experiment:
     """The published recipe of a size, with another batch and mesh."""
-    sys.path.insert(0, str(ROOT))  # run as a script, it knows the folder of scripts only
     found = dataclasses.replace(importlib.import_module(f"configs.{size}").experiment(), init=config.RANDOM_INIT)
     train = dataclasses.replace(found.train, batch_size=batch)
     evaluation = dataclasses.replace(found.eval, batch_size=batch)
     return dataclasses.replace(found, mode=mode, mesh=mesh, train=train, eval=evaluation)
+
+
+@functools.cache
+def work_of_images(size: str, mode: str) -> tuple[float, float]:
+    """Floating-point operations of a step: those that do not depend on the images, and those of each image."""
+
+    def work(batch: int) -> float:
+        mesh = parallel.make_mesh(jax.devices()[:1])
+        program, arguments = lowering.program(experiment_of(size, mode, batch, MeshConfig()), mode, mesh)
+        return cost.work(program, *arguments).flops
+
+    one, two = work(1), work(2)
+    return 2 * one - two, two - one
 
 
 def measure(size: str, topology: str, mode: str, batch: int, sizes: MeshConfig) -> dict[str, Any]:
@@ -70,19 +98,19 @@ def measure(size: str, topology: str, mode: str, batch: int, sizes: MeshConfig) 
     entry |= {"mesh": dataclasses.asdict(sizes)}
     started = time.monotonic()
     try:
-        devices = memory.topology_devices(topology)
-        experiment = experiment_of(size, mode, batch, sizes)
+        devices = lowering.topology_devices(topology)
         mesh = parallel.make_mesh(devices, sizes)
-        make = memory.compile_training if mode == "train" else memory.compile_evaluation
-        found = memory.figures(make(experiment, memory.training_vocabulary(experiment), mesh))
-    except Exception as error:  # a combination that does not fit is a result too
+        planned = ahead_of_time.planned(experiment_of(size, mode, batch, sizes), mode, topology)
+    except (config.InputError, ValueError) as error:  # a combination that does not fit is a result too
         return entry | {"error": str(error).strip().splitlines()[0][:200]}
-    entry |= dataclasses.asdict(found) | {
-        "peak": found.peak,
-        "chips": len(devices),
-        "chip_gib": memory.CHIP_GIB.get(topology.split(":")[0]),
+    found, (fixed, each) = memory.figures_ahead_of_time(planned), work_of_images(size, mode)
+    entry |= {"mesh": dict(mesh.shape), "chips": len(devices), "peak": found.peak, "arguments": found.arguments}
+    entry |= {
+        "operations": fixed + each * -(-batch // parallel.batch_shards(mesh)) / mesh.shape["classes"],
+        "moved": traffic.bytes_moved(planned.program),
+        "collectives": found.collectives,
     }
-    return entry | {"mesh": dict(mesh.shape), "compile_seconds": round(time.monotonic() - started, 1)}
+    return entry | {"compile_seconds": round(time.monotonic() - started, 1)}
 
 
 def key(entry: dict[str, Any]) -> str:
@@ -93,23 +121,58 @@ def key(entry: dict[str, Any]) -> str:
 
 def row(entry: dict[str, Any]) -> str:
     """A line of the table."""
-    axes = " x ".join(str(entry["mesh"][axis]) for axis in ("data", "fsdp", "classes"))
-    start = f"| {entry['size']} | {entry['program']} | {entry['topology']} | {axes} | {entry['batch']} |"
+    mesh, kind = entry["mesh"], entry["topology"].split(":")[0]
+    axes = " x ".join("all" if mesh[axis] < 0 else str(mesh[axis]) for axis in ("data", "fsdp", "classes"))
+    start = f"| {entry['topology']} | {axes} | {entry['batch']} |"
     if "error" in entry:
         return f"{start} {entry['error'].replace('|', ' ')} | | | | |"
-    peak, gib = entry["peak"] / memory.GIB, entry["chip_gib"]
+    peak, gib = entry["peak"] / memory.GIB, memory.CHIP_GIB[kind]
     fits = f"{peak:.2f} of {gib}" + ("" if peak <= gib else " **too much**")
-    estimate = f"{entry['seconds'] * 1e3:.0f} ms" if entry["seconds"] else ""
+    (teraflops, gigabytes), tflop = RATES[kind], entry["operations"] / 1e12
+    least, most = sorted((tflop / teraflops * 1e3, entry["moved"] / 1e9 / gigabytes * 1e3))
     collectives = ", ".join(f"{count} {name}" for name, count in entry["collectives"].items())
-    moved = f"{entry['moved'] / memory.GIB:.1f} GiB"
-    return f"{start} {fits} | {entry['operations'] / 1e12:.2f} | {moved} | {estimate} | {collectives} |"
+    return (
+        f"{start} {fits} | {tflop:.2f} | {entry['moved'] / 1e9:.0f} GB | {least:.0f} to {most:.0f} ms | {collectives} |"
+    )
 
 
 def write_page(entries: list[dict[str, Any]]) -> None:
-    """The page, from all entries."""
-    head = "| size | program | slice | mesh (data x fsdp x classes) | batch | peak GiB a chip | TFLOP | moved | estimate | "
-    lines = [TEXT, "## Figures", f"{head}collectives |", "|" + "---|" * 10, *(row(entry) for entry in entries)]
-    PAGE.write_text("\n".join(lines) + "\n")
+    """The page, from all entries; what was not compiled yet is said."""
+    known = {key(entry): entry for entry in entries}
+    for wanted in combinations(SIZES, TOPOLOGIES, config.MODES, BATCHES, MeshConfig()):
+        known.setdefault(key(wanted), wanted)
+    versions = json.loads(JSON.read_text())["versions"] if JSON.exists() else {}
+    lines = [TEXT.format(libtpu=versions.get("libtpu"), jax=versions.get("jax"))]
+    for size in SIZES:
+        for program, title in (("train", "training step"), ("eval", "evaluation, protocol cat_seg")):
+            lines += [
+                f"## {size}: {title}",
+                "| slice | data x fsdp x classes | batch | peak GiB a chip | TFLOP | moved |",
+            ]
+            lines[-1] += " estimate | across chips |\n" + "|" + "---|" * 8
+            here = [entry for entry in known.values() if (entry["size"], entry["program"]) == (size, program)]
+            here.sort(key=lambda entry: (TOPOLOGIES.index(entry["topology"]), entry["batch"]))
+            tried = [entry for entry in here if "peak" in entry or "error" in entry]
+            lines = [*lines, *(row(entry) for entry in tried)] if tried else lines[:-1]
+            if missing := [entry for entry in here if entry not in tried]:
+                by_slice = {
+                    name: [str(entry["batch"]) for entry in missing if entry["topology"] == name] for name in TOPOLOGIES
+                }
+                named = "; ".join(f"{name} {', '.join(batches)}" for name, batches in by_slice.items() if batches)
+                lines.append(f"\nNot compiled (slice, batches): {named}.")
+            lines.append("")
+    PAGE.write_text("\n".join(lines))
+
+
+def combinations(sizes: Any, topologies: Any, programs: Any, batches: Any, mesh: MeshConfig) -> list[dict[str, Any]]:
+    """Entries without figures."""
+    return [
+        {"size": size, "topology": topology, "program": program, "batch": batch, "mesh": dataclasses.asdict(mesh)}
+        for size in sizes
+        for topology in topologies
+        for program in programs
+        for batch in batches
+    ]
 
 
 def main() -> None:
@@ -123,25 +186,19 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--write-only", action="store_true")
     options = parser.parse_args()
-    entries: list[dict[str, Any]] = json.loads(JSON.read_text()) if JSON.exists() else []
+    entries: list[dict[str, Any]] = json.loads(JSON.read_text())["entries"] if JSON.exists() else []
     known = {key(entry) for entry in entries}
     mesh = MeshConfig(fsdp=options.fsdp, classes=options.classes)
-    wanted = [
-        (size, topology, program, batch, mesh)
-        for size in options.sizes
-        for topology in options.topologies
-        for program in options.programs
-        for batch in options.batches
-    ]
-    for size, topology, program, batch, sizes in [] if options.write_only else wanted:
-        fields = {"size": size, "topology": topology, "program": program, "batch": batch}
-        if key({**fields, "mesh": dataclasses.asdict(sizes)}) in known:
+    wanted = combinations(options.sizes, options.topologies, options.programs, options.batches, mesh)
+    for entry in [] if options.write_only else wanted:
+        if key(entry) in known:
             continue
-        entry = measure(size, topology, program, batch, sizes)
-        print(row(entry), flush=True)
-        entries.append(entry)
+        found = measure(entry["size"], entry["topology"], entry["program"], entry["batch"], mesh)
+        print(found["size"], found["program"], row(found), flush=True)
+        entries.append(found)
         entries.sort(key=key)
-        JSON.write_text(json.dumps(entries, indent=1) + "\n")
+        versions = {"jax": jax.__version__, "libtpu": importlib.metadata.version("libtpu")}
+        JSON.write_text(json.dumps({"versions": versions, "entries": entries}, indent=1) + "\n")
         write_page(entries)
     write_page(entries)
 
