@@ -101,7 +101,9 @@ def _differs(first: Result, second: Result) -> np.ndarray:
 
 def _titled(title: str, picture: np.ndarray) -> np.ndarray:
     canvas = Image.new("RGB", (picture.shape[1], visualize.HEADER), visualize.BACKGROUND)
-    ImageDraw.Draw(canvas).text((4, 4), title, visualize.TEXT, ImageFont.load_default(visualize.TEXT_SIZE))
+    draw = ImageDraw.Draw(canvas)
+    text = visualize.fitted(title, picture.shape[1] - 8, draw)
+    draw.text((4, 4), text, visualize.TEXT, ImageFont.load_default(visualize.TEXT_SIZE))
     return np.concatenate([np.asarray(canvas), picture])
 
 

@@ -75,7 +75,7 @@ def panel(
     for name, picture in pictures:
         canvas.paste(Image.fromarray(picture), (left, HEADER))
         heading = f"{name} · {title}" if title and name == "image" else name
-        draw.text((left, 4), _fitted(heading, picture.shape[1], draw), TEXT, _font())
+        draw.text((left, 4), fitted(heading, picture.shape[1], draw), TEXT, _font())
         left += picture.shape[1] + GAP
     return np.asarray(canvas)
 
@@ -131,7 +131,7 @@ def _legend(label: np.ndarray | None, prediction: np.ndarray, vocabulary: Vocabu
         colors, names = [*colors, (0, 0, 0)], [*names, "unlabelled"]
 
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    names = [_fitted(name, NAME_WIDTH, measure) for name in names]
+    names = [fitted(name, NAME_WIDTH, measure) for name in names]
     indent = SWATCH + GAP
     right = indent + int(max([90.0, *(measure.textlength(name, _font()) for name in names)]))
     canvas = Image.new("RGB", (right + COLUMN * len(columns), height), BACKGROUND)
@@ -156,7 +156,7 @@ def percent(share: float) -> str:
     return "< 0.1 %" if share < 0.1 else f"{share:.1f} %"
 
 
-def _fitted(text: str, width: int, draw: ImageDraw.ImageDraw) -> str:
+def fitted(text: str, width: int, draw: ImageDraw.ImageDraw) -> str:
     """The text, shortened with an ellipsis to `width` pixels."""
     if draw.textlength(text, _font()) <= width:
         return text

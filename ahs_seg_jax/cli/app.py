@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ahs_seg_jax import __version__
-from ahs_seg_jax.cli import compilation_cache, demo, grammar
+from ahs_seg_jax.cli import compare, compilation_cache, demo, grammar
 from ahs_seg_jax.host_memory import restart_with_huge_pages
 
 EPILOG = f"""Compiled programs are kept in a folder of the user's cache, so that only the first run of a kind compiles
@@ -42,9 +42,7 @@ def _before_every_command(
 
 @app.command()
 def segment(
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns such as '*.jpg'.")
-    ],
+    images: grammar.Images,
     classes: grammar.Classes = "",
     classes_file: grammar.ClassesFile = None,
     model: grammar.Model = "tiny",
@@ -162,7 +160,8 @@ def export(
     grammar.finish(lambda: exporting.export(model, output, names))
 
 
-app.command()(demo.demo)
+for command in (compare.compare, demo.demo):
+    app.command()(command)
 
 
 def run() -> None:

@@ -6,11 +6,15 @@ Exit codes: 0 done; 1 done, but something in it failed (named on stderr); 2 a mi
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
+Images: TypeAlias = Annotated[
+    list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns such as '*.jpg'.")
+]
 Model: TypeAlias = Annotated[
     str, typer.Option(help="tiny, a workdir, a converted folder, a checkpoint file or a hub name.")
 ]
@@ -34,6 +38,16 @@ def names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
 def split_names(text: str) -> tuple[str, ...]:
     """`' cat; sofa,  couch ;'` -> `('cat', 'sofa, couch')`."""
     return tuple(", ".join(part.strip() for part in name.split(",")) for name in text.strip(" ;").split(";"))
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder for results. Raises OSError that says what to do if it cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OSError(f"results cannot be written to {path} ({error}); choose another --output") from error
 
 
 def finish(command: Callable[[], int | None]) -> None:

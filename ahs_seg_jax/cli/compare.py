@@ -1,0 +1,95 @@
+"""`ahs-seg compare`: the same images by several models, or with several lists of words, side by side."""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ahs_seg_jax.cli import grammar
+
+MOST = 4  # pictures side by side
+TITLE_NAMES = 3  # of a list of words, in a picture's title
+
+
+def compare(
+    images: grammar.Images,
+    classes: Annotated[
+        list[str] | None, typer.Option(help="Names 'cat; sofa, couch'; give it again to compare.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="As of segment (tiny); give it again to compare.")] = None,
+    output: Annotated[pathlib.Path, typer.Option(help="Folder for the pictures.")] = pathlib.Path("compared"),
+    protocol: grammar.Protocol = "",
+    memory_gb: grammar.MemoryGB = None,
+) -> None:
+    """Pictures of each image by two to four models, or with as many lists of words, and where two of them differ.
+
+    With several models and several lists, the first model takes the first list, and so on.
+    """
+    pairs = grammar.mistakes(lambda: paired(model or ["tiny"], classes or []))
+    grammar.finish(lambda: run(images, pairs, output, protocol or None, memory_gb))
+
+
+def paired(models: Sequence[str], lists: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """(model, names) of each picture. Raises ValueError if there is nothing to compare, or no way to pair them."""
+    count = max(len(models), len(lists))
+    if not lists:
+        raise ValueError("no words: give --classes 'cat; sofa, couch', once or once for each picture")
+    if not 2 <= count <= MOST or {len(models), len(lists)} - {1, count}:
+        raise ValueError(
+            f"there are {len(models)} --model and {len(lists)} --classes; give one of them two to {MOST} times, and "
+            "the other once or as often"
+        )
+    several = lambda given: list(given) * count if len(given) == 1 else list(given)
+    names = [grammar.split_names(text) for text in several(lists)]
+    return list(zip(several(models), names, strict=True))
+
+
+def titles(pairs: Sequence[tuple[str, tuple[str, ...]]]) -> list[str]:
+    """What tells the pictures apart: the model, the words, or both."""
+    models, lists = ({pair[place] for pair in pairs} for place in (0, 1))
+    found = []
+    for model, names in pairs:
+        words = ", ".join(names[:TITLE_NAMES]) + (f" and {len(names) - TITLE_NAMES} more" * (len(names) > TITLE_NAMES))
+        found.append(": ".join(part for part, told in ((model, len(models) > 1), (words, len(lists) > 1)) if told))
+    return found if any(found) else [model for model, _ in pairs]
+
+
+def run(
+    images: Sequence[str],
+    pairs: Sequence[tuple[str, tuple[str, ...]]],
+    output: pathlib.Path,
+    protocol: str | None,
+    memory_gb: float | None,
+) -> int:
+    """Writes a PNG for each image; returns 0, or 1 if an image failed. Raises what a user can mend before the first."""
+    from PIL import Image
+
+    from ahs_seg_jax import legends
+    from ahs_seg_jax.checkpoints.errors import CheckpointError
+    from ahs_seg_jax.cli.segment import find_images
+    from ahs_seg_jax.segmenter import Segmenter
+    from ahs_seg_jax.vocabulary import Vocabulary
+
+    jobs = find_images(images)
+    segmenters: dict[str, Segmenter] = {}
+    for model, names in pairs:
+        if model not in segmenters:
+            segmenters[model] = Segmenter.from_pretrained(model, memory_gb=memory_gb)
+        found = segmenters[model]
+        Vocabulary(names, found.templates).tokens(found.model.config.text.context)  # mistakes in the words, now
+    grammar.make_folder(output)
+    failed = 0
+    for number, job in enumerate(jobs, 1):
+        try:
+            results = [segmenters[model](job.path, names, protocol=protocol) for model, names in pairs]
+            parts = [(title, r.labels, r.names, r.colors) for title, r in zip(titles(pairs), results, strict=True)]
+            target = output / job.name.with_suffix(".png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(legends.comparison(results[0].image, parts)).save(target)
+            said = str(target)
+        except (ValueError, TypeError, OSError, CheckpointError) as error:
+            failed, said = failed + 1, f"FAILED: {error}"
+        print(f"[{number}/{len(jobs)}] {job.path}: {said}", file=sys.stderr)
+    return 1 if failed else 0
