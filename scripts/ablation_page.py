@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", type=pathlib.Path, default=root / "results" / "ablation.json")
     parser.add_argument("--page", type=pathlib.Path, default=root / "docs" / "ablation.md")
     args = parser.parse_args(arguments)
+    if args.check and not args.study.exists() and not args.page.exists():
+        return 0  # no study, and no page that says there were one
     try:
         study = Study.from_json(args.study.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

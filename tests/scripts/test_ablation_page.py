@@ -35,3 +35,7 @@ def test_without_a_study(arguments, tmp_path, capsys):
     (tmp_path / "ablation.json").write_text("{}")
     assert ablation_page.main(arguments) == 2
     assert "ablation.json: it holds no ablation study" in capsys.readouterr().err
+    (tmp_path / "ablation.json").unlink()
+    assert ablation_page.main([*arguments, "--check"]) == 2  # a page without a file
+    (tmp_path / "docs.md").unlink()
+    assert ablation_page.main([*arguments, "--check"]) == 0
