@@ -80,7 +80,7 @@ def _decided(dump: pathlib.Path) -> bool:
 
 def refusal(printed: str) -> str:
     """The line that says why a compilation ended without a result."""
-    found = re.findall(r"(?m)^.*(?:Ran out of memory|Error: |error: ).*$", printed)
+    found = re.findall(r"(?m)Ran out of memory.*$|^.*[Ee]rror: .*$", printed)
     return (found[-1] if found else printed.strip()[-300:]).strip()
 
 

@@ -23,11 +23,12 @@ from ahs_seg_jax.vocabulary import Vocabulary, hierarchy_pairs
 
 
 def topology_devices(name: str) -> list[Any]:
-    """The devices of a TPU topology such as v5e:2x2, for compiling. Raises InputError without libtpu or for no topology."""
+    """The devices of a TPU topology such as v5e:2x2 (v5e:1x1: one chip), for compiling. Raises InputError without libtpu or for no topology."""
     from jax.experimental import topologies
 
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        one = {"chips_per_host_bounds": (1, 1, 1)} if name.endswith(":1x1") else {}
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **one).devices)
     except Exception as error:  # libtpu and JAX fail in many ways
         cause = str(error).splitlines()[0]
         raise config.InputError(

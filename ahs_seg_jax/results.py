@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from ahs_seg_jax import metrics
+from ahs_seg_jax import metrics, remote
 from ahs_seg_jax.vocabulary import Vocabulary
 
 
@@ -120,9 +120,7 @@ class Evaluation:
         """Writes the results file (JSON). A run that is killed meanwhile leaves no half file."""
         target = epath.Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(target.name + ".unfinished")
-        unfinished.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        unfinished.replace(target)
+        remote.write_whole(target, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
 def params_sha256(params: Any) -> str:

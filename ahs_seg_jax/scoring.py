@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 from PIL import Image
 
-from ahs_seg_jax import evaluate, evaluation_state, expected, initialise, parallel, results, resume
+from ahs_seg_jax import evaluate, evaluation_state, expected, initialise, parallel, remote, results, resume
 from ahs_seg_jax.checkpoints import pretrained, store
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.config import RANDOM_INIT, Experiment, InputError, checking_input
@@ -127,6 +127,8 @@ def evaluate_checkpoint(experiment: Experiment, workdir: str | os.PathLike[str])
 
 
 def _evaluations(experiment: Experiment, workdir: epath.Path, names: tuple[str, ...]) -> Iterator[Evaluation]:
+    with checking_input():
+        remote.check(workdir, "the workdir")
     sources = _open_all(experiment, names)
     weights = _load(experiment, workdir)
     if weights.vocabulary and not experiment.data.templates:

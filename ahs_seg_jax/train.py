@@ -17,7 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from ahs_seg_jax import distributed, evaluate, initialise, losses, optimizer, parallel, resume, scoring
+from ahs_seg_jax import distributed, evaluate, initialise, losses, optimizer, parallel, remote, resume, scoring
 from ahs_seg_jax.checkpoints.store import CheckpointStore
 from ahs_seg_jax.config import Experiment, checking_input
 from ahs_seg_jax.data.pipeline import train_batches
@@ -97,6 +97,7 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
     """
     settings, workdir = experiment.train, epath.Path(workdir)
     with checking_input():
+        remote.check(workdir, "the workdir")
         mesh = parallel.make_mesh(config=experiment.mesh)
         parallel.check_batch(settings.batch_size, settings.accumulation, mesh)
         source = open_source(experiment.data, "train")

@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from ahs_seg_jax import parallel
+from ahs_seg_jax import parallel, remote
 from ahs_seg_jax.config import InputError
 
 NAME = "run.lock"
@@ -99,10 +99,7 @@ class WorkdirLock:
             return None
 
     def _write(self) -> None:
-        # Replaced in one piece, so that no reader sees half of it.
-        temporary = self._path.with_name(f"{NAME}.{self._owner['token']}")
-        temporary.write_text(json.dumps({**self._owner, "beats": self._beats}))
-        temporary.replace(self._path)
+        remote.write_whole(self._path, json.dumps({**self._owner, "beats": self._beats}))
 
     def _alive(self, found: dict[str, Any]) -> bool:
         if found["machine"] == self._owner["machine"] and found["started"] is not None:
@@ -120,5 +117,5 @@ class WorkdirLock:
             self._beats += 1
             try:
                 self._write()
-            except OSError as error:  # a full disk must not stop the training
+            except Exception as error:  # a full disk or a vanished bucket must not stop the training
                 parallel.log(f"WARNING: {self._path} cannot be renewed: {error}")

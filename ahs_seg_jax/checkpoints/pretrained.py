@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ahs_seg_jax import remote
 from ahs_seg_jax.checkpoints import convert, readers, writers
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.convert import Pretrained
@@ -72,7 +73,7 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
     return Pretrained(config, params, manifest)
 
 
-def _manifest(path: pathlib.Path) -> dict[str, Any]:
+def _manifest(path: Any) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         version = manifest["format_version"]
@@ -90,7 +91,7 @@ def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
     Raises CheckpointError if they are damaged.
     """
-    path = pathlib.Path(path).expanduser()
+    path = _location(path)
     if is_converted(path):
         return _manifest(path).get("training")
     if _is_workdir(path):
@@ -111,23 +112,37 @@ def load_pretrained(
     Raises:
       CheckpointError: there is no such source, or it cannot be read; see `convert.read`.
     """
-    path = pathlib.Path(source).expanduser()
+    path = _location(source)
     if is_converted(path):
         return load_converted(path)
     if _is_workdir(path):
         return _from_workdir(path)
+    if remote.is_remote(source):
+        raise CheckpointError(
+            f"there is no training workdir at {source}; other checkpoints are read from a disk: copy it here "
+            "(gcloud storage cp -r), or mount the bucket (gcsfuse)"
+        )
     return convert.read(source, expected, progress)
 
 
-def _is_workdir(path: pathlib.Path) -> bool:
-    if not path.is_dir() or readers.weight_files(path):
+def _location(path: str | os.PathLike[str]) -> Any:
+    """The path as an object. Raises CheckpointError if it is remote and cannot be reached."""
+    try:
+        remote.check(path, "the checkpoint")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    return remote.location(path).expanduser()
+
+
+def _is_workdir(path: Any) -> bool:
+    if not path.is_dir() or (not remote.is_remote(path) and readers.weight_files(path)):
         return False
     from ahs_seg_jax.checkpoints import store  # only here: it brings the whole training code along
 
     return store.is_checkpoint(path)
 
 
-def _from_workdir(path: pathlib.Path) -> Pretrained:
+def _from_workdir(path: Any) -> Pretrained:
     from ahs_seg_jax.checkpoints import store
 
     params, meta = store.load_params(path)

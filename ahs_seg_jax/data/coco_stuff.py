@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ahs_seg_jax import remote
 from ahs_seg_jax.data import folder
 from ahs_seg_jax.data.benchmarks import layout, preparation
 from ahs_seg_jax.data.benchmarks.benchmark import resolve_root
@@ -64,7 +65,7 @@ def open_coco_stuff(root: str | os.PathLike[str], split: str) -> Source:
         raise ValueError(f"{error}. {HELP}") from None
     if split in preparation.read_facts(layout.prepared_folder(base, COCO_STUFF.name)).get("splits", {}):
         return PreparedSource(base, COCO_STUFF.name, split)
-    return _open_downloads(base / FOLDER, split)
+    return _open_downloads(remote.on_disk(base, "the folder of downloads that are not prepared") / FOLDER, split)
 
 
 def _open_downloads(base: pathlib.Path, split: str) -> CocoStuffSource:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from ahs_seg_jax import remote
 from ahs_seg_jax.data.benchmarks import layout, preparation
 from ahs_seg_jax.data.benchmarks.benchmark import ROOT_VARIABLE, resolve_root
 from ahs_seg_jax.data.benchmarks.contact_sheet import contact_sheet
@@ -181,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     healthy = True
     for name in options.names:
         try:
-            root = resolve_root(options.root, "--root")
+            root = remote.on_disk(resolve_root(options.root, "--root"), "--root")
             prepared = bool(preparation.read_facts(layout.prepared_folder(root, name)))
             report = record(root, name, output, reread=True) if prepared else examine_downloads(root, name)
         except ValueError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ahs_seg_jax import remote
 from ahs_seg_jax.data import images
 from ahs_seg_jax.data.sources import CorruptExample
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
@@ -97,6 +98,7 @@ def open_folder(root: str | os.PathLike[str], split: str) -> FolderSource:
     """
     if not str(root):
         raise ValueError("data.root is empty; name the folder that holds classes.txt, images/ and annotations/")
+    remote.on_disk(root, "data.root")
     check_folder(root, SPLITS if split == "train" else (split,))
     return FolderSource(root, split)
 

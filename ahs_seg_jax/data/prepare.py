@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
+from ahs_seg_jax import remote
 from ahs_seg_jax.data import doctor
 from ahs_seg_jax.data.benchmarks import preparation
 from ahs_seg_jax.data.benchmarks.benchmark import ROOT_VARIABLE, Listing, resolve_root
@@ -23,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     settings = Settings(options.jobs or os.cpu_count() or 1, options.limit, options.partial, options.again)
     try:
-        root = resolve_root(options.root, "--root")
-        target = pathlib.Path(options.to) if options.to else root
+        root = remote.on_disk(resolve_root(options.root, "--root"), "--root")
+        target = remote.on_disk(options.to, "--to") if options.to else root
         found = _find(options.names, root, settings, _say)
         healthy = [_prepare(name, found[name], target, settings, _say) for name in found]
         if target != root:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ahs_seg_jax import remote
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 
 ROOT_VARIABLE = "AHS_SEG_DATA"
@@ -107,16 +108,17 @@ class Benchmark:
 
 
 def resolve_root(root: str | os.PathLike[str], field: str = "data.root") -> pathlib.Path:
-    """The folder of the data: `root`, or if that is empty the environment variable AHS_SEG_DATA.
+    """The folder of the data (also gs://): `root`, or if that is empty the environment variable AHS_SEG_DATA.
 
-    Raises ValueError if both are empty.
+    Raises ValueError if both are empty, or if a remote one cannot be reached.
     """
     chosen = str(root) or os.environ.get(ROOT_VARIABLE, "")
     if not chosen:
         raise ValueError(
             f"{field} is empty, and so is the environment variable {ROOT_VARIABLE}; name the data's folder"
         )
-    return pathlib.Path(chosen)
+    remote.check(chosen, field)
+    return remote.location(chosen)
 
 
 def require(root: pathlib.Path, parts: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ahs_seg_jax import remote
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark
 
 VERSION = "1.0.0"  # of the preparation: raised when the same downloads would give other records
@@ -29,7 +30,7 @@ SUFFIX = "array_record"
 
 def prepared_folder(root: str | os.PathLike[str], name: str) -> pathlib.Path:
     """The folder of a prepared benchmark below the folder of the data."""
-    return pathlib.Path(root) / PREPARED / name / VERSION
+    return remote.location(root) / PREPARED / name / VERSION
 
 
 def shard_name(name: str, split: str, shard: int, shards: int) -> str:

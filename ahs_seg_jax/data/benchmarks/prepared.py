@@ -6,13 +6,13 @@ import hashlib
 import io
 import json
 import os
-import pathlib
 import threading
 from typing import Any
 
 import numpy as np
 from array_record.python import array_record_data_source
 
+from ahs_seg_jax import remote
 from ahs_seg_jax.data import images
 from ahs_seg_jax.data.benchmarks import layout, preparation
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, there
@@ -42,7 +42,7 @@ class PreparedSource:
     def __init__(self, root: str | os.PathLike[str], name: str, split: str):
         self.benchmark_name = name
         self.split = split
-        self.root = pathlib.Path(root)
+        self.root = remote.location(root)
         self.folder = layout.prepared_folder(root, name)
         self.facts = self._facts()
         self.vocabulary = self._benchmark.vocabulary

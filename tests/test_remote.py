@@ -1,0 +1,170 @@
+"""Paths on gs://, against a stand-in for Google's service on this machine; and what is refused with a remedy."""
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ahs_seg_jax import remote
+from ahs_seg_jax.checkpoints import pretrained
+from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.data import prepare
+from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
+from ahs_seg_jax.data.sources import open_source
+from ahs_seg_jax.resume import Ending
+from tests.data.benchmarks import trees
+from tests.test_train import experiment
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+WORKDIR = "gs://bucket/runs/one"
+
+
+def test_location_keeps_both_slashes(tmp_path):
+    assert str(remote.location("gs://bucket/a") / "b") == "gs://bucket/a/b"
+    assert remote.location(tmp_path) == tmp_path
+    assert isinstance(remote.location("here"), pathlib.Path)
+    remote.check(tmp_path / "nowhere yet", "the workdir")  # a disk is looked at by whoever writes there
+
+
+def test_other_services_are_refused():
+    with pytest.raises(
+        ValueError, match=r"the workdir is s3://a/b; it can be a folder on a disk, or gs://bucket/folder"
+    ):
+        remote.check("s3://a/b", "the workdir")
+
+
+def test_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"gs:// needs gcsfs: pip install 'ahs_seg_jax\[gcs\]'"):
+        remote.check(WORKDIR, "the workdir")
+    with pytest.raises(CheckpointError, match="the checkpoint is gs://bucket/runs/one, and gs:// needs gcsfs"):
+        pretrained.load_pretrained(WORKDIR)
+
+
+def test_bucket_that_cannot_be_reached_is_said_with_the_cause(monkeypatch):
+    def refuse(self, pattern):
+        raise PermissionError("no access to bucket")
+
+    monkeypatch.setattr(type(remote.location("gs://bucket")), "glob", refuse)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(
+        ValueError, match=r"cannot be reached \(PermissionError: no access to bucket\); look at the bucket"
+    ):
+        remote.check(WORKDIR, "the workdir")
+
+
+def test_single_images_on_gs_are_refused_with_the_remedy(capsys):
+    settings = experiment().data
+    with pytest.raises(ValueError, match=r"data.root is gs://bucket/streets, .*copy it here .*or mount the bucket"):
+        open_source(type(settings)(name="folder", root="gs://bucket/streets"), "train")
+    assert prepare.main(["voc_20", "--root", str(ROOT), "--to", "gs://bucket/data"]) == 1
+    assert "--to is gs://bucket/data, but that is only" in capsys.readouterr().err
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """The environment of processes whose gs:// is a server on this machine, with one empty bucket."""
+    pytest.importorskip("gcsfs")
+    pytest.importorskip("gcp_storage_emulator")
+    port = free_port()
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host=127.0.0.1", f"--port={port}"]
+    with subprocess.Popen(
+        [*command, "--in-memory", "--default-bucket=bucket"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        while server.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        address = f"http://127.0.0.1:{port}"
+        yield os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+            "STORAGE_EMULATOR_HOST": address,  # gcsfs, google-cloud-storage
+            "TENSORSTORE_GCS_HTTP_URL": address,
+            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+            "CLOUD_STORAGE_EMULATOR_ENDPOINT": address,  # ArrayRecord
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # or it asks Google what kind of bucket this is
+        }
+        server.kill()
+
+
+def run(environment, code, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+LOOK = """
+import sys
+from etils import epath
+from ahs_seg_jax.checkpoints import pretrained, store
+workdir = epath.Path(sys.argv[1])
+print(*sorted(path.name for path in workdir.iterdir()), *sorted(path.name for path in (workdir / "results").iterdir()))
+print(store.load_params(workdir)[1]["step"], pretrained.load_pretrained(sys.argv[1]).manifest["source"]["path"])
+"""
+
+
+@pytest.mark.slow
+def test_run_on_gs_is_stopped_and_continued(environment):
+    command = [sys.executable, "-u", "-m", "tests.train_worker", f"--workdir={WORKDIR}", "--step_seconds=0.2"]
+    command += ['--run={"steps": 6, "checkpoint_every": 2}']
+    printed = ""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            printed += line
+            if line.startswith("step 3/"):
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == Ending.PREEMPTED, printed
+    stopped = re.search(r"stopped at step (\d)", printed)
+    assert stopped
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"continuing after step {stopped[1]} of 6" in done.stdout
+    names, loaded = run(environment, LOOK, WORKDIR).splitlines()
+    assert names.startswith("checkpoints pictures results tensorboard scenes_val_000006.json")  # the lock is gone
+    assert loaded == f"6 {WORKDIR}"
+
+
+READ = """
+import pathlib, sys
+import numpy as np
+from etils import epath
+from ahs_seg_jax.config import DataConfig
+from ahs_seg_jax.data.sources import open_source
+here = pathlib.Path(sys.argv[1])
+for file in here.rglob("*"):
+    if file.is_file():
+        epath.Path(file).copy(f"gs://bucket/data/{file.relative_to(here)}")
+one, other = (open_source(DataConfig(name="voc_20", root=root), "val") for root in (str(here), "gs://bucket/data"))
+assert one.fingerprint() == other.fingerprint()
+for index in range(len(one)):
+    for part in ("image", "label"):
+        np.testing.assert_array_equal(one[index][part], other[index][part])
+print(len(other), other.name(1))
+"""
+
+
+@pytest.mark.slow
+def test_prepared_benchmark_on_gs_is_read(environment, tmp_path):
+    trees.voc(tmp_path, {f"2007_{k:06d}": trees.rows([0, k, 20, 255]) for k in range(1, 4)})
+    trees.prepared(BENCHMARKS["voc_20"], tmp_path)
+    assert run(environment, READ, str(tmp_path)).split() == ["3", "2007_000002"]
