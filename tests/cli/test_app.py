@@ -37,10 +37,21 @@ def test_help_and_version_import_nothing_heavy():
 
 
 def test_every_command_has_help():
-    for name in ("segment", "compare", "convert", "doctor", "export", "demo"):
+    for name in ("segment", "compare", "components", "convert", "doctor", "export", "demo"):
         assert invoke(name, "--help").exit_code == 0
     listed = invoke("--help").output
-    for name in ("segment", "compare", "train", "evaluate", "convert", "prepare", "doctor", "export", "demo"):
+    for name in (
+        "segment",
+        "compare",
+        "components",
+        "train",
+        "evaluate",
+        "convert",
+        "prepare",
+        "doctor",
+        "export",
+        "demo",
+    ):
         assert f"  {name} " in listed
     assert invoke("--version").output.strip() == f"ahs_seg_jax {ahs_seg_jax.__version__}"
 

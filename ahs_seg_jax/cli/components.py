@@ -1,0 +1,64 @@
+"""`ahs-seg components`: what HA-HEM and DC-HSP have learnt, as pictures and numbers."""
+
+import json
+import pathlib
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ahs_seg_jax.cli import grammar
+
+HA_HEM, DC_HSP, NUMBERS = "ha_hem.png", "dc_hsp.png", "components.json"
+
+
+def components(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A workdir, a converted folder, a checkpoint file or a hub name.")
+    ],
+    classes: grammar.Classes = "",
+    classes_file: grammar.ClassesFile = None,
+    output: Annotated[pathlib.Path, typer.Option(help="Folder for pictures and numbers.")] = pathlib.Path("components"),
+) -> None:
+    """HA-HEM's strength of each layer, and DC-HSP's complexity of each name, as pictures and numbers.
+
+    Without names, those of the model's training are taken.
+    """
+    names = grammar.names(classes, classes_file) if classes or classes_file else None
+    grammar.finish(lambda: run(model, names, output))
+
+
+def run(model: str, names: tuple[str, ...] | None, output: pathlib.Path) -> None:
+    """Writes what the model has. Raises ValueError if it has neither component, or if DC-HSP has no names."""
+    from PIL import Image
+
+    from ahs_seg_jax import charts, packaged
+    from ahs_seg_jax import components as parts
+    from ahs_seg_jax.checkpoints import pretrained
+    from ahs_seg_jax.vocabulary import SCENE_TEMPLATE
+
+    loaded = packaged.load_tiny() if model == packaged.TINY else pretrained.load_pretrained(model)
+    missing = parts.missing(loaded)
+    if len(missing) == 2:
+        raise ValueError("\n".join(missing))
+    pictures: dict[str, Any] = {}
+    numbers: dict[str, Any] = {"model": model}
+    if "dc_hsp" in loaded.params:
+        trained = loaded.manifest.get("training", {}).get("vocabulary", {})
+        names = names or tuple(trained.get("names", ()))
+        if not names:
+            raise ValueError("the names of this model's training are not known: give --classes or --classes-file")
+        found = parts.complexities(loaded, names, tuple(trained.get("templates", (SCENE_TEMPLATE,))))
+        pictures[DC_HSP] = charts.sorted_bars(names, found, "DC-HSP: complexity of each class, 0 to 1")
+        numbers["complexity"] = dict(zip(names, found.tolist(), strict=True))
+    if loaded.config.adaptation == "ha_hem":
+        towers = parts.strengths(loaded)
+        pictures[HA_HEM] = charts.layer_strengths(towers)
+        numbers |= {tower.tower: {"alpha": tower.alpha.tolist(), "beta": tower.beta} for tower in towers}
+    grammar.make_folder(output)
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(output / name)
+    (output / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(f"{', '.join([*pictures, NUMBERS])} in {output}", file=sys.stderr)
+    for reason in missing:
+        print(f"left out: {reason}", file=sys.stderr)
