@@ -64,6 +64,7 @@ def segment(
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would run and the memory it takes.")] = False,
     overlays: Annotated[bool, typer.Option(help="Write pictures with legends.")] = True,
     coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
+    heat_maps: Annotated[bool, typer.Option("--heat-maps", help="Write a picture of each name's probability.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
 ) -> None:
     """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped.
@@ -87,7 +88,9 @@ def segment(
         )
     )
     grammar.finish(
-        lambda: command.run(images, output, settings, only_plan=plan, overlays=overlays, coco=coco, again=overwrite)
+        lambda: command.run(
+            images, output, settings, only_plan=plan, overlays=overlays, coco=coco, heat_maps=heat_maps, again=overwrite
+        )
     )
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from ahs_seg_jax.open_image import image_size
 from ahs_seg_jax.segmentation import Segmentation
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.versions import versions
-from ahs_seg_jax.vocabulary import Vocabulary
+from ahs_seg_jax.vocabulary import Vocabulary, first_synonym
 
 SUMMARY, RESULTS = "summary.json", "results.jsonl"
 SHOWN_CLASSES = 4  # in a line of progress
@@ -122,6 +123,7 @@ def run(
     only_plan: bool = False,
     overlays: bool = True,
     coco: bool = False,
+    heat_maps: bool = False,
     again: bool = False,
 ) -> int:
     """Segments; returns 0, or 1 if an image failed. Raises what a user can mend before the first image."""
@@ -132,9 +134,11 @@ def run(
     vocabulary.tokens(segmenter.model.config.text.context)  # too long names are found now
     if settings.windows and any(map(_streamed, jobs)):
         geotiff.rasterio()  # a missing library is found now
+        if heat_maps:
+            raise ValueError("a TIFF in native windows has no --heat-maps: they would need it whole in memory")
     if only_plan:
-        return _print_plans(jobs, segmenter, settings)
-    folder = _Folder(output, settings, overlays, coco, again)
+        return _print_plans(jobs, segmenter, settings, heat_maps)
+    folder = _Folder(output, settings, overlays, coco, heat_maps, again)
     failed: list[tuple[Job, str]] = []
     taken: dict[pathlib.PurePath, pathlib.Path] = {}
     for number, job in enumerate(jobs, 1):
@@ -157,6 +161,7 @@ def run(
                     protocol=settings.protocol,
                     windows=settings.windows,
                     unknown=settings.unknown,
+                    probabilities=heat_maps,
                 )
                 entry = folder.write(job, result)
             print(f"{head}: {_described(entry)}  {time.monotonic() - started:.1f} s", file=sys.stderr)
@@ -182,7 +187,7 @@ def _show_log() -> None:
     logger.propagate = False
 
 
-def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings) -> int:
+def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings, heat_maps: bool) -> int:
     """The plan of the largest readable image."""
     sizes = []
     for job in jobs:
@@ -196,8 +201,13 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings) 
     largest = max(sizes, key=lambda size: size[0] * size[1])
     print(f"{len(sizes)} image(s); the largest:")
     count, streamed = len(settings.classes) + len(words), all(map(_streamed, jobs))
-    print(segmenter.plan(largest, count, settings.protocol, windows=settings.windows, streamed=streamed))
+    print(segmenter.plan(largest, count, settings.protocol, heat_maps, windows=settings.windows, streamed=streamed))
     return 0 if len(sizes) == len(jobs) else 1
+
+
+def _file_name(name: str) -> str:
+    """A name as a part of a file's name on every system: letters and digits of any script."""
+    return re.sub(r"[^\w]+", "_", first_synonym(name)).strip("_")[:40]
 
 
 def _streamed(job: Job) -> bool:
@@ -212,10 +222,12 @@ def _described(entry: dict[str, Any]) -> str:
 
 
 class _Folder:
-    """The folder of results: `labels/`, `overlays/`, `coco/`, a line for each image in RESULTS, and SUMMARY."""
+    """The folder of results: `labels/`, `overlays/`, `coco/`, `heat_maps/`, a line for each image in RESULTS, and SUMMARY."""
 
-    def __init__(self, path: pathlib.Path, settings: Settings, overlays: bool, coco: bool, again: bool):
-        self._path, self._overlays, self._coco = path, overlays, coco
+    def __init__(
+        self, path: pathlib.Path, settings: Settings, overlays: bool, coco: bool, heat_maps: bool, again: bool
+    ):
+        self._path, self._overlays, self._coco, self._heat_maps = path, overlays, coco, heat_maps
         self._windows = settings.windows
         self._about = {"settings": settings.described(), "versions": versions()}
         try:
@@ -254,8 +266,8 @@ class _Folder:
     def has(self, job: Job) -> bool:
         """Whether the image's results are here, of the file as it is now."""
         entry = self._done.get(str(job.name))
-        wanted = [path for path in self._targets(job) if path]
-        return entry is not None and entry["file"] == job.fingerprint() and all(path.is_file() for path in wanted)
+        wanted = [path for path in (*self._targets(job), self._maps(job)) if path]
+        return entry is not None and entry["file"] == job.fingerprint() and all(path.exists() for path in wanted)
 
     def _targets(self, job: Job) -> tuple[pathlib.Path, pathlib.Path | None, pathlib.Path | None]:
         place = lambda folder, suffix: self._path / folder / f"{job.name}{suffix}"
@@ -263,6 +275,10 @@ class _Folder:
         if self._windows and _streamed(job):
             return place("labels", ".tif"), overlay, None  # masks of such sizes are no COCO annotations
         return place("labels", ".png"), overlay, place("coco", ".json") if self._coco else None
+
+    def _maps(self, job: Job) -> pathlib.Path | None:
+        """The folder of an image's heat maps."""
+        return self._path / "heat_maps" / job.name if self._heat_maps else None
 
     def _made_targets(self, job: Job) -> tuple[pathlib.Path, pathlib.Path | None, pathlib.Path | None]:
         targets = self._targets(job)
@@ -278,6 +294,10 @@ class _Folder:
             result.overlay().save(overlay)
         if coco:
             coco.write_text(json.dumps(result.to_coco(str(job.name))), "utf-8")
+        if maps := self._maps(job):
+            maps.mkdir(parents=True, exist_ok=True)
+            for index, name in enumerate(result.names):
+                result.heat_map(name).save(maps / f"{index:03d}_{_file_name(name)}.png")
         return self._note(job, result.summary())
 
     def stream(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings) -> dict[str, Any]:

@@ -64,6 +64,19 @@ def test_results_and_continuing(folder, tmp_path, capsys):
     assert (output / "labels" / "a.png").is_file()
 
 
+def test_heat_maps_of_every_name(folder, tmp_path, capsys):
+    settings = segment.Settings(("grass", "red/toy, apple", "\u6c34"), "tiny", None, "none", "model", None)
+    assert run(folder, tmp_path / "out", settings) == 0
+    assert run(folder, tmp_path / "out", settings, heat_maps=True) == 0  # what is missing is made
+    found = tmp_path / "out" / "heat_maps" / "deep" / "b"
+    assert sorted(path.name for path in found.iterdir()) == ["000_grass.png", "001_red_toy.png", "002_\u6c34.png"]
+    with Image.open(found / "000_grass.png") as picture:
+        assert picture.height > 37  # the image below its scale
+    capsys.readouterr()
+    assert run(folder, tmp_path / "out", settings, heat_maps=True) == 0
+    assert capsys.readouterr().err.count("done before") == 2
+
+
 def test_other_settings_are_refused(folder, tmp_path):
     run(folder, tmp_path / "out", overlays=False)
     assert not (tmp_path / "out" / "overlays").exists()
