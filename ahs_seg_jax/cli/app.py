@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ahs_seg_jax import __version__
-from ahs_seg_jax.cli import compare, compilation_cache, components, demo, grammar
+from ahs_seg_jax.cli import benchmark, compare, compilation_cache, components, demo, grammar
 from ahs_seg_jax.host_memory import restart_with_huge_pages
 
 EPILOG = f"""Compiled programs are kept in a folder of the user's cache, so that only the first run of a kind compiles
@@ -163,7 +163,7 @@ def export(
     grammar.finish(lambda: exporting.export(model, output, names))
 
 
-for command in (compare.compare, components.components, demo.demo):
+for command in (compare.compare, components.components, demo.demo, benchmark.benchmark):
     app.command()(command)
 
 

@@ -37,13 +37,14 @@ def test_help_and_version_import_nothing_heavy():
 
 
 def test_every_command_has_help():
-    for name in ("segment", "compare", "components", "convert", "doctor", "export", "demo"):
+    for name in ("segment", "compare", "components", "benchmark", "convert", "doctor", "export", "demo"):
         assert invoke(name, "--help").exit_code == 0
     listed = invoke("--help").output
     for name in (
         "segment",
         "compare",
         "components",
+        "benchmark",
         "train",
         "evaluate",
         "convert",
