@@ -161,7 +161,7 @@ class Experiment:
 
     name: str = "experiment"
     seed: int = 0  # of the parameters, the order of the data, augmentation and dropout
-    init: str = ""  # weights to start from: converted directory, checkpoint file, hub name, or "random"
+    init: str = ""  # weights to start from: "tiny", converted directory, checkpoint file, hub name, or "random"
     mode: str = "train"  # train | eval
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

@@ -80,8 +80,15 @@ def load(path: str | os.PathLike[str]) -> Pretrained:
         "vocabulary": {"names": about["names"], "templates": about["templates"]},
         "config": {"eval": {"protocol": about["protocol"]}},
     }
-    manifest = {"source": {"path": str(path), "kind": "packaged"}, "config": about["config"], "training": training}
-    manifest["self_test_accuracy"] = about["self_test_accuracy"]
+    manifest = {
+        "format_version": manifests.FORMAT_VERSION,
+        "source": {"path": str(path), "layout": "packaged"},
+        "config": about["config"],
+        "contents": sorted({manifests.part_of(name) for name in leaves}),
+        "statistics": manifests.statistics(leaves.items()),
+        "training": training,
+        "self_test_accuracy": about["self_test_accuracy"],
+    }
     return Pretrained(config, manifests.unflatten(leaves), manifest)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import jax
 import numpy as np
 
-from ahs_seg_jax import inference, packaged, streaming, tiling
+from ahs_seg_jax import inference, streaming, tiling
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.architecture import ModelConfig
@@ -70,7 +70,7 @@ class Segmenter:
         """
         from ahs_seg_jax.checkpoints import pretrained  # only here: a model in memory needs no checkpoint reader
 
-        loaded = packaged.load_tiny() if path == packaged.TINY else pretrained.load_pretrained(path)
+        loaded = pretrained.load_pretrained(path)
         if not loaded.is_complete:
             raise CheckpointError(
                 f"{path} holds CLIP's weights only; a segmenter needs a trained aggregator as well: "

@@ -1,17 +1,23 @@
 """The packaged model: what is stored, what is drawn anew, damage, and that the shipped file works."""
 
+import dataclasses
 import importlib.resources
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from ahs_seg_jax import packaged
+from ahs_seg_jax import inference, initialise, packaged, parallel
+from ahs_seg_jax.checkpoints import command
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.convert import Pretrained
 from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.checkpoints.pretrained import load_pretrained
+from ahs_seg_jax.config import from_config_dict
 from ahs_seg_jax.data.scenes import scenes_vocabulary
+from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.vocabulary import Vocabulary
+from configs import tiny as tiny_config
 from tests.test_segmenter import random_params, small_config
 
 TRAINED = Vocabulary(("red toy", "sand"), ("{}",))
@@ -70,3 +76,27 @@ def test_the_shipped_file():
     assert loaded.is_complete
     assert set(loaded.manifest["training"]["vocabulary"]["names"]) <= set(scenes_vocabulary("val").names)
     assert loaded.manifest["self_test_accuracy"] > 0.5
+
+
+def test_the_shipped_model_is_converted_like_any_other(tmp_path, capsys):
+    assert command.convert("tiny", tmp_path / "tiny", "orbax", False) == 0
+    assert "clip/text" in capsys.readouterr().out
+    again, shipped = load_pretrained(tmp_path / "tiny"), packaged.load_tiny()
+    assert again.config == shipped.config
+    assert again.manifest["training"] == shipped.manifest["training"]
+    np.testing.assert_array_equal(again.params["clip"]["logit_scale"], shipped.params["clip"]["logit_scale"])
+
+
+def test_training_may_start_from_the_shipped_model():
+    """What it lacks, because inference needs none of it, starts fresh: rotations at the identity, and DC-HSP."""
+    experiment = dataclasses.replace(from_config_dict(tiny_config.get_config()), init="tiny")
+    params, fresh = initialise.starting_params(experiment, parallel.make_mesh())
+    assert {path.split("/")[0 if path.startswith("dc_hsp") else 1] for path in fresh} == {"adaptation", "dc_hsp"}
+    started, shipped = dict(manifests.flatten(params)), dict(manifests.flatten(packaged.load_tiny().params))
+    for path, leaf in shipped.items():
+        np.testing.assert_array_equal(started[path], leaf)
+    # The rotations start at the identity, so the training begins with the model that is shipped.
+    _, merged = inference.merged(AHSSeg(experiment.model), params)
+    folded = dict(manifests.flatten(merged))
+    for path, leaf in shipped.items():
+        np.testing.assert_allclose(folded[path], leaf, atol=1e-6)

@@ -21,6 +21,7 @@ from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.versions import versions
 
+TINY = "tiny"  # the source that the package brings along
 PARAMS, MANIFEST = "params", "manifest.json"
 
 
@@ -104,14 +105,18 @@ def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 def load_pretrained(
     source: str | os.PathLike[str], expected: ModelConfig | None = None, progress: convert.Progress | None = None
 ) -> Pretrained:
-    """Weights from a converted directory, a training workdir, a file of any known layout, or a hub name.
+    """Weights from "tiny" (the packaged model), a converted directory, a training workdir, a file or a hub name.
 
-    `expected`, the model that is to take the weights, is needed only for a file that does not show the number of heads;
+    Files may be of any known layout. `expected`, the model that is to take the weights, is needed only for a file that does not show the number of heads;
     whatever the source states or shows goes before it. `progress` is called with (tensors done, tensors in all).
 
     Raises:
       CheckpointError: there is no such source, or it cannot be read; see `convert.read`.
     """
+    if source == TINY:
+        from ahs_seg_jax import packaged  # only here: it reads with what this package has
+
+        return packaged.load_tiny()
     path = _location(source)
     if is_converted(path):
         return load_converted(path)
