@@ -73,6 +73,41 @@ def test_parity(segmenter, tmp_path, names):
     assert (about["side"], about["platforms"]) == (32, ["cpu", "cuda", "tpu"])
 
 
+def test_onnx_parity(segmenter, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("jax2onnx")
+    exporting.export(segmenter, tmp_path / "model", None, "onnx")
+    quiet = runtime.SessionOptions()
+    quiet.log_severity_level = 3
+    encode, segment = (
+        runtime.InferenceSession(tmp_path / "model" / f"{name}.onnx", quiet) for name in ("encode_text", "segment")
+    )
+    tokens = Vocabulary(NAMES).tokens(24)
+    tokens = np.pad(tokens, ((0, 0), (0, 0), (0, 24 - tokens.shape[2])))
+    text = np.concatenate([encode.run(None, {"tokens": row[None]})[0] for row in tokens])
+    np.testing.assert_allclose(text, segmenter.encode_prompts(Vocabulary(NAMES)), atol=1e-6)
+    images = [photo(29, 37, seed) for seed in (0, 1)]
+    views = np.concatenate([inference.make_views(image, "whole", 32) for image in images])
+    for count, classes in ((2, 5), (1, 3)):
+        [found] = segment.run(None, {"images": views[:count], "text": text[:classes]})
+        expected = np.stack([segmenter.logits(image, NAMES[:classes]) for image in images[:count]])
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    about = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    assert (about["format"], about["platforms"]) == ("onnx", [])
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "encode_text.onnx",
+        "manifest.json",
+        "segment.onnx",
+    ]
+
+
+def test_onnx_needs_its_library(segmenter, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(ImportError, match=r"exporting as ONNX needs jax2onnx: pip install 'ahs_seg_jax\[onnx\]'"):
+        exporting.export(segmenter, tmp_path / "model", NAMES, "onnx")
+    assert not (tmp_path / "model").exists()
+
+
 def test_nothing_is_overwritten(segmenter, tmp_path):
     with pytest.raises(CheckpointError, match="exists already and is never overwritten"):
         exporting.export(segmenter, tmp_path, None)

@@ -155,12 +155,15 @@ def export(
     output: Annotated[pathlib.Path, typer.Argument(metavar="DIR", help="A new folder.")],
     classes: Annotated[str, typer.Option(help="Bake these names in: 'cat; sofa, couch'.")] = "",
     classes_file: Annotated[pathlib.Path | None, typer.Option(help="Bake the names of this file in.")] = None,
+    file_format: Annotated[
+        Literal["stablehlo", "onnx"], typer.Option("--format", help="Of the programs; onnx holds the weights inside.")
+    ] = "stablehlo",
 ) -> None:
-    """Writes the model as StableHLO with weights, manifest and a loader that needs nothing of this program."""
+    """Writes the model as StableHLO with weights, manifest and a loader that needs nothing of this program, or as ONNX."""
     from ahs_seg_jax import exporting
 
     names = grammar.names(classes, classes_file) if classes or classes_file else None
-    grammar.finish(lambda: exporting.export(model, output, names))
+    grammar.finish(lambda: exporting.export(model, output, names, file_format))
 
 
 for command in (compare.compare, components.components, demo.demo, benchmark.benchmark):
