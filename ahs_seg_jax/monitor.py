@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
 from ahs_seg_jax import parallel
+from ahs_seg_jax.curves import Curves
 
 
 def duration(seconds: float) -> str:
@@ -29,6 +29,15 @@ def duration(seconds: float) -> str:
     if total < 3600:
         return f"{total // 60}m {total % 60:02d}s"
     return f"{total // 3600}h {total % 3600 // 60:02d}m"
+
+
+@contextlib.contextmanager
+def going_on(what: str) -> Iterator[None]:
+    """For writing what a run can do without: an error, as on a full disk, is a warning."""
+    try:
+        yield
+    except Exception as error:  # a bucket's libraries have errors of their own
+        parallel.log(f"WARNING: {what} could not be written ({type(error).__name__}: {error}); training goes on")
 
 
 class Stopwatch:
@@ -62,8 +71,7 @@ class Monitor:
         self._stopwatch: Stopwatch | None = None
         self._made = time.perf_counter()
         self._pictures = epath.Path(workdir) / "pictures"
-        main = parallel.is_main_process()
-        self._writer = tensorboardX.SummaryWriter(str(epath.Path(workdir) / "tensorboard")) if main else None
+        self._curves = Curves(epath.Path(workdir) / "tensorboard") if parallel.is_main_process() else None
 
     @property
     def started(self) -> bool:
@@ -102,23 +110,27 @@ class Monitor:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Points of TensorBoard curves, named `group/name`; a value that is not a number makes no point."""
-        if self._writer:
-            for name, value in values.items():
-                if not math.isnan(value):
-                    self._writer.add_scalar(name, value, step)
+        points = {name: value for name, value in values.items() if not math.isnan(value)}
+        if (curves := self._curves) is not None:
+            with going_on(f"TensorBoard's points of step {step}"):
+                for name, value in points.items():
+                    curves.scalar(name, value, step)
 
     def picture(self, step: int, name: str, image_uint8: UInt8[np.ndarray, "h w 3"]) -> None:
         """A picture in TensorBoard and as `pictures/<name>_<step>.png`."""
-        if self._writer:
-            self._writer.add_image(name, image_uint8, step, dataformats="HWC")
+        if self._curves is None:
+            return
+        with going_on(f"the picture {name} of step {step}"):
+            self._curves.picture(name, image_uint8, step)
             self._pictures.mkdir(parents=True, exist_ok=True)
             with (self._pictures / f"{name}_{step:06d}.png").open("wb") as file:
                 Image.fromarray(image_uint8).save(file, "PNG")
 
     def close(self) -> None:
         """Writes what is still buffered."""
-        if self._writer:
-            self._writer.close()
+        if self._curves:
+            with going_on("the end of TensorBoard's file"):
+                self._curves.close()
 
 
 class NonFiniteLoss(RuntimeError):

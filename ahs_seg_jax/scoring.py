@@ -235,8 +235,9 @@ def write(result: Evaluation, workdir: str | os.PathLike[str], name: str) -> Non
     """Prints the scores and writes `<workdir>/results/<name>.json` and its pictures, `<name>_worst_1.png` and so on."""
     if parallel.is_main_process():
         folder = epath.Path(workdir) / "results"
+        parallel.log(result.summary())
         result.write_results(folder / f"{name}.json")
         for label, panel in result.pictures:
             with (folder / f"{name}_{label}.png").open("wb") as file:
                 Image.fromarray(panel).save(file, "png")
-        parallel.log(f"{result.summary()}\nresults: {folder / name}.json")
+        parallel.log(f"results: {folder / name}.json")

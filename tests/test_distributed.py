@@ -102,17 +102,24 @@ def test_one_process_needs_no_flags_and_agrees_with_itself():
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_score_like_one(processes):
-    one = processes("one", 1, devices=4).start(0)
-    two = processes("two", 2).start(0, 1, flags=('--mesh={"fsdp": 2}',))
-    assert {**one.codes(), **two.codes()} == {0: 0, 1: 0}, two.printed(0) + two.printed(1)
-    assert losses(one.printed(0)) == losses(two.printed(0))
-    assert len(losses(two.printed(0))) == RUN["steps"]
-    assert not losses(two.printed(1))  # only the first process reports
-    assert "in 2 process(es) (mesh: data 2, fsdp 2), batch 4 (1 a device)" in two.printed(0)
-    assert_same_weights(one.workdir, two.workdir)
-    scores = [json.loads((run.workdir / "results" / "scenes_val_000006.json").read_text()) for run in (one, two)]
-    assert scores[0]["scores"] == scores[1]["scores"]
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_and_score_like_one(processes, count):
+    run = RUN | {"batch_size": 2 * count}
+    one = processes("one", 1, devices=2 * count).start(0, run=run)
+    several = processes("several", count).start(*range(count), flags=('--mesh={"fsdp": 2}',), run=run)
+    assert one.codes() == {0: 0}, one.printed(0)
+    assert several.codes() == dict.fromkeys(range(count), 0), "".join(map(several.printed, range(count)))
+    assert losses(one.printed(0)) == losses(several.printed(0))
+    assert len(losses(several.printed(0))) == RUN["steps"]
+    assert not losses("".join(map(several.printed, range(1, count))))  # only the first process reports
+    announced = f"in {count} process(es) (mesh: data {count}, fsdp 2), batch {2 * count} (1 a device)"
+    assert announced in several.printed(0)
+    assert_same_weights(one.workdir, several.workdir)
+    results = [
+        json.loads((group.workdir / "results" / "scenes_val_000006.json").read_text()) for group in (one, several)
+    ]
+    for part in ("scores", "classes"):  # of the whole set, to the last digit
+        assert results[0][part] == results[1][part]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX.record_writer import RecordWriter
 
 from ahs_seg_jax.monitor import MetricsQueue, Monitor, NonFiniteLoss, Stopwatch, duration
 
@@ -94,3 +95,27 @@ def test_scores_that_do_not_exist_make_no_curve(tmp_path):
     monitor.scalars(1, {"eval/mIoU": 12.5, "eval/mIoU_unseen": float("nan")})
     monitor.close()
     assert set(curves(tmp_path)[0]) == {"eval/mIoU"}
+
+
+def test_full_disk_is_said_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
+    monitor = Monitor(tmp_path, total_steps=9, first_step=0, batch_size=2)
+    monitor.scalars(1, {"loss/total": 1.0})
+
+    original = RecordWriter.write
+
+    def full(self, data):
+        if len(data) > 30:  # more than the line that starts a file
+            raise OSError(28, "No space left on device")
+        original(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", full)
+        monitor.scalars(2, {"loss/total": 2.0})
+        monitor.picture(2, "val_0", np.zeros((4, 4, 3), np.uint8))
+    printed = capsys.readouterr().out
+    assert "WARNING: TensorBoard's points of step 2 could not be written (OSError: [Errno 28] No space left" in printed
+    assert "the picture val_0 of step 2 could not be written" in printed
+    assert printed.count("training goes on") == 2
+    monitor.scalars(3, {"loss/total": 3.0})
+    monitor.close()
+    assert curves(tmp_path)[0]["loss/total"] == [(1, 1.0), (3, 3.0)]
