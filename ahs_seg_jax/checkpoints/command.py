@@ -20,7 +20,7 @@ def convert(source: str, destination: str | os.PathLike[str], to: str, merge: bo
         manifest = checkpoints.convert_checkpoint(source, destination, to=to, merge=merge, progress=show_progress)
     except (checkpoints.CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     read = manifest["source"]
     print(f"{read['path']} ({read.get('layout')}, sha256 {read.get('sha256', 'none')[:16]})")
     for part, numbers in manifest["statistics"].items():

@@ -12,7 +12,8 @@ from ahs_seg_jax.host_memory import restart_with_huge_pages
 
 EPILOG = f"""Compiled programs are kept in a folder of the user's cache, so that only the first run of a kind compiles
 (environment variable {compilation_cache.VARIABLE}: another folder, or "off")."""
-PASSES_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+FLAGS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+PASSES_ON: dict[str, Any] = FLAGS | {"help_option_names": []}
 
 app = typer.Typer(
     name="ahs-seg",
@@ -47,7 +48,7 @@ def segment(
     classes_file: grammar.ClassesFile = None,
     model: grammar.Model = "tiny",
     output: Annotated[pathlib.Path, typer.Option(help="Folder for the results.")] = pathlib.Path("segmented"),
-    protocol: grammar.Protocol = "",
+    protocol: grammar.Protocol = "model",
     unknown: Annotated[
         str, typer.Option(help="none, a probability such as 0.3, or background words 'wall; sky'.")
     ] = "none",
@@ -78,7 +79,7 @@ def segment(
         lambda: command.Settings(
             classes=names,
             model=model,
-            protocol=protocol or None,
+            protocol=grammar.protocol_or_none(protocol),
             windows=command.parse_windows(
                 windows, window=window, stride=stride, overlap=overlap, blend=blend, global_view=global_view
             ),
@@ -94,15 +95,22 @@ def segment(
     )
 
 
-@app.command(context_settings=PASSES_ON)
+@app.command(context_settings=FLAGS)
 def train(context: typer.Context) -> None:
-    """Trains: --config=configs/tiny.py --workdir=runs/tiny [--config.train.batch_size=8 ...]."""
+    """Trains: --config=FILE --workdir=FOLDER.
+
+    --config=configs/tiny.py or another configuration, :smoke behind it for a trial; --config.train.batch_size=8 sets any
+    of its fields (ahs_seg_jax/config.py lists them). The same command continues a stopped run.
+    """
     _main("train", context.args)
 
 
-@app.command(context_settings=PASSES_ON)
+@app.command(context_settings=FLAGS)
 def evaluate(context: typer.Context) -> None:
-    """Scores what a working directory holds: --config=configs/tiny.py --workdir=runs/tiny [...]."""
+    """Scores a model: --config=FILE --workdir=FOLDER.
+
+    The flags are those of train; --config.eval.benchmarks and the other fields of --config.eval choose what is scored.
+    """
     _main("eval", context.args)
 
 
@@ -124,7 +132,10 @@ def convert(
     ] = "orbax",
     merge: Annotated[bool, typer.Option("--merge", help="Fold the rotations into the weights.")] = False,
 ) -> None:
-    """Converts a checkpoint of CLIP, CAT-Seg or AHS-Seg to this program's format, and back."""
+    """Converts checkpoints of CLIP, CAT-Seg, AHS-Seg.
+
+    To this program's format, and back.
+    """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it needs no accelerator, and must not take one
     from ahs_seg_jax.checkpoints import command
 
@@ -133,7 +144,7 @@ def convert(
 
 @app.command(context_settings=PASSES_ON)
 def prepare(context: typer.Context) -> None:
-    """Prepares benchmarks from their downloads: NAME [NAME...] --root ROOT; --help lists the rest."""
+    """Prepares benchmarks from their downloads."""
     from ahs_seg_jax.data import prepare as command
 
     grammar.finish(lambda: command.main(context.args))
@@ -141,7 +152,7 @@ def prepare(context: typer.Context) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Versions, devices, memory and a self-test on one image: what to paste into a bug report."""
+    """Versions, devices, a self-test: for bug reports."""
     from ahs_seg_jax.cli import doctor as command
 
     grammar.finish(command.run)
@@ -159,7 +170,10 @@ def export(
         Literal["stablehlo", "onnx"], typer.Option("--format", help="Of the programs; onnx holds the weights inside.")
     ] = "stablehlo",
 ) -> None:
-    """Writes the model as StableHLO with weights, manifest and a loader that needs nothing of this program, or as ONNX."""
+    """Writes the model as StableHLO, or as ONNX.
+
+    With weights, manifest and a loader that needs nothing of this program.
+    """
     from ahs_seg_jax import exporting
 
     names = grammar.names(classes, classes_file) if classes or classes_file else None

@@ -22,9 +22,9 @@ def benchmark(
         pathlib.Path | None, typer.Option("--json", help="Write every time, versions and hardware to this file.")
     ] = None,
 ) -> None:
-    """How fast a model is on this machine: words, image features, whole images and windows, and the peak memory.
+    """How fast a model is on this machine.
 
-    It measures the Segmenter as a user calls it. The parts of training and inference, operation counts, and the published
+    Words, image features, whole images, windows and the peak memory of the Segmenter as a user calls it. The parts of training and inference, operation counts, and the published
     program beside ours are measured by python -m benchmarks.run, in the source repository.
     """
     grammar.finish(lambda: run(model, class_count, (height, width), repetitions, memory_gb, json_file))

@@ -20,15 +20,15 @@ def compare(
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="As of segment (tiny); give it again to compare.")] = None,
     output: Annotated[pathlib.Path, typer.Option(help="Folder for the pictures.")] = pathlib.Path("compared"),
-    protocol: grammar.Protocol = "",
+    protocol: grammar.Protocol = "model",
     memory_gb: grammar.MemoryGB = None,
 ) -> None:
-    """Pictures of each image by two to four models, or with as many lists of words, and where two of them differ.
+    """Draws models or lists of words side by side.
 
-    With several models and several lists, the first model takes the first list, and so on.
+    Two to four for each image, and of two, where they differ. With several models and several lists, the first model takes the first list, and so on.
     """
     pairs = grammar.mistakes(lambda: paired(model or ["tiny"], classes or []))
-    grammar.finish(lambda: run(images, pairs, output, protocol or None, memory_gb))
+    grammar.finish(lambda: run(images, pairs, output, grammar.protocol_or_none(protocol), memory_gb))
 
 
 def paired(models: Sequence[str], lists: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:

@@ -20,9 +20,9 @@ def components(
     classes_file: grammar.ClassesFile = None,
     output: Annotated[pathlib.Path, typer.Option(help="Folder for pictures and numbers.")] = pathlib.Path("components"),
 ) -> None:
-    """HA-HEM's strength of each layer, and DC-HSP's complexity of each name, as pictures and numbers.
+    """Draws what HA-HEM and DC-HSP have learnt.
 
-    Without names, those of the model's training are taken.
+    The strength of each layer's rotation and the complexity of each name, with the numbers. Without names, those of the model's training are taken.
     """
     names = grammar.names(classes, classes_file) if classes or classes_file else None
     grammar.finish(lambda: run(model, names, output))

@@ -22,14 +22,17 @@ def demo(
     model: grammar.Model = "tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
-    protocol: grammar.Protocol = "",
+    protocol: grammar.Protocol = "model",
     memory_gb: grammar.MemoryGB = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)] = 16,
     max_classes: Annotated[int, typer.Option(help="Most names at once.", min=1)] = 100,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """A page in the browser: an image, your words, the result. Needs pip install 'ahs_seg_jax[demo]'."""
+    """A page in the browser: an image, your words.
+
+    Needs pip install 'ahs_seg_jax[demo]'. It listens on this machine only, and fetches and sends nothing elsewhere.
+    """
 
     def command() -> None:
         _check_extra()
@@ -37,7 +40,7 @@ def demo(
         from ahs_seg_jax.demo.answers import Limits
 
         limits = Limits(max_upload_mb, max_megapixels, max_classes)
-        serve(model, protocol or None, memory_gb, limits, host, port, open_browser)
+        serve(model, grammar.protocol_or_none(protocol), memory_gb, limits, host, port, open_browser)
 
     grammar.finish(command)
 

@@ -8,7 +8,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -20,7 +20,10 @@ Model: TypeAlias = Annotated[
 ]
 Classes: TypeAlias = Annotated[str, typer.Option(help="Names separated by ';', synonyms by ',': 'cat; sofa, couch'.")]
 ClassesFile: TypeAlias = Annotated[pathlib.Path | None, typer.Option(help="A text file with one name a line.")]
-Protocol: TypeAlias = Annotated[str, typer.Option(help="cat_seg, whole, or '' for the model's own.")]
+Protocol: TypeAlias = Annotated[
+    Literal["model", "cat_seg", "whole"],
+    typer.Option(help="The model's own; cat_seg: windows and a global view; whole: one view."),
+]
 MemoryGB: TypeAlias = Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.")]
 
 
@@ -33,6 +36,11 @@ def names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
 
         return mistakes(lambda: Vocabulary.from_file(classes_file).names)
     return split_names(classes)
+
+
+def protocol_or_none(text: str) -> str | None:
+    """None stands for the model's own."""
+    return None if text == "model" else text
 
 
 def split_names(text: str) -> tuple[str, ...]:

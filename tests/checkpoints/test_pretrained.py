@@ -223,7 +223,7 @@ def test_the_command_converts_and_explains(source, tmp_path):
     assert "reading: 1" in done.stderr
     assert load_pretrained(tmp_path / "towers").manifest["source"]["layout"] == "hf_clip"
     again = command(source[0], tmp_path / "towers", "--to", "hf_clip")
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert again.stderr.startswith("error: ")
     assert "exists already" in again.stderr
     assert "Traceback" not in again.stderr

@@ -37,7 +37,18 @@ def test_help_and_version_import_nothing_heavy():
 
 
 def test_every_command_has_help():
-    for name in ("segment", "compare", "components", "benchmark", "convert", "doctor", "export", "demo"):
+    for name in (
+        "segment",
+        "train",
+        "evaluate",
+        "compare",
+        "components",
+        "benchmark",
+        "convert",
+        "doctor",
+        "export",
+        "demo",
+    ):
         assert invoke(name, "--help").exit_code == 0
     listed = invoke("--help").output
     for name in (
@@ -64,6 +75,7 @@ def test_every_command_has_help():
         (["--classes", "cat", "--classes-file", "names.txt"], "give the names once"),
         (["--classes-file", "nowhere.txt"], "no file of class names at nowhere.txt"),
         (["--classes", "cat", "--keep", "some"], "--keep is 'some'; give model, all, or a number"),
+        (["--classes", "cat", "--protocol", "some"], "'some' is not one of 'model', 'cat_seg', 'whole'"),
         (["--classes", "cat", "--memory-gb", "much"], "'--memory-gb': Input should be a valid number"),
     ],
 )
@@ -103,7 +115,7 @@ def test_convert_takes_every_format(monkeypatch):
 
 def test_convert_says_what_is_wrong():
     done = invoke("convert", "nowhere.pth", "b")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "error: " in done.output
 
 
