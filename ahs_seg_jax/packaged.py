@@ -10,7 +10,7 @@ import importlib.resources
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import safetensors.numpy
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.convert import Pretrained
 from ahs_seg_jax.checkpoints.errors import CheckpointError
-from ahs_seg_jax.vocabulary import Vocabulary
+from ahs_seg_jax.vocabulary import Vocabulary, first_synonym
 
 TINY = "tiny"
 LIMIT_BYTES = 4 * 10**6
@@ -90,6 +90,12 @@ def load(path: str | os.PathLike[str]) -> Pretrained:
         "self_test_accuracy": about["self_test_accuracy"],
     }
     return Pretrained(config, manifests.unflatten(leaves), manifest)
+
+
+def strange_words(names: Sequence[str]) -> list[str]:
+    """The names that hold a word which the packaged model never met: what it says about them means nothing."""
+    known = {word for name in load_tiny().manifest["training"]["vocabulary"]["names"] for word in name.lower().split()}
+    return [name for name in names if not set(first_synonym(name).lower().split()) <= known]
 
 
 def load_tiny() -> Pretrained:

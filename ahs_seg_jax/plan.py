@@ -19,6 +19,7 @@ WORKING = {"cpu": 0.5e9}  # temporaries of one pass; more would leave a processo
 WORKING_ELSEWHERE = 8e9
 CHUNKS = {"cpu": (32, 24, 16, 8)}
 CHUNKS_ELSEWHERE = (256, 128, 64, 32, 16, 8)
+SPARE = 0.2  # of an image's views: what groups of views may be filled up with
 HELD = 1e9  # logits of native windows that are held together; a wider image is divided into strips
 
 
@@ -92,7 +93,8 @@ def make_plan(
         together = 1 if kept < classes else inference.bucket(views * images, streaming.VIEW_BUCKETS)
         for at_once in sorted({v for v in streaming.VIEW_BUCKETS if v <= together}, reverse=True):
             working = chunk * at_once * class_bytes(config)
-            if working > WORKING.get(platform, WORKING_ELSEWHERE) and at_once > 1:
+            too_much = working > WORKING.get(platform, WORKING_ELSEWHERE)
+            if at_once > 1 and (too_much or (not grid and _filling(views, images, at_once) > SPARE * views)):
                 continue
             logits = max(held, at_once) * classes * _logits(config)
             states = -(-kept // chunk) * chunk * at_once * state_bytes(config)
@@ -121,6 +123,12 @@ def _fixed(
         "labels and confidence": 16.0 * rows * columns + 8.0 * pixels,
     }
     return parts | ({"probabilities": 4.0 * classes * pixels} if probabilities else {})
+
+
+def _filling(views: int, images: int, at_once: int) -> float:
+    """Copies of views that are computed only to fill up a group, for each image."""
+    together = min(images, max(1, at_once // views))
+    return (-together * views % at_once) / together
 
 
 def _fixed_of_windows(params: Any, grid: Grid, classes: int, streamed: bool, probabilities: bool) -> dict[str, float]:

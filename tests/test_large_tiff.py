@@ -8,7 +8,7 @@ from ahs_seg_jax.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import Segmenter
 from tests.test_inference import photo
 
-pytest.importorskip("rasterio")
+rasterio = pytest.importorskip("rasterio")
 
 from ahs_seg_jax import geotiff
 from tests.test_geotiff import PLACE, write
@@ -73,3 +73,31 @@ def test_other_words_start_over(tiny, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             large_tiff.segment_tiff(tiny, source, tmp_path / "labels.tif", names, WINDOWS)
     assert len(made) == 4  # nothing was left for the third
+
+
+def test_a_gigapixel_is_streamed(tiny, tmp_path):
+    """Only what the first tile needs is read, and it is planned to fit."""
+    source = tmp_path / "huge.tif"
+    with rasterio.open(
+        source,
+        "w",
+        driver="GTiff",
+        height=32_768,
+        width=32_768,
+        count=3,
+        dtype="uint8",
+        tiled=True,
+        sparse_ok=True,
+        transform=PLACE,
+        crs="EPSG:32633",
+    ) as file:
+        file.write(np.moveaxis(photo(100, 512), -1, 0), window=rasterio.windows.Window(0, 0, 512, 100))
+    windows = NativeWindows(window=512, overlap=0)
+    with geotiff.open_tiff(source) as raster:
+        assert tiny.plan(raster.size, len(NAMES), windows=windows, streamed=True).gigabytes < 2
+        first = next(tiny.tiles(raster, NAMES, windows))
+    image = np.zeros((512, 512, 3), np.uint8)
+    image[:100] = photo(100, 512)
+    np.testing.assert_array_equal(first.labels, tiny(image, NAMES, windows=windows).labels)
+    with pytest.raises(ValueError, match="save it as a tiled TIFF and segment that with --windows native"):
+        tiny(source, NAMES)

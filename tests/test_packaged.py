@@ -100,3 +100,7 @@ def test_training_may_start_from_the_shipped_model():
     folded = dict(manifests.flatten(merged))
     for path, leaf in shipped.items():
         np.testing.assert_allclose(folded[path], leaf, atol=1e-6)
+
+
+def test_words_that_the_shipped_model_never_met():
+    assert packaged.strange_words(["Red toy", "cat, red toy", "sand", "sandy sea"]) == ["cat, red toy", "sandy sea"]

@@ -45,6 +45,18 @@ def test_small_models_take_views_together():
     assert made.at_once == 16
 
 
+@pytest.mark.parametrize(
+    ("classes", "images", "at_once"),
+    [(8, 1, 2), (16, 1, 2), (32, 1, 1), (8, 4, 2)],
+)
+def test_groups_of_views_are_not_filled_up_with_much(classes, images, at_once):
+    """Five views: as 5 or 2 + 2 + 1, never as 4 + 4, where that would not fit a pass's memory."""
+    assert make(classes=classes, images=images).at_once == at_once
+    assert plan._filling(5, 1, 4) == 3
+    assert plan._filling(5, 3, 16) == pytest.approx(1 / 3)
+    assert plan._filling(1, 7, 8) == pytest.approx(1 / 7)
+
+
 def test_what_cannot_fit_is_refused_with_the_plan():
     with pytest.raises(ValueError, match=r"(?s)more than memory_gb = 2:.*labels and confidence.*keep=256"):
         make(classes=5000, memory_gb=2)

@@ -326,6 +326,28 @@ def test_many_names_in_any_script_and_a_cut(segmenter):
         Segmenter(small_config(), random_params(small_config()), keep=0)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10_000), (9_999, 2)])
+def test_strange_shapes_are_segmented(segmenter, shape):
+    for options in ({"protocol": "whole"}, {"protocol": "cat_seg"}, {"windows": NativeWindows(window=1000, overlap=0)}):
+        result = segmenter(photo(*shape), NAMES, **options)
+        assert result.labels.shape == shape
+        assert (result.labels >= 0).all()
+        assert np.isfinite(result.confidence).all()
+
+
+@pytest.mark.slow
+def test_five_thousand_names(segmenter):
+    """All of them take part, and the first of them has the same logits as with another chunk of classes."""
+    names = [f"thing {index}" for index in range(5000)]
+    everything = Segmenter(small_config(), random_params(small_config()), keep=None)
+    result = everything(photo(31, 29), names, protocol="whole", probabilities=True)
+    assert result.probabilities.shape == (5000, 31, 29)
+    assert (result.probabilities > 1e-9).all()
+    assert len(np.unique(result.labels)) > 1
+    cut = segmenter(photo(31, 29), names, protocol="whole")  # the best 256 only
+    assert len(np.unique(cut.labels)) > 1
+
+
 def test_a_call_refuses_what_does_not_fit(segmenter):
     bounded = Segmenter(small_config(), random_params(small_config()), memory_gb=0.5)
     with pytest.raises(ValueError, match=r"this needs about .* GB, more than memory_gb = 0\.5"):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ahs_seg_jax import geotiff, large_tiff
+from ahs_seg_jax import geotiff, large_tiff, packaged
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.data.images import IMAGE_SUFFIXES
 from ahs_seg_jax.native_windows import NativeWindows
@@ -132,6 +132,12 @@ def run(
     segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
     vocabulary.tokens(segmenter.model.config.text.context)  # too long names are found now
+    if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
+        print(
+            f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"
+            f"{' and others' if len(strange) > 3 else ''} means nothing: give --model for other images",
+            file=sys.stderr,
+        )
     if settings.windows and any(map(_streamed, jobs)):
         geotiff.rasterio()  # a missing library is found now
         if heat_maps:

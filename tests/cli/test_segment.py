@@ -77,14 +77,16 @@ def test_heat_maps_of_every_name(folder, tmp_path, capsys):
     assert capsys.readouterr().err.count("done before") == 2
 
 
-def test_other_settings_are_refused(folder, tmp_path):
+def test_other_settings_are_refused(folder, tmp_path, capsys):
     run(folder, tmp_path / "out", overlays=False)
+    assert "means nothing" not in capsys.readouterr().err
     assert not (tmp_path / "out" / "overlays").exists()
-    other = segment.Settings(("sky",), "tiny", None, "none", None, 3.0)
+    other = segment.Settings(("cat",), "tiny", None, "none", None, 3.0)
     with pytest.raises(ValueError, match="holds results with another classes, keep; choose another --output"):
         run(folder, tmp_path / "out", other)
     assert run(folder, tmp_path / "out", other, again=True) == 0
-    assert read_png(tmp_path / "out" / "labels" / "a.png")[1] == ("sky",)
+    assert "what it says about 'cat' means nothing: give --model" in capsys.readouterr().err
+    assert read_png(tmp_path / "out" / "labels" / "a.png")[1] == ("cat",)
 
 
 def test_one_failure_does_not_stop_the_others(folder, tmp_path, capsys):
