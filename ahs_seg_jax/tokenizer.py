@@ -7,6 +7,7 @@ import functools
 import gzip
 import html
 import importlib.resources
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,8 @@ def tokenize(texts: Sequence[str], context: int = 77) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer() -> "CLIPTokenizer":
+    # It would advise every user without PyTorch that its models, which nobody asked for, are missing.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer
 
     data = importlib.resources.files("ahs_seg_jax.data").joinpath("bpe_merges.txt.gz").read_bytes()
