@@ -23,8 +23,9 @@ from ahs_seg_jax import ahead_of_time, config, lowering, parallel
 
 GIB = 2**30
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# Memory of a chip in GiB, and its name in a topology: the vendor's data sheets.
-CHIP_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+# Memory of a device in GiB, by the name of its kind in a topology: the vendor's data sheets. A device is a chip, but of a
+# v4 ahead of time one of the chip's two cores.
+DEVICE_GIB = {"v4": 16, "v5e": 16, "v5p": 95, "v6e": 32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ def report(title: str, found: Figures, available: float | None) -> str:
 def device_gib(devices: Sequence[Any], topology: str) -> float | None:
     """Memory of one device in GiB, where it is known."""
     if topology:
-        return CHIP_GIB.get(topology.split(":")[0])
+        return DEVICE_GIB.get(topology.split(":")[0])
     stats = devices[0].memory_stats() or {}
     return stats["bytes_limit"] / GIB if "bytes_limit" in stats else None
 

@@ -35,8 +35,8 @@ JSON, PAGE = ROOT / "docs" / "scaling.json", ROOT / "docs" / "scaling.md"
 SIZES = ("vitb", "vitl")
 TOPOLOGIES = ("v5e:1x1", "v6e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x2", "v5p:2x2x2", "v6e:4x4")
 BATCHES = (16, 64, 256, 1024)
-# Of a chip, from the vendor's data sheets: TFLOP/s in bfloat16, GB/s of its main memory.
-RATES = {"v4": (275, 1228), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)}
+# Of a device, from the vendor's data sheets: TFLOP/s in bfloat16, GB/s of its main memory.
+RATES = {"v4": (137, 614), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)}
 
 TEXT = """# Scaling
 
@@ -46,7 +46,8 @@ every array has its place in memory; the machine code, which follows, changes no
 long. `scripts/scaling_table.py` made this page.
 
 * *peak*: bytes of parameters, optimiser state, batch, results and temporaries on one chip, of the chip's memory, without the
-  machine code (some hundred MB).
+  machine code. The compiler keeps 0.25 GiB of a v5e's 16 for itself. A v4's
+  two cores count as a device each, with half of the chip.
 * *TFLOP*: products and convolutions that one chip does in a step, counted in the traced program. What does not depend on the
   images (the words' embeddings, the rotations) every chip does for itself.
 * *moved*: what the compiled program's operations read and write, loops counted as often as they run; an upper bound, because
@@ -71,10 +72,10 @@ classes in a pass, and bfloat16.
 """
 
 
-def experiment_of(size: str, mode: str, batch: int, mesh: MeshConfig) -> Experiment:
+def experiment_of(size: str, mode: str, batch: int, mesh: MeshConfig, accumulation: int = 1) -> Experiment:
     """The published recipe of a size, with another batch and mesh."""
     found = dataclasses.replace(importlib.import_module(f"configs.{size}").experiment(), init=config.RANDOM_INIT)
-    train = dataclasses.replace(found.train, batch_size=batch)
+    train = dataclasses.replace(found.train, batch_size=batch, accumulation=accumulation)
     evaluation = dataclasses.replace(found.eval, batch_size=batch)
     return dataclasses.replace(found, mode=mode, mesh=mesh, train=train, eval=evaluation)
 
@@ -92,21 +93,21 @@ def work_of_images(size: str, mode: str) -> tuple[float, float]:
     return 2 * one - two, two - one
 
 
-def measure(size: str, topology: str, mode: str, batch: int, sizes: MeshConfig) -> dict[str, Any]:
-    """One combination's entry."""
-    entry: dict[str, Any] = {"size": size, "topology": topology, "program": mode, "batch": batch}
-    entry |= {"mesh": dataclasses.asdict(sizes)}
+def measure(entry: dict[str, Any]) -> dict[str, Any]:
+    """A combination with its figures."""
+    size, topology, mode, batch = (entry[name] for name in ("size", "topology", "program", "batch"))
+    sizes, accumulation = MeshConfig(**entry["mesh"]), entry.get("accumulation", 1)
     started = time.monotonic()
     try:
         devices = lowering.topology_devices(topology)
         mesh = parallel.make_mesh(devices, sizes)
-        planned = ahead_of_time.planned(experiment_of(size, mode, batch, sizes), mode, topology)
+        planned = ahead_of_time.planned(experiment_of(size, mode, batch, sizes, accumulation), mode, topology)
     except (config.InputError, ValueError) as error:  # a combination that does not fit is a result too
         return entry | {"error": str(error).strip().splitlines()[0][:200]}
     found, (fixed, each) = memory.figures_ahead_of_time(planned), work_of_images(size, mode)
-    entry |= {"mesh": dict(mesh.shape), "chips": len(devices), "peak": found.peak, "arguments": found.arguments}
+    entry = entry | {"mesh": dict(mesh.shape), "chips": len(devices), "peak": found.peak, "arguments": found.arguments}
     entry |= {
-        "operations": fixed + each * -(-batch // parallel.batch_shards(mesh)) / mesh.shape["classes"],
+        "operations": fixed * accumulation + each * -(-batch // parallel.batch_shards(mesh)) / mesh.shape["classes"],
         "moved": traffic.bytes_moved(planned.program),
         "collectives": found.collectives,
     }
@@ -116,17 +117,21 @@ def measure(size: str, topology: str, mode: str, batch: int, sizes: MeshConfig) 
 def key(entry: dict[str, Any]) -> str:
     """What tells one combination from another."""
     mesh = entry["mesh"]
-    return f"{entry['size']} {entry['topology']} {entry['program']} {entry['batch']} {mesh['fsdp']} {mesh['classes']}"
+    return (
+        f"{entry['size']} {entry['topology']} {entry['program']} {entry['batch']} {mesh['fsdp']} {mesh['classes']}"
+        + (f" {entry['accumulation']}" if entry.get("accumulation", 1) > 1 else "")
+    )
 
 
 def row(entry: dict[str, Any]) -> str:
     """A line of the table."""
     mesh, kind = entry["mesh"], entry["topology"].split(":")[0]
     axes = " x ".join("all" if mesh[axis] < 0 else str(mesh[axis]) for axis in ("data", "fsdp", "classes"))
-    start = f"| {entry['topology']} | {axes} | {entry['batch']} |"
+    parts = f" in {entry['accumulation']} micro-batches" if entry.get("accumulation", 1) > 1 else ""
+    start = f"| {entry['topology']} | {axes} | {entry['batch']}{parts} |"
     if "error" in entry:
         return f"{start} {entry['error'].replace('|', ' ')} | | | | |"
-    peak, gib = entry["peak"] / memory.GIB, memory.CHIP_GIB[kind]
+    peak, gib = entry["peak"] / memory.GIB, memory.DEVICE_GIB[kind]
     fits = f"{peak:.2f} of {gib}" + ("" if peak <= gib else " **too much**")
     (teraflops, gigabytes), tflop = RATES[kind], entry["operations"] / 1e12
     least, most = sorted((tflop / teraflops * 1e3, entry["moved"] / 1e9 / gigabytes * 1e3))
@@ -164,10 +169,13 @@ def write_page(entries: list[dict[str, Any]]) -> None:
     PAGE.write_text("\n".join(lines))
 
 
-def combinations(sizes: Any, topologies: Any, programs: Any, batches: Any, mesh: MeshConfig) -> list[dict[str, Any]]:
+def combinations(
+    sizes: Any, topologies: Any, programs: Any, batches: Any, mesh: MeshConfig, accumulation: int = 1
+) -> list[dict[str, Any]]:
     """Entries without figures."""
+    fixed = {"mesh": dataclasses.asdict(mesh)} | ({"accumulation": accumulation} if accumulation > 1 else {})
     return [
-        {"size": size, "topology": topology, "program": program, "batch": batch, "mesh": dataclasses.asdict(mesh)}
+        {"size": size, "topology": topology, "program": program, "batch": batch, **fixed}
         for size in sizes
         for topology in topologies
         for program in programs
@@ -184,16 +192,19 @@ def main() -> None:
     parser.add_argument("--programs", nargs="+", default=config.MODES)
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--classes", type=int, default=1)
+    parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--write-only", action="store_true")
     options = parser.parse_args()
     entries: list[dict[str, Any]] = json.loads(JSON.read_text())["entries"] if JSON.exists() else []
     known = {key(entry) for entry in entries}
     mesh = MeshConfig(fsdp=options.fsdp, classes=options.classes)
-    wanted = combinations(options.sizes, options.topologies, options.programs, options.batches, mesh)
+    wanted = combinations(
+        options.sizes, options.topologies, options.programs, options.batches, mesh, options.accumulation
+    )
     for entry in [] if options.write_only else wanted:
         if key(entry) in known:
             continue
-        found = measure(entry["size"], entry["topology"], entry["program"], entry["batch"], mesh)
+        found = measure(entry)
         print(found["size"], found["program"], row(found), flush=True)
         entries.append(found)
         entries.sort(key=key)

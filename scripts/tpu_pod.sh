@@ -55,7 +55,7 @@ install() {
   tpu scp "$archive" "$NAME":ahs_seg_jax.tar.gz --worker=all
   rm -f "$archive"
   everywhere 'mkdir -p ahs_seg_jax && tar -xzf ahs_seg_jax.tar.gz -C ahs_seg_jax && cd ahs_seg_jax &&
-    python3 -m venv .venv && .venv/bin/pip install --quiet ".[tpu]" gcsfs google-cloud-storage'
+    python3 -m venv .venv && .venv/bin/pip install --quiet ".[tpu,gcs]"'
   if [[ ${DATA:-} ]]; then
     everywhere "mkdir -p data && gcloud storage rsync --recursive $(printf %q "$DATA") data"
   fi
