@@ -13,13 +13,14 @@ from jaxtyping import UInt8
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-SECONDS = 10.0  # between two times that what was written is brought to the disk
+SECONDS = 10.0  # between two times that what was written is brought to the disk; a failure that took longer is slow
 
 
 class Curves:
     """Appends to a file of its own in `folder`, which is made with the first point.
 
     After an error, which is raised, later points go to another file: TensorBoard reads a file up to its first torn record.
+    If the failure took long, as with a bucket that vanished, those of ten times that time are dropped.
     """
 
     def __init__(self, folder: epath.Path):
@@ -27,6 +28,7 @@ class Curves:
         self._files = 0
         self._file: event_file_writer.EventsWriter | None = None
         self._flushed = time.monotonic()
+        self._again = 0.0  # when the next point may be tried
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """A point of the curve `name`."""
@@ -37,6 +39,9 @@ class Curves:
         self._write(summary.image(name, image_uint8, dataformats="HWC"), step)
 
     def _write(self, content: object, step: int) -> None:
+        started = time.monotonic()
+        if started < self._again:
+            return
         try:
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +52,11 @@ class Curves:
             if time.monotonic() - self._flushed > SECONDS:
                 self.flush()
         except Exception:
-            self._give_up()
+            with contextlib.suppress(Exception):
+                self.close()
+            now = time.monotonic()
+            if now - started > SECONDS:
+                self._again = now + 10 * (now - started)
             raise
 
     def flush(self) -> None:
@@ -61,7 +70,3 @@ class Curves:
         file, self._file = self._file, None
         if file:
             file.close()
-
-    def _give_up(self) -> None:
-        with contextlib.suppress(Exception):
-            self.close()

@@ -1,4 +1,4 @@
-"""One training step of the real, small model on a mesh of forced devices; run by tests/test_meshes.py.
+"""One training step of the real, small model, all components on, on a mesh of forced devices; see tests/test_meshes.py.
 
 python -m tests.mesh_worker OUTPUT.npz DATA,FSDP,CLASSES...
 """
@@ -19,7 +19,7 @@ PAIRS = ClassPairs(np.array([[0, 1]], np.int32), np.array([[2, 3]], np.int32))
 def one_step(sizes: tuple[int, int, int], chunk: int) -> dict[str, np.ndarray]:
     """Every metric, parameter, average and first moment after a step on a mesh, by name. Batch 8, five classes."""
     config = experiment(
-        small_model(adaptation="none", class_chunk=chunk), batch_size=8, learning_rate=1e-3, ema_decay=0.5
+        small_model(adaptation="ha_hem", class_chunk=chunk), batch_size=8, learning_rate=1e-3, ema_decay=0.5
     )
     config = dataclasses.replace(config, mesh=MeshConfig(*sizes), losses=LossConfig(class_chunk=chunk))
     devices = jax.devices()[: int(np.prod(sizes))]

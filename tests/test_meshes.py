@@ -1,4 +1,4 @@
-"""The same training step on several meshes of eight forced devices, in a process of its own."""
+"""The same training step, all components on, on several meshes of eight forced devices, in a process of its own."""
 
 import os
 import pathlib
@@ -35,7 +35,7 @@ def test_step_is_the_same_on_every_mesh(steps, mesh):
     alone, several = steps[MESHES[0]], steps[mesh]
     assert set(alone) == set(several)
     assert {name for name in alone if name.startswith("loss/")} == {
-        *("loss/total", "loss/segmentation", "loss/boundary", "loss/contrastive", "loss/hierarchy")
+        *("loss/total", "loss/segmentation", "loss/energy", "loss/boundary", "loss/contrastive", "loss/hierarchy")
     }
     for name, expected in alone.items():
         found, kind = several[name], name.split("/")[0]

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.record_writer import RecordWriter
 
+from ahs_seg_jax.curves import Curves
 from ahs_seg_jax.monitor import MetricsQueue, Monitor, NonFiniteLoss, Stopwatch, duration
 
 
@@ -119,3 +121,25 @@ def test_full_disk_is_said_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
     monitor.scalars(3, {"loss/total": 3.0})
     monitor.close()
     assert curves(tmp_path)[0]["loss/total"] == [(1, 1.0), (3, 3.0)]
+
+
+def test_after_a_slow_failure_points_are_dropped_for_a_while(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    curves_file = Curves(tmp_path / "tensorboard")
+    curves_file.scalar("loss", 0.5, 0)
+
+    def fail_after_two_minutes(*_):
+        nonlocal now
+        now += 120.0
+        raise OSError("no bucket")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EventsWriter, "write_event", fail_after_two_minutes)
+        with pytest.raises(OSError, match="no bucket"):
+            curves_file.scalar("loss", 1.0, 1)
+    curves_file.scalar("loss", 2.0, 2)
+    now = 1321.0
+    curves_file.scalar("loss", 3.0, 3)
+    curves_file.close()
+    assert curves(tmp_path)[0]["loss"] == [(0, 0.5), (3, 3.0)]
