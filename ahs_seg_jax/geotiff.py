@@ -55,7 +55,7 @@ class TiffRaster:
             )
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
-        """uint8 RGB `[height, width, 3]`; 16 bits keep their high byte."""
+        """uint8 RGB `[height, width, 3]` as stored (no orientation applies); 16 bits keep their high byte."""
         with self._reading():
             values = self.dataset.read(self._bands, window=_window(y, x, height, width))
         if self._palette is not None:

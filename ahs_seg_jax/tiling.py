@@ -30,6 +30,7 @@ OVERVIEW = 1024  # longest side in pixels of what the global view is made of
 
 Segment = Callable[[np.ndarray], np.ndarray]  # views [k, s, s, 3], RGB 0..255 -> logits [k, t, g, g]
 Found = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # labels and confidence [H, W], probabilities [t, H, W]
+_Window = tuple[tuple[int, int], np.ndarray]  # its row and column, its logits [t, g, g]
 
 
 class Raster(Protocol):
@@ -115,27 +116,40 @@ def label_tiles(
     grid = windows.grid(raster.size, crop)
     whole = segment(_views([overview(raster, OVERVIEW)], crop, at_once))[0] if windows.global_view else None
     tile_rows, tile_columns = grid.tiles(tile)
-    wide, said = columns or tile_columns, time.monotonic()
-    for left in range(0, tile_columns, wide):
-        strip = range(left, min(left + wide, tile_columns))
-        window_columns = grid.columns.meeting(strip.start * tile, strip.stop * tile)
+    wide = columns or tile_columns
+    strips = [range(left, min(left + wide, tile_columns)) for left in range(0, tile_columns, wide)]
+    of_strips = [grid.columns.meeting(strip.start * tile, strip.stop * tile) for strip in strips]
+    counted = _Counted(len(grid.rows.starts) * sum(map(len, of_strips)))
+    for strip, window_columns in zip(strips, of_strips, strict=True):
         held: dict[tuple[int, int], np.ndarray] = {}
         for row in range(tile_rows):
             wanted = [column for column in strip if (row * tile, column * tile) not in done]
             rows = grid.rows.meeting(row * tile, (row + 1) * tile) if wanted else []
             held = {key: value for key, value in held.items() if key[0] in rows}
             missing = [(r, c) for r in rows for c in window_columns if (r, c) not in held]
-            held.update(_segmented(segment, raster, grid, missing, crop, at_once))
+            held.update(counted(_segmented(segment, raster, grid, missing, crop, at_once)))
             for column in wanted:
                 yield _label(grid, held, whole, (row * tile, column * tile), tile, probabilities)
-            if time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
-                logger.info("%d of %d tiles", left * tile_rows + (row + 1) * len(strip), tile_rows * tile_columns)
+
+
+class _Counted:
+    """Passes windows on and logs from time to time how many there were."""
+
+    def __init__(self, total: int):
+        self._total, self._count, self._said = total, 0, time.monotonic()
+
+    def __call__(self, windows: Iterator[_Window]) -> Iterator[_Window]:
+        for window in windows:
+            self._count += 1
+            if time.monotonic() - self._said > SAY_EVERY:
+                self._said = time.monotonic()
+                logger.info("%d of %d windows", self._count, self._total)
+            yield window
 
 
 def _segmented(
     segment: Segment, raster: Raster, grid: Grid, keys: list[tuple[int, int]], crop: int, at_once: int
-) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+) -> Iterator[_Window]:
     """Logits `[t, g, g]` of windows, by row and column."""
     height, width = grid.rows.length, grid.columns.length
     for start in range(0, len(keys), at_once):

@@ -1,5 +1,7 @@
 """Tiles of images through windows, with a model that sees colours, so that every expectation can be written down."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -142,3 +144,10 @@ def test_an_overview_is_means_of_squares():
     assert reduced.shape == (3, 2, 3)
     np.testing.assert_allclose(reduced[0, 0], image[:3, :3].mean((0, 1)), atol=0.5)
     np.testing.assert_allclose(reduced[2, 1], image[6:, 3:].mean((0, 1)), atol=0.5)
+
+
+def test_progress_is_logged(monkeypatch, caplog):
+    monkeypatch.setattr(tiling, "SAY_EVERY", -1.0)
+    with caplog.at_level(logging.INFO, "ahs_seg_jax"):
+        run(photo(20, 40), NativeWindows(window=20, overlap=0), tile=64)
+    assert caplog.messages[:2] == ["1 of 2 windows", "2 of 2 windows"]
