@@ -6,6 +6,11 @@ from ahs_seg_jax import visualize
 from ahs_seg_jax.demo.answers import Answer, Row
 
 
+def header(title: str, about: str) -> str:
+    """What the page is."""
+    return f"<header><h1>{escape(title)}</h1><p>{escape(about)}</p></header>"
+
+
 def message(answer: Answer) -> str:
     """The sentence above the pictures; a screen reader announces it."""
     kind = "mistake" if answer.failed else "done"

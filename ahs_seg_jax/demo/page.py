@@ -30,59 +30,18 @@ def build(ask: Ask, examples: list[Example], limits: Limits, about: str, folder:
     files = [folder / f"example_{number}.png" for number in range(1, len(examples) + 1)]
     for file, example in zip(files, examples, strict=True):
         Image.fromarray(example.image).save(file)
-    words = ["\n".join(example.names) for example in examples]
-
+    filled = [[str(file), "\n".join(example.names)] for file, example in zip(files, examples, strict=True)]
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(FORGOTTEN_AFTER, FORGOTTEN_AFTER)) as page:
-        gr.HTML(f"<header><h1>{TITLE}</h1><p>Every pixel gets one of the words you type. {about}</p></header>")
-        result = gr.State(None, time_to_live=FORGOTTEN_AFTER)
+        gr.HTML(html.header(TITLE, f"Every pixel gets one of the words you type. {about}"))
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=280):
-                image = gr.Image(
-                    str(files[0]),
-                    label="1. An image",
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    height=280,
-                    buttons=[],
-                    elem_id="image",
-                )
-                text = gr.Textbox(
-                    words[0],
-                    label="2. Words",
-                    info=f"One a line, synonyms after a comma, at most {limits.classes}. Shift + Enter segments.",
-                    lines=8,
-                    max_lines=16,
-                    elem_id="words",
-                    render=False,  # the examples, which fill it, stand above it
-                )
-                gr.Examples(
-                    [[str(file), some] for file, some in zip(files, words, strict=True)],
-                    [image, text],
-                    label="Examples, drawn by this program",
-                    visible_columns=[0],
-                    api_visibility="private",
-                    elem_id="examples",
-                )
-                text.render()
-                button = gr.Button("Segment", variant="primary", elem_id="segment")
+                image, text, button = _question(filled, limits)
                 with gr.Accordion("Settings", open=False):
-                    alpha = gr.Slider(0, 1, ALPHA, step=0.05, label="Strength of the colours", elem_id="alpha")
-                    least = gr.Slider(
-                        0, 1, 0, step=0.05, label="Leave pixels unnamed below this confidence", elem_id="least"
-                    )
+                    alpha = gr.Slider(0, 1, ALPHA, step=0.05, label="Strength of the colours")
+                    least = gr.Slider(0, 1, 0, step=0.05, label="Leave pixels unnamed below this confidence")
             with gr.Column(scale=8, min_width=360):
-                message = gr.HTML(elem_id="message")
-                with gr.Row(equal_height=False):
-                    with gr.Column(scale=5, min_width=340), gr.Tabs():
-                        with gr.Tab("Result"):
-                            overlay = _picture(
-                                "overlay", "The image with each pixel in the colour of its word", ["download"]
-                            )
-                        with gr.Tab("Confidence"):
-                            confidence = _picture("confidence", "How probable each pixel's word is, from 0 to 1", [])
-                    with gr.Column(scale=4, min_width=340):
-                        table = gr.HTML(elem_id="areas")
+                message, overlay, confidence, table = _places_of_the_answer()
+        result = gr.State(None, time_to_live=FORGOTTEN_AFTER)
 
         def segment(upload: dict[str, Any] | None, words: str, alpha: float, least: float) -> tuple[Any, ...]:
             path, name = (upload.get("path"), upload.get("orig_name")) if upload else (None, "")
@@ -109,6 +68,53 @@ def build(ask: Ask, examples: list[Example], limits: Limits, about: str, folder:
         )
         alpha.release(recolour, [result, alpha], overlay, show_progress="hidden", api_visibility="private")
     return page
+
+
+def _question(filled: list[list[str]], limits: Limits) -> tuple[gr.Image, gr.Textbox, gr.Button]:
+    """Image, words and button; `filled` are the examples' files and words, the first of which is there at the start."""
+    image = gr.Image(
+        filled[0][0],
+        label="1. An image",
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        height=280,
+        buttons=[],
+        elem_id="image",
+    )
+    text = gr.Textbox(
+        filled[0][1],
+        label="2. Words",
+        info=f"One a line, synonyms after a comma, at most {limits.classes}. Shift + Enter segments.",
+        lines=8,
+        max_lines=16,
+        elem_id="words",
+        render=False,  # the examples, which fill it, stand above it
+    )
+    gr.Examples(
+        filled,
+        [image, text],
+        label="Examples, drawn by this program",
+        visible_columns=[0],
+        api_visibility="private",
+        elem_id="examples",
+    )
+    text.render()
+    return image, text, gr.Button("Segment", variant="primary", elem_id="segment")
+
+
+def _places_of_the_answer() -> tuple[gr.HTML, gr.Image, gr.Image, gr.HTML]:
+    """Message, overlay, confidence, table."""
+    message = gr.HTML(elem_id="message")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=340), gr.Tabs():
+            with gr.Tab("Result"):
+                overlay = _picture("overlay", "The image with each pixel in the colour of its word", ["download"])
+            with gr.Tab("Confidence"):
+                confidence = _picture("confidence", "How probable each pixel's word is, from 0 to 1", [])
+        with gr.Column(scale=4, min_width=340):
+            table = gr.HTML(elem_id="areas")
+    return message, overlay, confidence, table
 
 
 def serve(page: gr.Blocks, host: str, port: int, limits: Limits, open_browser: bool = False) -> None:

@@ -127,7 +127,7 @@ def test_large_and_small_images_come_at_the_size_of_a_screen():
 
 def test_html_escapes_what_was_typed(segmenter, first):
     found = answer(segmenter, first, "<b>grass</b>; <script>x</script>")
-    written = html.table(found) + html.message(answers.Answer("<i>"))
+    written = html.table(found) + html.message(answers.Answer("<i>")) + html.header("<i>", "<b>")
     assert "<b>" not in written
     assert "<script>" not in written
     assert "<i>" not in written
