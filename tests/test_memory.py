@@ -101,5 +101,5 @@ def test_step_of_the_published_recipe_is_compiled_for_a_tpu_and_fits():
         pytest.skip("needs libtpu: pip install '.[tpu]'")
     config = dataclasses.replace(vitb.experiment(), init="random")
     found = memory.figures_ahead_of_time(ahead_of_time.planned(config, "train", "v5e:2x2"))
-    assert 1 * memory.GIB < found.arguments < found.peak < memory.DEVICE_GIB["v5e"] * memory.GIB
+    assert 0.5 * memory.GIB < found.arguments < found.peak < memory.DEVICE_GIB["v5e"] * memory.GIB
     assert found.collectives["all-reduce"] >= 1
