@@ -42,12 +42,12 @@ TEXT = """# Scaling
 
 What a training step and a batch of evaluation need of each chip of a TPU slice. **Nothing here was measured on a TPU**: the
 real programs went through the TPU compiler on a machine without one (libtpu {libtpu}, jax {jax}), up to the point where
-every array has its place in memory; the machine code, which follows, changes none of these figures and takes many times as
-long. `scripts/scaling_table.py` made this page.
+every array has its place in memory. The machine code, which comes last and takes many times as long, was not made.
+`scripts/scaling_table.py` made this page.
 
 * *peak*: bytes of parameters, optimiser state, batch, results and temporaries on one chip, of the chip's memory, without the
-  machine code. The compiler keeps 0.25 GiB of a v5e's 16 for itself. A v4's
-  two cores count as a device each, with half of the chip.
+  machine code. The compiler keeps 0.25 GiB of a v5e's 16 for itself. A v4's two cores count as a device each, with half of
+  the chip.
 * *TFLOP*: products and convolutions that one chip does in a step, counted in the traced program. What does not depend on the
   images (the words' embeddings, the rotations) every chip does for itself.
 * *moved*: what the compiled program's operations read and write, loops counted as often as they run; an upper bound, because
