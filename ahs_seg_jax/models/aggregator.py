@@ -155,12 +155,13 @@ class Aggregator(nn.Module):
     ) -> Float[Array, "b t h4 w4"]:
         """Upsampled four times under the decoder guidance, to float32 logits."""
         stages = [self.decoder_1(), self.decoder_2()]
+        kernels = [decoder.joined_kernel(p) for p in stages]
         shares = [decoder.guidance_share(g, p) for g, p in zip(guidance, stages, strict=True)]
         head, in_loop = self.head(), 0 < self.chunk < x.shape[1]
 
         def all_stages(x: jax.Array) -> jax.Array:
-            for p, share in zip(stages, shares, strict=True):
-                x = decoder.run_stage(x, p, share, in_loop=in_loop)
-            return layers.conv_same(x, head, in_loop=in_loop)[..., 0].astype(jnp.float32)
+            for p, kernel, share in zip(stages, kernels, shares, strict=True):
+                x = decoder.run_stage(x, p, kernel, share, in_loop=in_loop)
+            return decoder.head(x, head).astype(jnp.float32)
 
         return layers.over_classes(all_stages, x, chunk=self.chunk, remat=self.remat)

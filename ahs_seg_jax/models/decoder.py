@@ -5,8 +5,12 @@ Axes: b image, t class, h w feature grid, c hidden channels, g guidance channels
 Source: CAT-Seg (Cho et al., 2024), decoder; parity: golden/aggregator.npz.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
@@ -38,15 +42,56 @@ class Stage(nn.Module):
 
 
 def guidance_share(guidance: Float[Array, "b h w g"], p: Arrays) -> Float[Array, "b 1 h w o"]:
-    """The guidance's half of a stage's first convolution, once for all classes."""
-    kernel = p["conv_1"]["kernel"][:, :, -guidance.shape[-1] :]
-    return layers.conv_same(guidance, {"kernel": kernel})[:, None]
+    """What a stage's first convolution makes of all that is the same for every class: the guidance, and the bias of the
+    transposed convolution, which the zero padding of the other cuts off at the edges."""
+    bias = jnp.broadcast_to(p["up"]["bias"].astype(guidance.dtype), (*guidance.shape[:-1], p["up"]["bias"].shape[0]))
+    return layers.conv_same(jnp.concatenate([bias, guidance], -1), p["conv_1"])[:, None]
 
 
-def run_stage(x: jax.Array, p: Arrays, guidance: jax.Array, *, in_loop: bool) -> jax.Array:
-    """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`; `guidance` `[b, 1, 2h, 2w, o]` is its share of the first convolution."""
-    up = layers.conv_transpose(x, p["up"])
+@functools.cache
+def _meeting() -> np.ndarray:
+    """`[i, a, p, s]`: 1 where tap a of the 3x3 kernel, at row i of an output block, meets row s of the 2x2 upsampled from
+    row p of its patch. A block lies around the corner between two input rows: its first row belongs to the upper one."""
+    found = np.zeros((2, 3, 2, 2), np.float32)
+    for row in range(2):
+        for tap in range(3):
+            found[row, tap, (row + tap) // 2, (row + tap) % 2] = 1
+    return found
+
+
+def joined_kernel(p: Arrays) -> Float[Array, "p q c i j o"]:
+    """Transposed convolution and the 3x3 convolution after it as one map, of 2x2 input pixels to 2x2 output pixels.
+
+    Nothing stands between the two, so that they are one linear map: half the work of both.
+    """
+    meeting, up = _meeting(), p["up"]["kernel"]
+    kernel = p["conv_1"]["kernel"][:, :, : up.shape[-1]]
+    spread = jnp.einsum("iaps,jbqt,abuo->pqstuijo", meeting, meeting, kernel, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("stcu,pqstuijo->pqcijo", up, spread, precision=jax.lax.Precision.HIGHEST)
+
+
+def upsample(x: Float[Array, "b t h w c"], kernel: Float[Array, "p q c i j o"]) -> Float[Array, "b t 2h 2w o"]:
+    """The map of `joined_kernel` at every corner between pixels, the zeros around the grid included."""
+    *lead, rows, columns, channels = x.shape
+    padded = jnp.pad(x, [(0, 0)] * len(lead) + [(1, 1), (1, 1), (0, 0)])
+    patch = [padded[..., i : i + rows + 1, j : j + columns + 1, :] for i in range(2) for j in range(2)]
+    y = jnp.concatenate(patch, -1) @ kernel.astype(x.dtype).reshape(4 * channels, -1)
+    y = y.reshape(-1, rows + 1, columns + 1, 2, 2, kernel.shape[-1]).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(*lead, 2 * rows + 2, 2 * columns + 2, -1)
+    return y[..., 1:-1, 1:-1, :]
+
+
+def run_stage(x: jax.Array, p: Arrays, kernel: jax.Array, share: jax.Array, *, in_loop: bool) -> jax.Array:
+    """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`; `kernel` is the stage's `joined_kernel`, `share` its `guidance_share`."""
     groups = p["norm_1"]["scale"].shape[0] // 16
-    x = layers.conv_same(up, {"kernel": p["conv_1"]["kernel"][:, :, : up.shape[-1]]}, in_loop=in_loop) + guidance
-    x = jax.nn.relu(layers.group_norm(x, p["norm_1"], groups))
+    x = jax.nn.relu(layers.group_norm(upsample(x, kernel) + share, p["norm_1"], groups))
     return jax.nn.relu(layers.group_norm(layers.conv_same(x, p["conv_2"], in_loop=in_loop), p["norm_2"], groups))
+
+
+def head(x: Float[Array, "*batch h w c"], p: Arrays) -> Float[Array, "*batch h w"]:
+    """3x3 convolution to one channel: a product for its nine taps, then their sum at nine shifts."""
+    rows, columns, channels = x.shape[-3:]
+    taps = x @ p["kernel"].astype(x.dtype).transpose(2, 0, 1, 3).reshape(channels, 9)
+    taps = jnp.pad(taps, [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)])
+    shifted = [taps[..., i : i + rows, j : j + columns, 3 * i + j] for i in range(3) for j in range(3)]
+    return sum(shifted[1:], start=shifted[0]) + p["bias"].astype(x.dtype)[0]
