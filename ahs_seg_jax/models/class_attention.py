@@ -19,22 +19,19 @@ from ahs_seg_jax.models import layers, resize
 from ahs_seg_jax.models.architecture import AggregatorConfig
 from ahs_seg_jax.models.layers import Arrays
 
-Sums = tuple[jax.Array, jax.Array]  # over classes: keys times values [b, h, w, m, d, e], keys [b, h, w, m, d]
+Sums = jax.Array  # over classes [b, h, w, m, d, e + 1]: keys times values and, in the last column, the keys
 
 
-def _feature_map(x: jax.Array) -> jax.Array:
-    return jax.nn.elu(x.astype(jnp.float32)) + 1
+def _by_head(x: jax.Array, heads: int) -> jax.Array:
+    """`[b, t, h, w, c] -> [b, h, w, m, t, d]` float32: each position's and head's classes beside each other."""
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], heads, -1), 1, 4).astype(jnp.float32)
 
 
-def _heads(x: jax.Array, heads: int) -> jax.Array:
-    return x.reshape(*x.shape[:-1], heads, -1)
-
-
-def _joined(p: Arrays, name: str, x: jax.Array, guidance: jax.Array, heads: int) -> jax.Array:
-    """The feature map of a linear map of `[x, guidance]`, by head."""
+def _mapped(p: Arrays, name: str, x: jax.Array, guidance: jax.Array, heads: int) -> jax.Array:
+    """The feature map `elu + 1` of a linear map of `[x, guidance]`, by head."""
     own, kernel = layers.split_linear(p[name], x.shape[-1])
-    mapped = layers.linear(x, own) + guidance.astype(x.dtype) @ kernel.astype(x.dtype)
-    return _feature_map(_heads(mapped, heads))
+    joined = layers.linear(x, own) + guidance.astype(x.dtype) @ kernel.astype(x.dtype)
+    return jax.nn.elu(_by_head(joined, heads)) + 1
 
 
 def attention_sums(
@@ -47,33 +44,29 @@ def attention_sums(
 ) -> Sums:
     """The two sums over the classes of each position. Classes with a False mask take no part."""
     normed = layers.layer_norm(y, p["ln_1"])
-    key = _joined(p, "key", normed, guidance[:, :, None, None], heads)
-    value = _heads(layers.linear(normed, p["value"]), heads).astype(jnp.float32)
+    key = _mapped(p, "key", normed, guidance[:, :, None, None], heads)
     if class_mask is not None:
-        key = key * class_mask[:, :, None, None, None, None]
-    return jnp.einsum("bthwmd,bthwme->bhwmde", key, value), key.sum(1)
+        key = key * class_mask[:, None, None, None, :, None]
+    # With a one beside each value, one product makes both sums: a reduction over classes alone is slow on a CPU.
+    value = jnp.pad(_by_head(layers.linear(normed, p["value"]), heads), [(0, 0)] * 5 + [(0, 1)], constant_values=1.0)
+    return jnp.einsum("bhwmtd,bhwmte->bhwmde", key, value)
 
 
 def add_padding(sums: Sums, p: Arrays, *, heads: int, count: Float[Array, "b1"], dtype: Any) -> Sums:
     """The sums with `count` equal padding tokens: their share of both is that count times one term."""
-    token = layers.layer_norm(p["padding_token"][None].astype(dtype), p["ln_1"])
-    key = _joined(p, "key", token, p["padding_guidance"][None], heads)[0]
-    value = _heads(layers.linear(token, p["value"]), heads).astype(jnp.float32)[0]
-    outer, total = sums
-    count = count.reshape(-1, 1, 1, 1, 1)
-    outer = outer + count[..., None] * jnp.einsum("md,me->mde", key, value)[None, None, None]
-    return outer, total + count * key[None, None, None]
+    token = p["padding_token"].astype(dtype)[None, None, None, None]
+    share = attention_sums(token, p["padding_guidance"][None, None], p, heads=heads, class_mask=None)
+    return sums + count.reshape(-1, 1, 1, 1, 1, 1) * share
 
 
 def attend(
     y: Float[Array, "b t h w c"], guidance: Float[Array, "b1 t g"], p: Arrays, sums: Sums, *, heads: int
 ) -> Float[Array, "b t h w c"]:
     """What each class reads from the sums over all: `q (sum k v^T) / (q sum k + 1e-6)`."""
-    query = _joined(p, "query", layers.layer_norm(y, p["ln_1"]), guidance[:, :, None, None], heads)
-    outer, total = sums
-    weighted = jnp.einsum("bthwmd,bhwmde->bthwme", query, outer)
-    attended = weighted / (jnp.einsum("bthwmd,bhwmd->bthwm", query, total)[..., None] + 1e-6)
-    return attended.reshape(y.shape).astype(y.dtype)
+    query = _mapped(p, "query", layers.layer_norm(y, p["ln_1"]), guidance[:, :, None, None], heads)
+    read = jnp.einsum("bhwmtd,bhwmde->bhwmte", query, sums)
+    attended = read[..., :-1] / (read[..., -1:] + 1e-6)
+    return jnp.moveaxis(attended, 4, 1).reshape(y.shape).astype(y.dtype)
 
 
 class ClassLayer(nn.Module):

