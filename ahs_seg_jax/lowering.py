@@ -17,6 +17,7 @@ from ahs_seg_jax import config, inference, initialise, losses, parallel
 from ahs_seg_jax.config import Experiment
 from ahs_seg_jax.data.scenes import scenes_vocabulary
 from ahs_seg_jax.data.sources import open_source
+from ahs_seg_jax.models import prompts
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.step import abstract_state, jitted_step
 from ahs_seg_jax.vocabulary import Vocabulary, hierarchy_pairs
@@ -78,9 +79,9 @@ def _training(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> tup
         "label": _by_row(mesh, (train.batch_size, crop, crop), jnp.int32),
         "index": _by_row(mesh, (train.batch_size,), jnp.int32),
     }
-    tokens = vocabulary.tokens(experiment.model.text.context)
+    tokens = prompts.split(vocabulary.tokens(experiment.model.text.context))
     step = jitted_step(experiment, losses.ClassPairs(*hierarchy_pairs(vocabulary)), mesh, state)
-    return step, (state, batch, _whole(mesh, tokens.shape, tokens.dtype))
+    return step, (state, batch, jax.tree.map(lambda x: _whole(mesh, x.shape, x.dtype), tokens))
 
 
 def _evaluation(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:

@@ -20,12 +20,14 @@ from jaxtyping import Array, Bool, Int
 from ahs_seg_jax import initialise, losses, optimizer, parallel
 from ahs_seg_jax.config import Experiment, TrainConfig
 from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.prompts import Prompts
 
 traces: collections.Counter[str] = collections.Counter()  # how often each compiled function was traced
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
-TrainStep = Callable[["TrainState", Batch, Int[Array, "t p l"]], tuple["TrainState", Metrics]]
+Tokens = Int[Array, "t p l"] | Prompts
+TrainStep = Callable[["TrainState", Batch, Tokens], tuple["TrainState", Metrics]]
 
 
 @flax.struct.dataclass
@@ -92,7 +94,7 @@ def make_train_step(
     train, model = experiment.train, AHSSeg(experiment.model)
     adamw, rate = optimizer.make_optimizer(train), optimizer.learning_rate(train)
 
-    def loss(trainable: Any, frozen: Any, batch: Batch, tokens: Array, key: Array) -> tuple[Array, Metrics]:
+    def loss(trainable: Any, frozen: Any, batch: Batch, tokens: Tokens, key: Array) -> tuple[Array, Metrics]:
         applied: Any = model.apply(
             {"params": optimizer.merge(trainable, frozen)},
             batch["image"],
@@ -106,7 +108,7 @@ def make_train_step(
 
     differentiated = jax.value_and_grad(loss, has_aux=True)
 
-    def accumulated(state: TrainState, batch: Batch, tokens: Array, key: Array) -> Any:
+    def accumulated(state: TrainState, batch: Batch, tokens: Tokens, key: Array) -> Any:
         """Loss, parts and gradients, averaged over the micro-batches."""
 
         def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
@@ -128,7 +130,7 @@ def make_train_step(
         ema = state.ema if state.ema is None else optimizer.update_ema(state.ema, trainable, train.ema_decay)
         return TrainState(state.step + 1, trainable, state.frozen, opt_state, ema, state.skipped)
 
-    def train_step(state: TrainState, batch: Batch, tokens: Array) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, tokens: Tokens) -> tuple[TrainState, Metrics]:
         traces["train_step"] += 1
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
         with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

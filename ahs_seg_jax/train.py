@@ -22,6 +22,7 @@ from ahs_seg_jax.checkpoints.store import CheckpointStore
 from ahs_seg_jax.config import Experiment, checking_input
 from ahs_seg_jax.data.pipeline import train_batches
 from ahs_seg_jax.data.sources import CorruptExample, Source, open_source
+from ahs_seg_jax.models import prompts
 from ahs_seg_jax.monitor import MetricsQueue, Monitor, going_on
 from ahs_seg_jax.resume import Ending
 from ahs_seg_jax.step import TrainState, abstract_state, create_state, jitted_step
@@ -108,7 +109,7 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
     with contextlib.ExitStack() as stack:
         stack.enter_context(distributed.Watch())
         distributed.agree("configuration", resume.common_facts(experiment, source))
-        tokens = parallel.put_replicated(host_tokens, mesh)
+        tokens = parallel.put_replicated(prompts.split(host_tokens), mesh)
         lock = WorkdirLock(workdir) if parallel.is_main_process() else contextlib.nullcontext()
         distributed.together("lock of the workdir", lambda: stack.enter_context(lock))
         checkpoints = stack.enter_context(contextlib.closing(CheckpointStore(workdir, settings.keep)))

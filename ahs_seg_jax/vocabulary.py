@@ -16,7 +16,7 @@ from ahs_seg_jax import colors, tokenizer
 IGNORE = -1  # label of a pixel that has no class
 
 SCENE_TEMPLATE = "A photo of a {} in the scene"
-TOKEN_BUCKETS = (8, 16, 24, 32, 48, 64, 77)
+TOKEN_BUCKETS = (8, 12, 16, 24, 32, 48, 64, 77)
 PACKAGED = (
     "coco_stuff",
     "ade20k_150",

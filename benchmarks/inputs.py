@@ -10,7 +10,9 @@ import numpy as np
 from ahs_seg_jax import initialise
 from ahs_seg_jax.config import RANDOM_INIT, Experiment, TrainConfig
 from ahs_seg_jax.losses import LossConfig
+from ahs_seg_jax.models import prompts
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.prompts import Prompts
 from ahs_seg_jax.vocabulary import Vocabulary
 from benchmarks.settings import Settings
 
@@ -43,13 +45,15 @@ def _fill(path: Any, shape: tuple[int, ...], rng: np.random.Generator) -> np.nda
 
 
 def vocabulary(classes: int, first: int = 0) -> Vocabulary:
-    """Names of the usual length; `first` makes others."""
-    return Vocabulary(tuple(f"thing number {first + index}" for index in range(classes)))
+    """COCO-Stuff's names, then the same with numbers behind them; `first` makes others."""
+    names = Vocabulary.named("coco_stuff").names
+    numbered = (divmod(first + index, len(names)) for index in range(classes))
+    return Vocabulary(tuple(f"{names[index]} {number}" if number else names[index] for number, index in numbered))
 
 
-def tokens(settings: Settings) -> jax.Array:
-    """Prompts `[t, 1, l]` of the training classes."""
-    return jnp.asarray(vocabulary(settings.train_classes).tokens(settings.model().text.context))
+def tokens(settings: Settings) -> Prompts:
+    """The training classes' prompts, as a training step takes them."""
+    return jax.device_put(prompts.split(vocabulary(settings.train_classes).tokens(settings.model().text.context)))
 
 
 def batch(settings: Settings) -> dict[str, np.ndarray]:

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from ahs_seg_jax import losses, optimizer
 from ahs_seg_jax.checkpoints import pretrained
 from ahs_seg_jax.losses import LossConfig
+from ahs_seg_jax.models import prompts
 from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.prompts import Prompts
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
@@ -45,9 +46,9 @@ def _training(job: Job) -> Work:
     model = AHSSeg(config)
     settings = LossConfig(class_chunk=job.class_chunk)
     trainable, frozen = jax.device_put(optimizer.split(loaded.params, FINETUNE[config.adaptation]))
-    tokens = jnp.asarray(Vocabulary(job.names).tokens(config.text.context))
+    tokens = jax.device_put(prompts.split(Vocabulary(job.names).tokens(config.text.context)))
 
-    def loss(trainable: Any, frozen: Any, images: jax.Array, labels: jax.Array, tokens: jax.Array) -> jax.Array:
+    def loss(trainable: Any, frozen: Any, images: jax.Array, labels: jax.Array, tokens: Prompts) -> jax.Array:
         params = {"params": optimizer.merge(trainable, frozen)}
         applied: Any = model.apply(params, images, tokens, class_pooling=POOLING, train=True)
         logits, out = applied

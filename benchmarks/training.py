@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ahs_seg_jax import losses, optimizer, parallel, step
 from ahs_seg_jax.config import Experiment
 from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.prompts import Prompts
 from benchmarks import inputs
 from benchmarks.measure import Program
 from benchmarks.settings import Settings
@@ -44,7 +45,7 @@ def _plain(experiment: Experiment) -> Experiment:
 def _loss(experiment: Experiment) -> Callable[..., jax.Array]:
     model = AHSSeg(experiment.model)
 
-    def loss(trainable: Any, frozen: Any, batch: Any, tokens: jax.Array) -> jax.Array:
+    def loss(trainable: Any, frozen: Any, batch: Any, tokens: Prompts) -> jax.Array:
         applied: Any = model.apply(
             {"params": optimizer.merge(trainable, frozen)},
             batch["image"],
@@ -95,21 +96,21 @@ def update(settings: Settings) -> Program:
 
 # ------------------------------------------------------------------------------------------ parts of the model
 
-Apply = Callable[[Any, jax.Array], Any]  # (bound model, what flows in) -> what comes out
+Apply = Callable[[Any, Any], Any]  # (bound model, what flows in) -> what comes out
 
 
-def _part(settings: Settings, apply: Apply, inflow: jax.Array) -> Program:
+def _part(settings: Settings, apply: Apply, inflow: Any) -> Program:
     """Forward and backward of one stage: gradients of what learns and, if it is not integer, of what flows in."""
     experiment = inputs.experiment(settings)
     model = AHSSeg(experiment.model)
     trainable, frozen = optimizer.split(inputs.parameters(experiment.model), experiment.train.finetune)
-    flows_back = jnp.issubdtype(inflow.dtype, jnp.floating)
+    flows_back = all(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(inflow))
 
-    def run(trainable: Any, frozen: Any, inflow: jax.Array) -> Any:
+    def run(trainable: Any, frozen: Any, inflow: Any) -> Any:
         with jax.default_matmul_precision("highest" if settings.dtype == "float32" else "default"):
             return model.apply({"params": optimizer.merge(trainable, frozen)}, inflow, method=apply)
 
-    def both(trainable: Any, frozen: Any, inflow: jax.Array, cotangent: Any) -> Any:
+    def both(trainable: Any, frozen: Any, inflow: Any, cotangent: Any) -> Any:
         if flows_back:
             return jax.vjp(lambda t, x: run(t, frozen, x), trainable, inflow)[1](cotangent)
         return jax.vjp(lambda t: run(t, frozen, inflow), trainable)[1](cotangent)

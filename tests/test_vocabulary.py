@@ -85,7 +85,7 @@ def test_tokens_are_as_long_as_the_bucket_of_the_longest_prompt():
     assert tokens.shape == (2, 3, 8)
     assert tokens.dtype == np.int32
     np.testing.assert_array_equal(tokens[0, 1], [49406, 320, 2533, 49407, 0, 0, 0, 0])
-    assert Vocabulary(("person",)).tokens().shape == (1, 1, 16)  # 10 tokens
+    assert Vocabulary(("person",)).tokens().shape == (1, 1, 12)  # 10 tokens
     assert Vocabulary(("person",)).tokens(context=11).shape == (1, 1, 11)
     assert Vocabulary(("tree " * 60,)).tokens().shape == (1, 1, 77)
 
@@ -127,7 +127,7 @@ def test_imagenet_templates():
     assert len(IMAGENET_TEMPLATES) == 80
     assert len(set(IMAGENET_TEMPLATES)) == 80
     assert IMAGENET_TEMPLATES[0] == "a bad photo of a {}."
-    assert Vocabulary(("tree",), templates=IMAGENET_TEMPLATES).tokens().shape == (1, 80, 16)
+    assert Vocabulary(("tree",), templates=IMAGENET_TEMPLATES).tokens().shape == (1, 80, 12)
 
 
 def test_hierarchy_pairs_by_hand():

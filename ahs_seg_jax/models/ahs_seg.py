@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ahs_seg_jax.models import aggregator, clip, decoder, layers, orthogonal, sharding
+from ahs_seg_jax.models import aggregator, clip, decoder, layers, orthogonal, prompts, sharding
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.dc_hsp import DCHSP
 from ahs_seg_jax.models.mh_fpn import MHFPN
+from ahs_seg_jax.models.prompts import Prompts
 
 
 class CLIP(nn.Module):
@@ -43,11 +44,12 @@ class CLIP(nn.Module):
         kernels = orthogonal.rotate(self.image.attention_kernels(), rotations["image"]) if rotations else None
         return self.image(images, taps, kernels)
 
-    def encode_text(self, tokens: Int[Array, "t p l"], rotations: dict[str, Any]) -> Float[Array, "t p e"]:
+    def encode_text(self, tokens: Int[Array, "t p l"] | Prompts, rotations: dict[str, Any]) -> Float[Array, "t p e"]:
         """Unit-length float32 embeddings."""
         kernels = orthogonal.rotate(self.text.attention_kernels(), rotations["text"]) if rotations else None
-        embeddings = self.text(tokens.reshape(-1, tokens.shape[-1]), kernels)
-        return layers.l2_normalise(embeddings).reshape(*tokens.shape[:2], -1)
+        prefix, rest = prompts.separate(tokens)
+        embeddings = self.text(rest.reshape(-1, rest.shape[-1]), kernels, prefix)
+        return layers.l2_normalise(embeddings).reshape(*rest.shape[:2], -1)
 
 
 class AHSSeg(nn.Module):
@@ -77,7 +79,7 @@ class AHSSeg(nn.Module):
 
     # ------------------------------------------------------------------------------------------ stages
 
-    def encode_text(self, tokens: Int[Array, "t p l"]) -> Float[Array, "t p e"]:
+    def encode_text(self, tokens: Int[Array, "t p l"] | Prompts) -> Float[Array, "t p e"]:
         """Token ids, zero-padded -> unit-length float32 embeddings."""
         with self._precision():
             return self.clip.encode_text(tokens, self.clip.rotations())
@@ -113,7 +115,7 @@ class AHSSeg(nn.Module):
     def __call__(
         self,
         images: Float[Array, "b H W 3"],
-        tokens: Int[Array, "t p l"],
+        tokens: Int[Array, "t p l"] | Prompts,
         *,
         class_pooling: int = 1,
         class_mask: Bool[Array, "t"] | None = None,

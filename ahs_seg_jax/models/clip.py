@@ -54,16 +54,39 @@ def _mlp(x: jax.Array, p: Arrays) -> jax.Array:
     return layers.linear(layers.quick_gelu(layers.linear(x, p["mlp_in"])), p["mlp_out"])
 
 
+def _projected(x: jax.Array, p: Arrays, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Query, key and value `[b, n, heads, d / heads]`."""
+    y = layers.layer_norm(x, p["ln_1"])
+    query, key, value = (layers.linear(y, p[role]).reshape(*y.shape[:-1], heads, -1) for role in ATTENTION[:3])
+    return query, key, value
+
+
+def _rest_of_block(x: jax.Array, attended: jax.Array, p: Arrays) -> jax.Array:
+    x = x + layers.linear(attended.reshape(x.shape), p["out"])
+    return x + _mlp(layers.layer_norm(x, p["ln_2"]), p)
+
+
+def _causal(tokens: int, before: int = 0) -> jax.Array:
+    """`[1, 1, n, before + n]`, added to scores: far below every score, yet finite, where a token must not look."""
+    return jnp.triu(jnp.full((tokens, before + tokens), -1e9), before + 1)[None, None]
+
+
 def block(x: Float[Array, "b n d"], p: Arrays, *, heads: int, causal: bool) -> Float[Array, "b n d"]:
     """One pre-norm transformer block: attention, then MLP, each with its residual."""
-    y = layers.layer_norm(x, p["ln_1"])
-    split = (*y.shape[:-1], heads, y.shape[-1] // heads)
-    query, key, value = (layers.linear(y, p[name]).reshape(split) for name in ("query", "key", "value"))
-    # Far below every score, yet finite.
-    bias = jnp.triu(jnp.full((y.shape[1], y.shape[1]), -1e9), 1)[None, None] if causal else None
-    attended = attention.attend(query, key, value, bias)
-    x = x + layers.linear(attended.reshape(y.shape), p["out"])
-    return x + _mlp(layers.layer_norm(x, p["ln_2"]), p)
+    attended = attention.attend(*_projected(x, p, heads), bias=_causal(x.shape[1]) if causal else None)
+    return _rest_of_block(x, attended, p)
+
+
+def prompt_block(
+    prefix: Float[Array, "1 q d"], x: Float[Array, "m l d"], p: Arrays, *, heads: int
+) -> tuple[Float[Array, "1 q d"], Float[Array, "m l d"]]:
+    """The causal block for prompts that begin alike: `x` are the tokens after the common beginning `prefix`."""
+    shared, (query, *own) = _projected(prefix, p, heads), _projected(x, p, heads)
+    repeated = [layers.repeated(part, x.shape[0]) for part in shared[1:]]
+    key, value = (jnp.concatenate(parts, 1) for parts in zip(repeated, own, strict=True))
+    attended = attention.attend(query, key, value, bias=_causal(x.shape[1], prefix.shape[1]))
+    first = attention.attend(*shared, bias=_causal(prefix.shape[1]))
+    return _rest_of_block(prefix, first, p), _rest_of_block(x, attended, p)
 
 
 def dense_block(x: Float[Array, "b n d"], p: Arrays) -> Float[Array, "b n-1 d"]:
@@ -76,9 +99,8 @@ def dense_block(x: Float[Array, "b n d"], p: Arrays) -> Float[Array, "b n-1 d"]:
     return u + _mlp(layers.layer_norm(u, p["ln_2"]), p)
 
 
-def run_blocks(x: jax.Array, blocks: Arrays, *, heads: int, causal: bool, remat: bool) -> jax.Array:
-    """The stacked blocks one after the other: `[b, n, d]` to `[b, n, d]`."""
-    step: Callable[..., jax.Array] = functools.partial(block, heads=heads, causal=causal)
+def run_blocks(x: Any, blocks: Arrays, step: Callable[..., Any], *, remat: bool) -> Any:
+    """`step(x, parameters)` through the stacked blocks, one after the other."""
     if remat:
         step = jax.checkpoint(step, prevent_cse=False)
     return jax.lax.scan(lambda x, p: (step(x, p), None), x, blocks)[0]
@@ -142,10 +164,10 @@ class ImageTower(nn.Module):
         take = lambda start, stop: jax.tree.map(lambda a: a[start:stop], blocks)
         on_grid = lambda x: x.reshape(-1, c.grid, c.grid, x.shape[-1])
         x, found = self._embed(images.astype(self.dtype)), {}
-        last = c.layers - 1
-        start = 0
+        last, start = c.layers - 1, 0
+        step = functools.partial(block, heads=c.heads, causal=False)
         for stop in sorted({*(tap + 1 for tap in taps if tap < last), last}):
-            x = run_blocks(x, take(start, stop), heads=c.heads, causal=False, remat=self.remat)
+            x = run_blocks(x, take(start, stop), step, remat=self.remat)
             start = stop
             if stop - 1 in taps:
                 found[stop - 1] = on_grid(x[:, 1:])
@@ -177,24 +199,36 @@ class TextTower(nn.Module):
         blocks = self.blocks()
         return {name: blocks[name]["kernel"] for name in ATTENTION}
 
-    def __call__(self, tokens: Int[Array, "m l"], kernels: Arrays | None = None) -> Float[Array, "m e"]:
+    def __call__(
+        self, tokens: Int[Array, "m l"], kernels: Arrays | None = None, prefix: Int[Array, "q"] | None = None
+    ) -> Float[Array, "m e"]:
         """Token ids, zero after the end token -> float32 embeddings, not yet normalised.
 
-        The tower is causal: nothing after the end token can reach the result, so l need only be the longest prompt.
-        The end token is the largest id.
+        The tower is causal: nothing after the end token can reach the result, so l need only be the longest prompt, and
+        what all prompts begin with (`prefix`, then not in `tokens`) is computed once. The end token is the largest id.
         """
         c = self.config
         blocks = _with_kernels(self.blocks(), kernels)
         final, projection = self.ln_final(), self.projection()["kernel"]
-        x = self.token_embedding[tokens].astype(self.dtype)
-        x = x + self.position_embedding[None, : tokens.shape[-1]].astype(self.dtype)
+        whole = functools.partial(block, heads=c.heads, causal=True)
+
+        def embed(tokens: jax.Array, start: int) -> jax.Array:
+            positions = self.position_embedding[None, start : start + tokens.shape[-1]].astype(self.dtype)
+            return self.token_embedding[tokens].astype(self.dtype) + positions
+
+        def run(x: jax.Array) -> jax.Array:
+            if prefix is None:
+                return run_blocks(x, blocks, whole, remat=self.remat)
+            both = lambda carry, p: prompt_block(carry[0], carry[1], p, heads=c.heads)
+            return run_blocks((beginning, x), blocks, both, remat=self.remat)[1]
 
         def encode(x: jax.Array, end: jax.Array) -> jax.Array:
-            x = run_blocks(x, blocks, heads=c.heads, causal=True, remat=self.remat)
-            x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+            x = jnp.take_along_axis(run(x), end[:, None, None], axis=1)[:, 0]
             x = layers.layer_norm(x, final) @ projection.astype(self.dtype)
             return x.astype(jnp.float32)
 
+        beginning = None if prefix is None else embed(prefix[None], 0)
+        x = embed(tokens, 0 if prefix is None else prefix.shape[0])
         end = tokens.argmax(-1)
         if tokens.shape[0] <= PROMPTS_AT_ONCE:
             return encode(x, end)

@@ -84,7 +84,8 @@ def upsample(x: Float[Array, "b t h w c"], kernel: Float[Array, "p q c i j o"]) 
 def run_stage(x: jax.Array, p: Arrays, kernel: jax.Array, share: jax.Array, *, in_loop: bool) -> jax.Array:
     """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`; `kernel` is the stage's `joined_kernel`, `share` its `guidance_share`."""
     groups = p["norm_1"]["scale"].shape[0] // 16
-    x = jax.nn.relu(layers.group_norm(layers.add_shared(upsample(x, kernel), share), p["norm_1"], groups))
+    x = upsample(x, kernel) + layers.for_classes(share, x.shape[1])
+    x = jax.nn.relu(layers.group_norm(x, p["norm_1"], groups))
     return jax.nn.relu(layers.group_norm(layers.conv_same(x, p["conv_2"], in_loop=in_loop), p["norm_2"], groups))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import sharding
 
@@ -111,27 +112,19 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
-@jax.custom_vjp
-def add_shared(x: jax.Array, share: jax.Array) -> jax.Array:
-    """`x [b, t, ...]` plus `share [b, 1, ...]`, what is the same for all classes.
+def repeated(x: Float[Array, "1 ..."], times: int) -> Float[Array, "times ..."]:
+    """x once for each of `times` rows.
 
-    The share's gradient is a sum over classes. As a product with ones it is some fifty times faster on a CPU than as a
-    reduction, and nothing elsewhere.
+    As a product with ones, because so is its gradient then: a sum over rows, which is slow as a reduction on a CPU.
     """
-    return x + share
+    ones = jnp.ones(times, x.dtype)
+    return jnp.einsum("t,...->t...", ones, x[0], precision=jax.lax.Precision.HIGHEST)
 
 
-def _add_shared_forward(x: jax.Array, share: jax.Array) -> tuple[jax.Array, None]:
-    return x + share, None
-
-
-def _add_shared_backward(_: None, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    ones = jnp.ones(cotangent.shape[1], cotangent.dtype)
-    total = jnp.einsum("t,bt...->b...", ones, cotangent, precision=jax.lax.Precision.HIGHEST)
-    return cotangent, total[:, None]
-
-
-add_shared.defvjp(_add_shared_forward, _add_shared_backward)
+def for_classes(x: Float[Array, "b 1 ..."], classes: int) -> Float[Array, "b t ..."]:
+    """What an image says to all classes alike, for each of them; see `repeated`."""
+    ones = jnp.ones(classes, x.dtype)
+    return jnp.einsum("t,b...->bt...", ones, x[:, 0], precision=jax.lax.Precision.HIGHEST)
 
 
 def _same(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -55,9 +55,9 @@ def swin_block(
     features = channels
     roll = lambda x: jnp.roll(x, (-shift, -shift), (2, 3)) if shift else x
     y = _windows(roll(layers.layer_norm(x, p["ln_1"])), window)
-    share = [_windows(roll(g), window) for g in guidance]
-    query = layers.add_shared(layers.linear(y, layers.split_linear(p["query"], features)[0]), share[0])
-    key = layers.add_shared(layers.linear(y, layers.split_linear(p["key"], features)[0]), share[1])
+    share = [layers.for_classes(_windows(roll(g), window), x.shape[1]) for g in guidance]
+    query = layers.linear(y, layers.split_linear(p["query"], features)[0]) + share[0]
+    key = layers.linear(y, layers.split_linear(p["key"], features)[0]) + share[1]
     value = layers.linear(y, p["value"])
     query, key, value = (a.reshape(*a.shape[:-1], heads, -1) for a in (query, key, value))
     bias = jnp.asarray(shift_mask(rows, window, shift))[None, None, :, None] if shift else None
