@@ -76,7 +76,7 @@ def segmentation_loss(logits: Float[Array, "b t h w"], labels: Int[Array, "b H W
 def _over_classes(function: Callable[..., jax.Array], logits: jax.Array, chunk: int) -> jax.Array:
     """`function(logits [b, s, h, w], class index [1, s])` over all classes."""
     index = jnp.arange(logits.shape[1])[None]
-    return layers.over_classes(function, logits, index, chunk=chunk, remat=chunk > 0)
+    return layers.over_classes(function, logits, index, chunk=chunk, remat="all" if chunk else "none")
 
 
 def sobel_magnitude(x: Float[Array, "*batch H W"]) -> Float[Array, "*batch H W"]:

@@ -59,7 +59,7 @@ def _spatial_layer(
 
     def run(m: AHSSeg, x: jax.Array) -> tuple[jax.Array, Sums]:
         layer = m.aggregator.layers[index]
-        x = layer.spatial(x, appearance, chunk=0, remat=False)
+        x = layer.spatial(x, appearance, chunk=0, remat="none")
         guidance = m.aggregator.guide_text(mean_text(text)[None], x.dtype)
         sums = layer.classes.sums(x, guidance, pooling=pooling, class_mask=mask[None])
         return x, sums if before is None else jax.tree.map(lambda a, b: a + b, before, sums)

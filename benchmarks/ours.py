@@ -42,7 +42,9 @@ class Work:
 def _training(job: Job) -> Work:
     """Loss and gradient of what learns, as published: rotations without the three components."""
     loaded = pretrained.load_pretrained(job.weights)
-    config = loaded.config.replace(dtype=job.dtype, class_chunk=job.class_chunk, remat=job.class_chunk > 0)
+    config = loaded.config.replace(
+        dtype=job.dtype, class_chunk=job.class_chunk, remat="cheap" if job.class_chunk else "none"
+    )
     model = AHSSeg(config)
     settings = LossConfig(class_chunk=job.class_chunk)
     trainable, frozen = jax.device_put(optimizer.split(loaded.params, FINETUNE[config.adaptation]))

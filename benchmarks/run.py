@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=0, help="of inference")
     parser.add_argument("--train-classes", type=int, default=0)
     parser.add_argument("--class-chunk", type=int, default=-1, help="classes of one pass in training; 0 = all at once")
-    parser.add_argument("--remat", type=int, choices=(0, 1), default=-1, help="1: compute activations again, backward")
+    parser.add_argument("--remat", choices=architecture.REMAT, default="", help="what the backward pass computes again")
     parser.add_argument("--repetitions", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and points of the series")
     parser.add_argument("--again", action="store_true", help="measure what the output file holds, too")

@@ -60,7 +60,7 @@ def forward(segmenter: Segmenter, classes: int, protocol: str) -> tuple[Any, tup
     config = segmenter.model.config
     model = AHSSeg(
         config.replace(
-            class_chunk=0, remat=False, aggregator=dataclasses.replace(config.aggregator, pad_len=segmenter.keep or 0)
+            class_chunk=0, remat="none", aggregator=dataclasses.replace(config.aggregator, pad_len=segmenter.keep or 0)
         )
     )
 

@@ -20,7 +20,7 @@ class Settings:
     classes: int = 0  # of inference
     crop: int = 0  # side in pixels of what the image tower sees
     class_chunk: int = -1  # classes of one pass in training; 0 = all at once; -1 = the default
-    remat: int = -1  # 1 = inner activations are computed again in the backward pass; -1 = the default
+    remat: str = ""  # what the backward pass computes again, none | cheap | all; "" = the default
     image: tuple[int, int] = (480, 640)  # (height, width) of the pictures that are segmented
     repetitions: int = 0
 
@@ -29,7 +29,7 @@ class Settings:
         config = architecture.PRESETS[self.size]()
         image = dataclasses.replace(config.image, crop=self.crop or config.image.crop)
         return config.replace(
-            image=image, dtype=self.dtype, class_chunk=max(self.class_chunk, 0), remat=self.remat == 1
+            image=image, dtype=self.dtype, class_chunk=max(self.class_chunk, 0), remat=self.remat or "none"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -54,5 +54,5 @@ def complete(settings: Settings, platform: str, devices: int = 1) -> Settings:
     }
     filled: dict[str, Any] = {name: getattr(settings, name) or value for name, value in defaults.items()}
     filled["class_chunk"] = settings.class_chunk if settings.class_chunk >= 0 else 0 if small else CLASSES_PER_PASS
-    filled["remat"] = settings.remat if settings.remat >= 0 else int(not small)
+    filled["remat"] = settings.remat or ("none" if small else "cheap")
     return dataclasses.replace(settings, **filled)

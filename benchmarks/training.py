@@ -37,7 +37,7 @@ def _plain(experiment: Experiment) -> Experiment:
     """The same step with nothing computed twice."""
     return dataclasses.replace(
         experiment,
-        model=experiment.model.replace(class_chunk=0, remat=False),
+        model=experiment.model.replace(class_chunk=0, remat="none"),
         losses=dataclasses.replace(experiment.losses, class_chunk=0),
     )
 

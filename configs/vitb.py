@@ -25,7 +25,7 @@ def experiment() -> Experiment:
     """The full run."""
     return Experiment(
         name="vitb",
-        model=architecture.vitb16().replace(dtype="bfloat16", class_chunk=19, remat=True),
+        model=architecture.vitb16().replace(dtype="bfloat16", class_chunk=19, remat="all"),
         data=DataConfig(name="coco_stuff", root=os.environ.get("AHS_SEG_DATA", ""), num_threads=8, prefetch=8),
         train=TrainConfig(
             steps=80_000,

@@ -99,7 +99,7 @@ def test_the_same_256_of_300_classes_merged_and_in_chunks(shared, stored):
 
 def test_training_step(shared, stored):
     config, params = load(shared, "ahs_seg_vitb16")
-    config = config.replace(class_chunk=19, remat=True)
+    config = config.replace(class_chunk=19, remat="cheap")
     case = stored("vitb_train_step")
     model, tokens = AHSSeg(config), tokens_of(case)
     image = jnp.asarray(case["image"])[None]
@@ -138,7 +138,7 @@ def test_four_updates_of_the_published_optimiser(shared, stored):
     config, params = load(shared, "ahs_seg_vitb16")
     case = stored("vitb_three_steps")
     recipe = TrainConfig(learning_rate=2e-4, clip_multiplier=0.01, clip_norm=0.01, weight_decay=1e-4, class_pooling=2)
-    experiment = Experiment(model=config.replace(remat=True), train=recipe)
+    experiment = Experiment(model=config.replace(remat="cheap"), train=recipe)
     state = step.create_state(params, recipe)
     update = jax.jit(step.make_train_step(experiment), donate_argnums=0)
     labels = case["labels"].astype(np.int32)

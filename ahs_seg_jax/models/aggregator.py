@@ -76,7 +76,7 @@ class Aggregator(nn.Module):
     config: AggregatorConfig
     features: int
     chunk: int = 0
-    remat: bool = False
+    remat: str = "none"
 
     def setup(self) -> None:
         c = self.config

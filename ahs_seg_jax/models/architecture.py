@@ -9,6 +9,7 @@ from typing import Any
 ADAPTATIONS = ("none", "orthogonal", "ha_hem")
 FUSIONS = ("weighted", "attention", "concat")
 DTYPES = ("float32", "bfloat16")
+REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and products with parameters (layers.rematerialised)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class ModelConfig:
     aggregator: AggregatorConfig = AggregatorConfig()
     dtype: str = "float32"  # activations: float32 (parity) | bfloat16
     class_chunk: int = 0  # classes per pass of the spatial layers and the decoder; 0 = all at once (same results)
-    remat: bool = False  # recompute tower blocks and class chunks in the backward pass: less memory, more time
+    remat: str = "none"  # computed again in the backward pass of tower blocks and class chunks: none | cheap | all
 
     @property
     def grid(self) -> int:
@@ -111,7 +112,7 @@ class ModelConfig:
 
     def _choice_problems(self) -> list[str]:
         found = []
-        choices = (("adaptation", ADAPTATIONS), ("mh_fpn_fusion", FUSIONS), ("dtype", DTYPES))
+        choices = (("adaptation", ADAPTATIONS), ("mh_fpn_fusion", FUSIONS), ("dtype", DTYPES), ("remat", REMAT))
         for field, valid in choices:
             if getattr(self, field) not in valid:
                 found.append(f"model.{field} is {getattr(self, field)!r}; choose one of {', '.join(valid)}")

@@ -99,10 +99,9 @@ def dense_block(x: Float[Array, "b n d"], p: Arrays) -> Float[Array, "b n-1 d"]:
     return u + _mlp(layers.layer_norm(u, p["ln_2"]), p)
 
 
-def run_blocks(x: Any, blocks: Arrays, step: Callable[..., Any], *, remat: bool) -> Any:
+def run_blocks(x: Any, blocks: Arrays, step: Callable[..., Any], *, remat: str) -> Any:
     """`step(x, parameters)` through the stacked blocks, one after the other."""
-    if remat:
-        step = jax.checkpoint(step, prevent_cse=False)
+    step = layers.rematerialised(step, remat, in_loop=True)
     return jax.lax.scan(lambda x, p: (step(x, p), None), x, blocks)[0]
 
 
@@ -118,7 +117,7 @@ class ImageTower(nn.Module):
     config: ImageTowerConfig
     embed_dim: int
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     def setup(self) -> None:
         c = self.config
@@ -184,7 +183,7 @@ class TextTower(nn.Module):
     config: TextTowerConfig
     embed_dim: int
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     def setup(self) -> None:
         c = self.config

@@ -208,14 +208,29 @@ def split_linear(p: Arrays, features: int) -> tuple[Arrays, jax.Array]:
     return {"kernel": p["kernel"][:features], "bias": p["bias"]}, p["kernel"][features:]
 
 
-def over_classes(function: Callable[..., jax.Array], *arrays: jax.Array, chunk: int, remat: bool) -> jax.Array:
+def _is_product(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    """Whether a result is that of a convolution or of a product with parameters (one without a batch axis)."""
+    if primitive.name == "dot_general":
+        return not parameters["dimension_numbers"][1][0]
+    return primitive.name == "conv_general_dilated"
+
+
+def rematerialised(function: Callable[..., Any], remat: str, *, in_loop: bool) -> Callable[..., Any]:
+    """`function`, whose backward pass computes again, by `remat`: "none", nothing; "cheap", everything but products with
+    parameters and convolutions, whose results are kept; "all", everything. `in_loop` as in `conv_same`."""
+    if remat == "none":
+        return function
+    policy = _is_product if remat == "cheap" else None
+    return jax.checkpoint(function, prevent_cse=not in_loop, policy=policy)
+
+
+def over_classes(function: Callable[..., jax.Array], *arrays: jax.Array, chunk: int, remat: str = "none") -> jax.Array:
     """`function` of arrays `[b, t, ...]`, which treats classes independently, in passes of at most `chunk` classes.
 
-    The result `[b, t, ...]` does not depend on the chunk (0: one pass); memory does. With `remat` a pass is computed
-    again in the backward pass, so that training holds the inner activations of one pass only.
+    The result `[b, t, ...]` does not depend on the chunk (0: one pass); memory does. With `remat` (`rematerialised`)
+    training holds the inner activations of one pass only.
     """
-    if remat:
-        function = jax.checkpoint(function, prevent_cse=chunk == 0)
+    function = rematerialised(function, remat, in_loop=chunk > 0)
     classes = arrays[0].shape[1]
     if chunk == 0 or chunk >= classes:
         return function(*arrays)

@@ -96,7 +96,7 @@ class SpatialLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t h w c"], guidance: Float[Array, "b h w g"], *, chunk: int, remat: bool
+        self, x: Float[Array, "b t h w c"], guidance: Float[Array, "b h w g"], *, chunk: int, remat: str
     ) -> Float[Array, "b t h w c"]:
         c = self.config
         norm = layers.norm(c.appearance_guidance, name="guidance_norm")()

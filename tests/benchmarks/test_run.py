@@ -15,13 +15,13 @@ def test_defaults_by_size_and_machine():
     assert (tiny.batch, tiny.train_classes, tiny.classes, tiny.crop, tiny.class_chunk) == (4, 20, 20, 64, 0)
     large = complete(Settings(size="vitb16"), "cpu")
     assert (large.batch, large.train_classes, large.classes, large.crop) == (1, 171, 150, 384)
-    assert (large.class_chunk, large.remat) == (19, 1)
+    assert (large.class_chunk, large.remat) == (19, "cheap")
     assert large.model().class_chunk == 19
-    assert large.model().remat
+    assert large.model().remat == "cheap"
     assert complete(Settings(size="vitb16"), "gpu").batch == 16
     assert complete(Settings(size="vitb16"), "cpu", devices=8).batch == 8
-    chosen = complete(Settings(size="vitb16", batch=3, class_chunk=0, remat=0), "cpu")
-    assert (chosen.batch, chosen.class_chunk, chosen.remat) == (3, 0, 0)
+    chosen = complete(Settings(size="vitb16", batch=3, class_chunk=0, remat="none"), "cpu")
+    assert (chosen.batch, chosen.class_chunk, chosen.remat) == (3, 0, "none")
     assert Settings.from_json(json.loads(json.dumps(chosen.to_json()))) == chosen
 
 

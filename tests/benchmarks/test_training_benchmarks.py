@@ -29,7 +29,7 @@ def test_part_can_be_traced(settings, name):
 
 @pytest.mark.slow
 def test_recomputation_is_no_useful_work(settings):
-    again = complete(Settings(train_classes=5, batch=2, class_chunk=2, remat=1), "cpu")
+    again = complete(Settings(train_classes=5, batch=2, class_chunk=2, remat="all"), "cpu")
     program = training.forward_backward(again)
     assert program.useful is not None
     done = cost.work(program.function, *program.args).flops

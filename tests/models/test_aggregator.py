@@ -74,7 +74,9 @@ def _check(p, x, sizes, gradient, **options):
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"chunk": 2, "remat": True}], ids=["whole", "chunked"])
+@pytest.mark.parametrize(
+    "options", [{}, {"chunk": 2, "remat": "all"}, {"chunk": 3, "remat": "cheap"}], ids=["whole", "all", "cheap"]
+)
 def test_golden(golden, options):
     _check(*_case(golden / "aggregator_few.npz", "few"), **options)
 
@@ -89,7 +91,7 @@ def test_chunks_change_nothing():
     x = jax.random.normal(jax.random.key(0), (2, 7, 3, 5))
     index = jnp.arange(7.0)[None]
     weigh = lambda x, index: x * index[:, :, None, None]
-    for chunk, remat in ((0, True), (1, False), (3, True), (7, False), (9, True)):
+    for chunk, remat in ((0, "all"), (1, "none"), (3, "cheap"), (7, "none"), (9, "all")):
         result = layers.over_classes(weigh, x, index, chunk=chunk, remat=remat)
         np.testing.assert_array_equal(result, weigh(x, index))
 
