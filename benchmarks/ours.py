@@ -97,13 +97,15 @@ def main() -> None:
     job, output = Job.read(sys.argv[1]), pathlib.Path(sys.argv[2])
     work = _training(job) if job.work == "training" else _inference(job)
     work.call(1)
-    seconds = []
+    seconds, processor = [], []
     for index in range(job.repetitions):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         work.call(2 + index)
         seconds.append(time.perf_counter() - started)
+        processor.append(time.process_time() - busy)
     record = {
         "seconds": seconds,
+        "processor_seconds": processor,
         "peak_bytes": memory.peak_process_bytes(),
         "device_bytes": machine.peak_device_bytes(),
         "flops": work.flops() if job.count_flops else None,

@@ -187,15 +187,17 @@ def main() -> None:
     call(0) if job.work != "training" and job.count_flops else None  # the words are encoded once, and not counted
     with counter:
         call(1)
-    seconds = []
+    seconds, processor = [], []
     for index in range(job.repetitions):
         done()
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         call(2 + index)
         done()
         seconds.append(time.perf_counter() - started)
+        processor.append(time.process_time() - busy)
     record = {
         "seconds": seconds,
+        "processor_seconds": processor,
         "peak_bytes": memory.peak_process_bytes(),
         "device_bytes": torch.cuda.max_memory_allocated() if job.device == "cuda" else None,
         "flops": counter.get_total_flops() if job.count_flops else None,

@@ -57,6 +57,7 @@ def test_turns_alternate_and_ratios(monkeypatch, tmp_path, capsys):
         slow = program == "published"
         return {
             "seconds": [6.0, 8.0] if slow else [2.0, 2.0],
+            "processor_seconds": [12.0, 15.0] if slow else [3.0, 3.0],
             "peak_bytes": 8e9 if slow else 2e9,
             "flops": (4e12 if slow else 1e12) if job.count_flops else None,
             "versions": {"torch": "2"} if slow else {"jax": "1"},
@@ -85,12 +86,16 @@ def test_turns_alternate_and_ratios(monkeypatch, tmp_path, capsys):
     ]
     (record,) = results_file.read(output)
     assert record["times_faster"] == 3.5
+    assert record["times_less_processor_time"] == 4.5
     assert record["times_faster_each_round"] == [3.5, 3.5]
     assert record["memory_share"] == 0.25
     assert record["flops_share"] == 0.25
     assert record["settings"]["names"] == 3
     assert record["versions"] == {"torch": "2", "jax": "1"}
-    assert "side_by_side_whole: 3.50 times faster (7 s and 2 s), 0.25 of the peak memory" in capsys.readouterr().out
+    assert (
+        "side_by_side_whole: 3.50 times faster (7 s and 2 s), 4.50 times less processor time, 0.25 of the peak memory"
+        in capsys.readouterr().out
+    )
 
 
 def test_failing_program_is_reported(monkeypatch, tmp_path, capsys):
