@@ -98,7 +98,8 @@ def make_plan(
                 continue
             logits = max(held, at_once) * classes * _logits(config)
             states = -(-kept // chunk) * chunk * at_once * state_bytes(config)
-            parts = fixed | {"logits": logits, "classes between the passes": states, "one pass": working}
+            passes = working * min(streaming.passes_at_once(platform), -(-kept // chunk))
+            parts = fixed | {"logits": logits, "classes between the passes": states, "passes at work": passes}
             plan = Plan(classes, kept, views, size, chunk, at_once, parts, columns)
             if memory_gb is None or plan.gigabytes <= memory_gb:
                 return plan

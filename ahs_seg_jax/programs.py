@@ -50,19 +50,17 @@ def _spatial_layer(
     appearance: jax.Array,
     text: jax.Array,
     mask: jax.Array,
-    before: Sums | None,
     *,
     index: int,
     pooling: int,
 ) -> tuple[jax.Array, Sums]:
-    """A chunk after spatial layer `index`, and the class layer's sums: those `before` and this chunk's."""
+    """A chunk after spatial layer `index`, and its share of the class layer's sums."""
 
     def run(m: AHSSeg, x: jax.Array) -> tuple[jax.Array, Sums]:
         layer = m.aggregator.layers[index]
         x = layer.spatial(x, appearance, chunk=0, remat="none")
         guidance = m.aggregator.guide_text(mean_text(text)[None], x.dtype)
-        sums = layer.classes.sums(x, guidance, pooling=pooling, class_mask=mask[None])
-        return x, sums if before is None else jax.tree.map(lambda a, b: a + b, before, sums)
+        return x, layer.classes.sums(x, guidance, pooling=pooling, class_mask=mask[None])
 
     return _call(model, params, run, x)
 

@@ -6,10 +6,15 @@ Exact: the result does not depend on the chunk or on how many views are computed
 """
 
 import collections
+import concurrent.futures
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+import operator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from ahs_seg_jax import inference, programs
@@ -82,18 +87,44 @@ def _all_classes(
     pieces = list(_chunks(text, chunk))
     state = [programs.embed_classes(model, params, features["dense"], piece) for _, piece, _ in pieces]
     count = np.asarray(len(text))
-    for index in range(model.config.aggregator.layers):
-        sums: Sums | None = None
-        for i, (_, piece, mask) in enumerate(pieces):
-            state[i], sums = programs.spatial_layer(
-                model, params, state[i], features["appearance"], piece, mask, sums, index=index, pooling=pooling
-            )
-        for i, (_, piece, _) in enumerate(pieces):
-            state[i] = programs.class_layer(model, params, state[i], piece, sums, count, index=index, pooling=pooling)
-    for i, (start, _, mask) in enumerate(pieces):
+
+    def spatial(i: int, index: int) -> Sums:
+        _, piece, mask = pieces[i]
+        appearance = features["appearance"]
+        state[i], sums = programs.spatial_layer(
+            model, params, state[i], appearance, piece, mask, index=index, pooling=pooling
+        )
+        return sums
+
+    def across(i: int, index: int, sums: Sums) -> None:
+        _, piece, _ = pieces[i]
+        state[i] = programs.class_layer(model, params, state[i], piece, sums, count, index=index, pooling=pooling)
+
+    def decoded(i: int) -> np.ndarray:
         logits = programs.decode(model, params, state[i], features["decoder_1"], features["decoder_2"])
         state[i] = None  # frees it while the later chunks are decoded
-        yield start, np.asarray(logits)[:, : mask.sum()]
+        return np.asarray(logits)
+
+    for index in range(model.config.aggregator.layers):
+        shares = _each(functools.partial(spatial, index=index), len(pieces))
+        sums = functools.reduce(operator.add, shares)
+        collections.deque(_each(functools.partial(across, index=index, sums=sums), len(pieces)), maxlen=0)
+    for (start, _, mask), logits in zip(pieces, _each(decoded, len(pieces)), strict=True):
+        yield start, logits[:, : mask.sum()]
+
+
+def passes_at_once(platform: str) -> int:
+    """How many passes run beside each other: on a CPU two, for in parts of each pass all cores but one are idle."""
+    return 2 if platform == "cpu" and (os.cpu_count() or 1) > 1 else 1
+
+
+def _each(function: Callable[[int], Any], count: int) -> Iterator[Any]:
+    """`function(i)` of 0, 1, ... in this order, `passes_at_once` beside each other and never more ahead."""
+    together = passes_at_once(jax.default_backend())
+    with concurrent.futures.ThreadPoolExecutor(together) as threads:
+        run = lambda i: jax.block_until_ready(function(i))
+        for start in range(0, count, together):
+            yield from list(threads.map(run, range(start, min(start + together, count))))
 
 
 def labels(logits: np.ndarray, size: tuple[int, int], protocol: str) -> tuple[np.ndarray, np.ndarray]:
@@ -116,8 +147,15 @@ def probabilities(logits: np.ndarray, size: tuple[int, int], protocol: str) -> n
 
 
 def chunk_size(classes: int, chunk: int) -> int:
-    """Classes of a pass: a bucket that holds all of them, or `chunk`."""
-    return min(chunk, inference.bucket(classes, inference.CLASS_BUCKETS))
+    """Classes of a pass: a bucket that holds all of them; if that is more than `chunk`, about equal parts of them.
+
+    Parts are even numbers, so that there are few sizes to compile for.
+    """
+    whole = inference.bucket(classes, inference.CLASS_BUCKETS)
+    if whole <= chunk:
+        return whole
+    part = -(-classes // -(-classes // chunk))
+    return min(chunk, part + part % 2)
 
 
 def _chunks(text: np.ndarray, chunk: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
