@@ -8,6 +8,7 @@ Axes: b image (b1: b or 1), t class, h w grid, c hidden channels, g guidance cha
 Source: CAT-Seg (Cho et al., 2024), class aggregation; parity: golden/aggregator.npz.
 """
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -143,5 +144,7 @@ def _pooled(x: jax.Array, pooling: int) -> jax.Array:
     """Means over squares of `pooling` x `pooling` positions."""
     if pooling == 1:
         return x
-    images, classes, rows, columns, channels = x.shape
-    return x.reshape(images, classes, rows // pooling, pooling, columns // pooling, pooling, channels).mean((3, 5))
+    # A sum of strided slices: as a reduction it is several times slower on a CPU.
+    offsets = itertools.product(range(pooling), repeat=2)
+    parts = [x[:, :, row::pooling, column::pooling] for row, column in offsets]
+    return sum(parts[1:], start=parts[0]) / pooling**2
