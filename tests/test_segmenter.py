@@ -110,7 +110,7 @@ def test_text_is_encoded_once_for_each_vocabulary(segmenter, monkeypatch):
     embedded = [segmenter.embed_text(names) for names in (vocabularies[0], vocabularies[2])]
     assert (np.linalg.norm(embedded[0] - embedded[1], axis=-1) > 0.1).all()
     assert not np.array_equal(first[0], first[2])
-    np.testing.assert_allclose(first[0], first[1][::-1], atol=1e-6)  # the same names in another order
+    np.testing.assert_allclose(first[0], first[1][::-1], atol=5e-6)  # the same names, summed in another order
     assert np.abs(first[0] - first[2]).max() > 20 * np.abs(first[0] - first[1][::-1]).max()
 
 
