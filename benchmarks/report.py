@@ -48,7 +48,7 @@ def group(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Records by machine, model size and dtype, in the order they come."""
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if "error" in record or "hardware" not in record:
+        if "error" in record or "settings" not in record or "hardware" not in record:
             continue
         found[f"{record['settings'].get('size', 'vitb16')}, {record['settings']['dtype']}, {machine(record)}"].append(
             record
@@ -182,8 +182,22 @@ def side_table(records: Iterable[Record]) -> str:
     return table(header, rows)
 
 
+def step_table(records: Iterable[Record]) -> str:
+    """What was changed to be faster: what was expected of it, and what it did. Measured by hand, as each record says."""
+    rows = [
+        [
+            *(record["title"], record["predicted"], record["of"], number(record["before"]), number(record["after"])),
+            *(record["unit"], "" if record["kept"] else "not kept"),
+        ]
+        for record in records
+    ]
+    return table(("step", "expected", "measured on", "before", "after", "unit", ""), rows) if rows else ""
+
+
 def blocks(records: Sequence[Record]) -> Block:
     """The markdown of every marker of the page."""
+    steps = step_table(record for record in records if record["name"].startswith("step_"))
+    records = [record for record in records if not record["name"].startswith("step_")]
     sides = [record for record in records if record["name"].startswith("side_by_side")]
     groups = group(record for record in records if not record["name"].startswith("side_by_side"))
     parts, scaling = [], []
@@ -198,6 +212,7 @@ def blocks(records: Sequence[Record]) -> Block:
         "benchmarks": "\n\n".join(parts) or none,
         "scaling": "\n\n".join(scaling) or none,
         "side by side": "\n\n".join(beside) or none,
+        "steps": steps or none,
     }
 
 

@@ -9,7 +9,7 @@ from benchmarks import fit, report
 
 HARDWARE = {"platform": "cpu", "device": "cpu", "devices": 1, "cores": 2, "processor": "Some CPU"}
 PAGE = "# Speed\n" + "".join(
-    f"<!-- {n} -->\nold\n<!-- end {n} -->\n" for n in ("benchmarks", "scaling", "side by side")
+    f"<!-- {n} -->\nold\n<!-- end {n} -->\n" for n in ("benchmarks", "scaling", "side by side", "steps")
 )
 
 
@@ -53,6 +53,18 @@ SIDE = {
     "memory_share": 0.397,
     "flops_share": 0.461,
 }
+STEP = {
+    "name": "step_sums",
+    "key": "step_sums",
+    "title": "sums",
+    "predicted": "half",
+    "of": "a layer",
+    "before": 683,
+    "after": 53.6,
+    "unit": "ms",
+    "kept": False,
+    "hardware": HARDWARE,
+}
 START = {
     "cold": {"process": 30.0, "load": 4.0, "first": 25.0, "second": 0.5},
     "warm": [{"process": p, "load": 4.0, "first": p - 4, "second": 0.5} for p in (11.0, 10.0, 12.0)],
@@ -69,6 +81,7 @@ def files(tmp_path: pathlib.Path):
         *(point(amount, 0.1 * amount, 0.5 + 0.01 * amount) for amount in (10, 100, 1000)),
         {"name": "train_forward", "key": "failed", "settings": {}, "error": "killed"},
         SIDE,
+        STEP,
     ]
     (tmp_path / "results.json").write_text(json.dumps({"records": records}))
     (tmp_path / "page.md").write_text(PAGE)
@@ -101,12 +114,13 @@ def test_page_from_files(files):
     assert "| classes | 10 to 1000 | 1 s to 100 s | 1.00 | 1.00 | 0.60 to 10.50 GB |" in page
     assert "| second | 11 s | 4 s | 7 s | 500 ms |" in page
     assert "| training (171 classes) | 57 s | 19 s | 3.00 | 2.50 | 19.4 GB | 7.7 GB | 0.40 | 0.46 |" in page
+    assert "| sums | half | a layer | 683 | 53.6 | ms | not kept |" in page
     assert (files / "images" / "performance.png").stat().st_size > 5000
 
 
 def test_nothing_measured_says_so(files):
     page = report.marked(PAGE, report.blocks([]))
-    assert page.count("Not run.") == 3
+    assert page.count("Not run.") == 4
     assert not report.plot([], files / "none.png")
     assert not (files / "none.png").exists()
 
