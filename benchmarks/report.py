@@ -1,4 +1,4 @@
-"""Tables and plots from result files, put between the markers of docs/performance.md.
+"""Tables and plots from result files, put between the markers of docs/performance.md and of the README.
 
     python -m benchmarks.report                                  all files of benchmarks/results
     python -m benchmarks.report mine.json --page docs/performance.md
@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import fit, results_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "performance.md"
+PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 UPPER_POINTS = 3  # the largest amounts of a series, where fixed costs matter least
 
@@ -258,7 +258,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = options.files or sorted(RESULTS.glob("*.json"))
     try:
         records = [record for file in files for record in results_file.read(file)]
-        options.page.write_text(marked(options.page.read_text(), blocks(records)))
+        found = blocks(records)
+        options.page.write_text(marked(options.page.read_text(), found))
+        if options.page == PAGE:
+            README.write_text(marked(README.read_text(), {"speed": found["side by side"]}))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     image = options.image or options.page.parent / "images" / "performance.png"

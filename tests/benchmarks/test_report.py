@@ -136,3 +136,4 @@ def test_errors_say_what_lacks(files):
 def test_page_of_the_repository_has_the_markers():
     page = report.PAGE.read_text()
     assert report.marked(page, dict.fromkeys(report.blocks([]), "x"))
+    assert report.marked(report.README.read_text(), {"speed": "x"})
