@@ -66,7 +66,7 @@ for fewer images than chips. The result of a step is the same on all of them. On
 ```
 python -m ahs_seg_jax.memory --config=configs/vitb.py --topology=v5e:4x4 --config.train.batch_size=64
 ```
-Other levers: `model.remat` and `model.class_chunk`, `losses.class_chunk` (memory of one pass over some classes),
+Other levers: `model.remat` (`cheap` keeps what products and convolutions gave, `all` nothing) and `model.class_chunk`, `losses.class_chunk` (memory of one pass over some classes),
 `train.accumulation` (memory of one micro-batch), `model.dtype=bfloat16`. The recipes of both sizes use the first two with 19
 classes in a pass, and bfloat16.
 """
