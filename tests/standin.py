@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ahs_seg_jax.models import prompts
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.prompts import Prompts
 
 NORMAL = nn.initializers.normal(0.5)
 
@@ -50,9 +52,13 @@ class StandIn(nn.Module):
         self.aggregator = _Head(self.config.embed_dim)
         self.dropout = nn.Dropout(0.1 if self.config.dc_hsp else 0.0)
 
-    def encode_text(self, tokens: jax.Array) -> jax.Array:
+    def encode_text(self, tokens: jax.Array | Prompts) -> jax.Array:
         """`[t, p, l]` to `[t, p, e]`."""
-        return self.clip()[tokens].mean(2)
+        prefix, rest = prompts.separate(tokens)
+        if prefix is not None:
+            rest = jnp.concatenate([jnp.broadcast_to(prefix, (*rest.shape[:2], len(prefix))), rest], -1)
+        counted = (rest != 0)[..., None]
+        return (self.clip()[rest] * counted).sum(2) / counted.sum(2)
 
     def encode_image(self, images: jax.Array) -> dict[str, jax.Array]:
         """`[b, H, W, 3]` of any size to `[b, h, w, e]`."""
