@@ -6,7 +6,7 @@
 
 Variants: none, ha_hem, mh_fpn, dc_hsp, ha_hem_mh_fpn, all (the same as ""), and smoke, which is `all` in a few steps. The
 script runs all of them, with several seeds, on this or any other configuration. Such small studies say little about the
-model at its published size. Hardware, time and score: not run.
+model at its published size. Hardware, time and score: `docs/ablation.md`.
 """
 
 import importlib.util
