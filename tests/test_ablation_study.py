@@ -65,7 +65,7 @@ def test_other_files_are_no_study(text):
 def test_the_last_results_file_counts_without_paths_and_classes():
     results = [
         {
-            "checkpoint": {"path": "/home/me", "step": step, "sha256": "ab"},
+            "checkpoint": {"path": "runs/me", "step": step, "sha256": "ab"},
             "classes": [],
             "pictures": {},
             "seconds": step,
