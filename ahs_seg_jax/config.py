@@ -119,8 +119,8 @@ class TrainConfig:
     warmup_steps: int = 0  # steps of linear rise before the cosine
     ema_decay: float = 0.0  # share of the average kept by each step, for evaluation; 0 = no average
     log_every: int = 50
-    checkpoint_every: int = 1000
-    checkpoint_minutes: float = 0.0  # besides, whenever the last save is this old; 0 = never
+    checkpoint_every: int = 1000  # a killed run loses no more steps than these: a save starts every half of them
+    checkpoint_minutes: float = 0.0  # nor more minutes than these, likewise; 0 = by steps alone
     keep: int = 2  # newest checkpoints kept; the one with the best mIoU is kept besides
     eval_every: int = 5000  # 0 = once, at the end
     picture_every: int = 1000  # 0 = once, at the end

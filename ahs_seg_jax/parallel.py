@@ -201,6 +201,13 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def as_first_process(value: bool) -> bool:
+    """The first process's value, in all processes: for what they must do alike and each would see a little differently."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that prints and writes reports."""
     return jax.process_index() == 0

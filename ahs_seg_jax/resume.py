@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from ahs_seg_jax import parallel
 from ahs_seg_jax.config import ConfigError, Experiment, InputError, differences, fingerprint, from_config_dict
@@ -87,11 +85,23 @@ class StopRequest:
             self._at_once = False
 
 
+def save_spacing(at_most: int) -> int:
+    """Steps from one save to the next, so that a killed run loses `at_most` steps (0: never any save).
+
+    A save that is being written when the run is killed is lost as well, and what counts is the one before, which was
+    complete when it started: hence half. For 1 there is no half: that save must be complete before the next step.
+    """
+    return max(1, at_most // 2) if at_most else 0
+
+
 class SaveTimer:
-    """Says when the last save is `minutes` old (0: never). Several processes agree on it every `agree_every` steps."""
+    """Says when to save so that a killed run loses `minutes` (0: never): when the last save is half as old.
+
+    Half for the reason of `save_spacing`. Several processes agree on it every `agree_every` steps.
+    """
 
     def __init__(self, minutes: float, agree_every: int, clock: Callable[[], float] = time.monotonic):
-        self._seconds, self._agree_every, self._clock = minutes * 60.0, agree_every, clock
+        self._seconds, self._agree_every, self._clock = minutes * 60.0 / 2, agree_every, clock
         self._saved = clock()
 
     def saved(self) -> None:
@@ -106,7 +116,7 @@ class SaveTimer:
         if jax.process_count() == 1:
             return old
         # Clocks differ, and asking makes the devices wait: the first process decides, now and then.
-        return step % self._agree_every == 0 and bool(multihost_utils.broadcast_one_to_all(np.asarray(old)))
+        return step % self._agree_every == 0 and parallel.as_first_process(old)
 
 
 def check_workdir(meta: Mapping[str, Any] | None, experiment: Experiment, source: Source) -> None:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from ahs_seg_jax import distributed, evaluate, initialise, losses, optimizer, parallel, remote, resume, scoring
-from ahs_seg_jax.checkpoints.store import CheckpointStore
+from ahs_seg_jax.checkpoints.store import LAST_PATIENCE, PATIENCE, CheckpointStore
 from ahs_seg_jax.config import Experiment, checking_input
 from ahs_seg_jax.data.pipeline import train_batches
 from ahs_seg_jax.data.sources import CorruptExample, Source, open_source
@@ -121,6 +121,7 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
         stack.enter_context(contextlib.closing(monitor))
         skip_limit = settings.nonfinite_limit if settings.on_nonfinite == "skip" else None
         queue = MetricsQueue(monitor, settings.log_every, source.name, skip_limit=skip_limit)
+        spacing = resume.save_spacing(settings.checkpoint_every)
         timer = resume.SaveTimer(settings.checkpoint_minutes, settings.log_every)
         batches = train_batches(
             source,
@@ -137,10 +138,12 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
         pairs = losses.ClassPairs(*hierarchy_pairs(source.vocabulary))
         step_function = jitted_step(experiment, pairs, mesh, state)
 
-        def save(miou: float | None = None) -> None:
+        def save(miou: float | None = None, patience: float = PATIENCE) -> None:
             queue.settle()  # raises before a state with a loss that is no number could be saved
-            checkpoints.save(done, state, resume.checkpoint_meta(experiment, source, done), miou)
+            started = checkpoints.save(done, state, resume.checkpoint_meta(experiment, source, done), miou, patience)
             timer.saved()
+            if started and settings.checkpoint_every == 1:
+                checkpoints.wait()
 
         def look(limit: int | None = None) -> float | None:
             """Scores all of the validation split, or makes pictures of a few images; None if asked to stop meanwhile."""
@@ -184,12 +187,12 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
                 miou = look()
             elif done < settings.steps and due(done, settings.picture_every):
                 look(limit=experiment.eval.pictures)
-            if miou is not None or stop.received or due(done, settings.checkpoint_every) or timer.due(done):
-                save(miou)
+            if miou is not None or stop.received or due(done, spacing) or timer.due(done):
+                save(miou, LAST_PATIENCE if stop.received else PATIENCE)
         if batches.skipped:
             parallel.log(f"corrupt examples replaced: {batches.skipped}")
         if not stop.received:
-            save(look())
+            save(look(), LAST_PATIENCE)
         checkpoints.finish()
         if stop.received:
             parallel.log(f"stopped at step {done}; the same command with the same --workdir continues from there")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -67,6 +68,30 @@ def test_single_images_on_gs_are_refused_with_the_remedy(capsys):
         open_source(type(settings)(name="folder", root="gs://bucket/streets"), "train")
     assert prepare.main(["voc_20", "--root", str(ROOT), "--to", "gs://bucket/data"]) == 1
     assert "--to is gs://bucket/data, but that is only" in capsys.readouterr().err
+
+
+def test_place_that_does_not_answer_is_not_waited_for():
+    free, errors = threading.Event(), []
+
+    def ask():
+        free.wait()
+        if errors:
+            raise errors[0]
+
+    place = remote.Answering(ask)
+    assert not place.within(0.01)
+    assert place.cause == "no answer within 0.01 s"
+    errors.append(ConnectionError("nobody there"))
+    free.set()
+    place._thread.join()  # it has tried for longer than anybody waited, as a client that tries again and again does
+    free.clear()
+    assert not place.within(0.02)
+    assert place.cause == "no answer within 0.02 s, and before ConnectionError: nobody there"
+    errors.clear()
+    free.set()
+    assert place.within(60)
+    errors.append(ConnectionError("refused"))
+    assert place.within(60)  # at once: whoever writes there hears it soon enough
 
 
 def free_port() -> int:

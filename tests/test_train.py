@@ -60,7 +60,7 @@ def small_model(**changes) -> ModelConfig:
 
 def experiment(model: ModelConfig | None = None, **changes) -> Experiment:
     settings = {"steps": 6, "batch_size": 4, "finetune": "scratch", "learning_rate": 1e-2, "clip_multiplier": 1.0}
-    settings |= {"log_every": 1, "checkpoint_every": 2, "eval_every": 0, "picture_every": 0} | changes
+    settings |= {"log_every": 1, "checkpoint_every": 4, "eval_every": 0, "picture_every": 0} | changes
     return Experiment(
         name="test",
         model=model or small_model(adaptation="none"),
@@ -277,9 +277,24 @@ def test_skipped_updates_are_named_counted_and_limited(stand_in, tmp_path, capsy
     assert "left out: 2 so far, train.nonfinite_limit = 2" in printed
 
 
+def test_saves_begin_every_half_of_the_steps_that_may_be_lost():
+    assert [resume.save_spacing(steps) for steps in (0, 1, 2, 3, 4, 7, 1000)] == [0, 1, 1, 1, 2, 3, 500]
+
+
+def test_nothing_is_lost_where_no_step_may_be(stand_in, tmp_path, monkeypatch):
+    complete = []
+
+    def look():
+        complete.append([int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()])
+
+    after_batches(monkeypatch, 2, look)
+    train.train(experiment(checkpoint_every=1, keep=9, steps=3), tmp_path)
+    assert sorted(complete[0]) == [1, 2]  # step 3 has not begun
+
+
 def test_save_timer():
     now = [100.0]
-    timer = resume.SaveTimer(0.5, agree_every=7, clock=lambda: now[0])
+    timer = resume.SaveTimer(1.0, agree_every=7, clock=lambda: now[0])
     now[0] = 129.0
     assert not timer.due(3)
     now[0] = 130.0

@@ -1,16 +1,18 @@
 """A training run with the stand-in model, as a program: for tests that kill it, or run several processes of it.
 
-python -m tests.train_worker --workdir=... [--steps=..] [--step_seconds=..] [ahs_seg_jax.distributed's flags]
+python -m tests.train_worker --workdir=... [--steps=..] [--step_seconds=..] [--save_seconds=..] [ahs_seg_jax.distributed's flags]
 """
 
 import dataclasses
 import json
+import os
 import sys
+import threading
 import time
 
 from absl import app, flags
 
-from ahs_seg_jax import config, distributed, initialise, scoring, step, train
+from ahs_seg_jax import config, distributed, initialise, monitor, scoring, step, train
 from ahs_seg_jax.main import USER_ERRORS, fail
 from tests.standin import StandIn
 from tests.test_train import experiment, small_model
@@ -19,6 +21,26 @@ _RUN = flags.DEFINE_string("run", "{}", "Fields of TrainConfig as JSON.")
 _MESH = flags.DEFINE_string("mesh", "{}", "Fields of MeshConfig as JSON.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the run.")
 _STEP_SECONDS = flags.DEFINE_float("step_seconds", 0.0, "Each step takes at least this long.")
+_SAVE_SECONDS = flags.DEFINE_float("save_seconds", 0.0, "Each save takes so much longer.")
+
+
+def slow_rename(original, seconds):
+    """`os.rename` on a slow disk, for what is written beside the training: a checkpoint is complete when it is renamed."""
+
+    def rename(*args, **kwargs):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(seconds)
+        original(*args, **kwargs)
+
+    return rename
+
+
+class Telling(monitor.Monitor):
+    """Says each step that was done, also those between two reports."""
+
+    def start(self, step, result):
+        print(f"did step {step}", flush=True)
+        super().start(step, result)
 
 
 def slow_batches(original, seconds):
@@ -42,6 +64,9 @@ def main(_argv: list[str]) -> None:
         module.AHSSeg = StandIn
     if _STEP_SECONDS.value:
         train.train_batches = slow_batches(train.train_batches, _STEP_SECONDS.value)
+    if _SAVE_SECONDS.value:
+        os.rename = slow_rename(os.rename, _SAVE_SECONDS.value)
+    train.Monitor = Telling
     described = experiment(small_model(adaptation="none"), **json.loads(_RUN.value))
     mesh = config.MeshConfig(**json.loads(_MESH.value))
     try:

@@ -5,8 +5,11 @@ configuration, the vocabulary's hash, the index of the next batch, versions) and
 name only when it is complete, so a run that is killed or a disk that fills up leaves the earlier ones as they were.
 """
 
+import contextlib
+import functools
 import logging
 import os
+import uuid
 from typing import Any
 
 import jax
@@ -15,11 +18,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from ahs_seg_jax import optimizer, parallel
+from ahs_seg_jax import optimizer, parallel, remote
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 
 SUBDIRECTORY = "checkpoints"
 METRIC = "mIoU"
+PATIENCE, LAST_PATIENCE = 5.0, 60.0  # seconds to wait for a place that does not answer; for the last save of a run
 
 
 def _quiet_orbax() -> None:
@@ -40,11 +44,19 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
 
 
+def _touch(directory: epath.Path) -> None:
+    """Writes something there and takes it away again; reading might be answered from a client's memory."""
+    path = directory / f"answers.{uuid.uuid4().hex[:8]}"
+    path.write_text("")
+    path.unlink()
+
+
 class CheckpointStore:
     """The checkpoints of one training run, in `<workdir>/checkpoints`.
 
     Keeps the `keep` newest and the one with the highest mIoU. Saving runs in the background; a save that fails (a full
-    disk) is reported when it is noticed, the earlier checkpoints stay, and the next save tries again.
+    disk) is reported when it is noticed, the earlier checkpoints stay, and the next save tries again. A place that does
+    not answer (a bucket that vanished) holds up the training for PATIENCE seconds a save.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], keep: int):
@@ -52,6 +64,8 @@ class CheckpointStore:
         self.directory = _absolute(workdir) / SUBDIRECTORY
         self._keep = keep
         self._pending: int | None = None
+        self._unsaved = ""  # why the last save was not even started; words, for an exception would keep Orbax's frames
+        self._answering = remote.Answering(functools.partial(_touch, self.directory.parent))
         self._manager: ocp.CheckpointManager | None = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -73,45 +87,66 @@ class CheckpointStore:
         """Steps that have a complete checkpoint, ascending."""
         return sorted(self._manager.all_steps()) if self._manager else []
 
-    def save(self, step: int, state: Any, meta: dict[str, Any], miou: float | None = None) -> bool:
+    def save(
+        self, step: int, state: Any, meta: dict[str, Any], miou: float | None = None, patience: float = PATIENCE
+    ) -> bool:
         """Starts saving `state` (a pytree of arrays, None allowed) in the background; returns whether it was started.
 
-        The arrays may be donated or changed as soon as this returns. `miou` in percent makes it a candidate for the
-        best checkpoint. Failures, this one's or the previous one's, are printed, not raised: see `finish`.
+        The arrays may be donated or changed as soon as this returns. The previous save is complete by then. `miou` in
+        percent makes it a candidate for the best checkpoint. `patience`: seconds to wait for an answer of the directory.
+        Failures, this one's or the previous one's, are printed, not raised: see `finish`.
         """
-        if error := self._settle():
-            self._warn(self._pending, error)
+        error = self._start(step, state, meta, miou, patience)
+        self._unsaved = _cause(error) if error else ""
+        if self._unsaved:
+            self._warn(step, self._unsaved)
+        return not self._unsaved
+
+    def _start(
+        self, step: int, state: Any, meta: dict[str, Any], miou: float | None, patience: float
+    ) -> Exception | None:
+        # Everything below asks the directory, often more than once, and may each time wait until the client gives up.
+        if not parallel.as_first_process(self._answering.within(patience)):
+            return TimeoutError(self._answering.cause)
+        self.wait()
         try:
             self._manager = self._manager or self._open()
         except CheckpointError as error:
-            self._warn(step, error)
-            return False
+            return error
         if step in self.steps():
-            return True
+            return None
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
             self._manager.save(step, args=items, metrics=None if miou is None else {METRIC: miou})
         except Exception as error:  # whatever stops a save must not stop the training
             self._recover()
-            self._warn(step, error)
-            return False
+            return error
         self._pending = step
-        return True
+        return None
+
+    def wait(self) -> None:
+        """Returns when the save under way is complete, or has failed, which is printed."""
+        step = self._pending
+        if error := self._settle():
+            self._warn(step, _cause(error))
 
     def finish(self) -> None:
         """Waits for the last save. Raises CheckpointError if the newest state did not reach the disk."""
-        error = self._settle()
-        if error or not self._manager:
-            error = error or CheckpointError("the directory cannot be opened")
+        cause = self._unsaved
+        if not cause and (error := self._settle()):
+            cause = _cause(error)
+        if cause or not self._manager:
             raise CheckpointError(
-                f"the last checkpoint could not be saved in {self.directory}: {_cause(error)}; {self._left()}; free some "
-                "space and start the same command again to continue from there"
-            ) from error
+                f"the last checkpoint could not be saved in {self.directory}: {cause or 'it cannot be opened'}; "
+                f"{self._left()}; free some space, or see that it can be reached, and start the same command again to "
+                "continue from there"
+            )
 
     def close(self) -> None:
         """Releases Orbax's threads; a save still running is completed first."""
-        self._settle()
         if self._manager:
+            with contextlib.suppress(Exception):  # nobody is left to be told
+                self._manager.wait_until_finished()
             self._manager.close()
 
     def reached_preemption(self, step: int) -> bool:
@@ -126,6 +161,8 @@ class CheckpointStore:
         except Exception as error:  # TensorStore reports a full disk as ValueError, others as OSError
             self._recover()
             return error
+        finally:
+            self._pending = None
         return None
 
     def _recover(self) -> None:
@@ -141,14 +178,14 @@ class CheckpointStore:
         except Exception as error:  # not even that is possible now: the next save opens it again
             parallel.log(f"WARNING: {self.directory} cannot be opened: {_cause(error)}")
 
-    def _warn(self, step: int | None, error: Exception) -> None:
+    def _warn(self, step: int | None, cause: str) -> None:
         parallel.log(
-            f"WARNING: the checkpoint of step {step} could not be saved in {self.directory}: {_cause(error)}; "
+            f"WARNING: the checkpoint of step {step} could not be saved in {self.directory}: {cause}; "
             f"{self._left()}; training goes on and the next save will try again"
         )
 
     def _left(self) -> str:
-        steps = self.steps()
+        steps = [step for step in self.steps() if step != self._pending]
         return f"the checkpoint of step {steps[-1]} stays" if steps else "there is no earlier checkpoint"
 
     def newest_meta(self) -> dict[str, Any] | None:

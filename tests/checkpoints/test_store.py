@@ -1,7 +1,9 @@
 """Checkpoints: what is kept, what survives damage and a full disk, and weights read back without optimiser state."""
 
 import gc
+import re
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ahs_seg_jax import parallel
+from ahs_seg_jax import parallel, remote
 from ahs_seg_jax.checkpoints import store
 from ahs_seg_jax.checkpoints.store import CheckpointError, CheckpointStore
 from ahs_seg_jax.config import MeshConfig
@@ -173,6 +175,33 @@ def test_full_disk_noticed_at_the_end_is_an_error(tmp_path, monkeypatch):
     fail_once(monkeypatch)
     with pytest.raises(CheckpointError, match=r"could not be saved .* the disk is full .*free some space"):
         checkpoints.finish()
+    checkpoints.close()
+
+
+def test_place_that_does_not_answer_costs_a_save_and_not_the_time(tmp_path, capsys, monkeypatch):
+    free = threading.Event()
+    checkpoints = saved(tmp_path, 1)
+    checkpoints.save(2, state_at(2), {})  # complete or not, nobody can ask
+    monkeypatch.setattr(checkpoints, "_answering", remote.Answering(free.wait))
+    assert not checkpoints.save(3, state_at(3), {}, patience=0.01)
+    assert re.search(
+        r"WARNING: the checkpoint of step 3 could not be saved in .*: TimeoutError: no answer within 0.01 s; "
+        "the checkpoint of step 1 stays; training goes on and the next save will try again",
+        capsys.readouterr().out,
+    )
+    with pytest.raises(CheckpointError, match=r"the last checkpoint could not be saved .* no answer within"):
+        checkpoints.finish()
+    free.set()
+    assert checkpoints.save(4, state_at(4), {})
+    checkpoints.finish()
+    assert checkpoints.steps() == [1, 2, 4]
+    checkpoints.close()
+
+
+def test_asking_leaves_nothing_behind(tmp_path):
+    checkpoints = saved(tmp_path, 1)
+    assert checkpoints._answering.within(60)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     checkpoints.close()
 
 
