@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ahs_seg_jax.compiled import Compiled, traces
-from ahs_seg_jax.models import orthogonal
+from ahs_seg_jax.models import clip, orthogonal
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.vocabulary import Vocabulary
 
@@ -99,6 +99,11 @@ def merged(model: Any, params: Any) -> tuple[Any, Any]:
     if config.adaptation == "none":
         return model, params
     return model.clone(config=config.replace(adaptation="none")), _merge(config, params)
+
+
+def listed(model: Any, params: Any) -> tuple[Any, Any]:
+    """A merged model whose image tower takes each block's parameters by itself (`clip.listed`), and the parameters."""
+    return model.clone(scan_layers=False), jax.jit(clip.listed)(params)
 
 
 @functools.partial(jax.jit, static_argnames=("config",))

@@ -15,9 +15,10 @@ from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.native_windows import TILE, Grid, NativeWindows
 
 RUNTIME = 1.1e9  # Python, JAX and compiled programs
-WORKING = {"cpu": 0.5e9}  # temporaries of one pass; more would leave a processor's caches
+# Temporaries of one pass. On a CPU more would leave a core's caches, and be asked of the system anew in every pass.
+WORKING = {"cpu": 1e8}
 WORKING_ELSEWHERE = 8e9
-CHUNKS = {"cpu": (32, 24, 16, 8)}
+CHUNKS = {"cpu": (32, 24, 16, 12, 8, 6)}
 CHUNKS_ELSEWHERE = (256, 128, 64, 32, 16, 8)
 SPARE = 0.2  # of an image's views: what groups of views may be filled up with
 HELD = 1e9  # logits of native windows that are held together; a wider image is divided into strips
@@ -88,13 +89,16 @@ def make_plan(
         fixed = _fixed_of_windows(params, grid, classes, streamed, probabilities)
     held = grid.held(columns) if grid and columns else views
     plan = None
-    for chunk in CHUNKS.get(platform, CHUNKS_ELSEWHERE):
-        chunk = streaming.chunk_size(kept, chunk)
+    chunks = CHUNKS.get(platform, CHUNKS_ELSEWHERE)
+    for most in chunks:
+        chunk = streaming.chunk_size(kept, most)
         together = 1 if kept < classes else inference.bucket(views * images, streaming.VIEW_BUCKETS)
         for at_once in sorted({v for v in streaming.VIEW_BUCKETS if v <= together}, reverse=True):
             working = chunk * at_once * class_bytes(config)
             too_much = working > WORKING.get(platform, WORKING_ELSEWHERE)
-            if at_once > 1 and (too_much or (not grid and _filling(views, images, at_once) > SPARE * views)):
+            if too_much and (at_once > 1 or most > chunks[-1]):
+                continue
+            if at_once > 1 and not grid and _filling(views, images, at_once) > SPARE * views:
                 continue
             logits = max(held, at_once) * classes * _logits(config)
             states = -(-kept // chunk) * chunk * at_once * state_bytes(config)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from ahs_seg_jax.compiled import Compiled
 from ahs_seg_jax.models.ahs_seg import AHSSeg, mean_text
 from ahs_seg_jax.models.class_attention import Sums
+from ahs_seg_jax.models.decoder import Prepared
 
 
 def _call(model: AHSSeg, params: Any, method: Callable[..., Any], *args: Any) -> Any:
@@ -65,37 +66,45 @@ def _spatial_layer(
     return _call(model, params, run, x)
 
 
+def _complete_sums(model: AHSSeg, params: Any, sums: Sums, classes: jax.Array, *, index: int) -> Sums:
+    """The sums of class layer `index` over all chunks, which hold `classes` (a scalar) in all, with the padding's."""
+
+    def run(m: AHSSeg) -> Sums:
+        padding = m.aggregator.padding(classes.reshape(1))
+        return m.aggregator.layers[index].classes.complete(sums, padding, jnp.dtype(model.config.dtype))
+
+    return _call(model, params, run)
+
+
 def _class_layer(
-    model: AHSSeg,
-    params: Any,
-    x: jax.Array,
-    text: jax.Array,
-    sums: Sums,
-    classes: jax.Array,
-    *,
-    index: int,
-    pooling: int,
+    model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, *, index: int, pooling: int
 ) -> jax.Array:
-    """A chunk after class layer `index`; `sums` over all chunks, which hold `classes` (a scalar) in all."""
+    """A chunk after class layer `index`; `sums` are complete."""
 
     def run(m: AHSSeg, x: jax.Array) -> jax.Array:
         guidance = m.aggregator.guide_text(mean_text(text)[None], x.dtype)
-        padding = m.aggregator.padding(classes.reshape(1))
-        return m.aggregator.layers[index].classes.update(x, guidance, sums, pooling=pooling, padding=padding)
+        return m.aggregator.layers[index].classes.update(x, guidance, sums, pooling=pooling)
 
     return _call(model, params, run, x)
 
 
-def _decode(model: AHSSeg, params: Any, x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+def _prepare_decoder(model: AHSSeg, params: Any, first: jax.Array, second: jax.Array) -> list[Prepared]:
+    """What the decoder needs of the views' guidance, for any chunk."""
+    return _call(model, params, lambda m: m.aggregator.prepare_decoder((first, second)))
+
+
+def _decode(model: AHSSeg, params: Any, x: jax.Array, prepared: list[Prepared]) -> jax.Array:
     """Logits float32 `[b, t, g, g]` of an aggregated chunk."""
-    return _call(model, params, lambda m, x: m.aggregator.decode(x, (first, second)), x)
+    return _call(model, params, lambda m, x: m.aggregator.decode(x, prepared), x)
 
 
 encode_image = Compiled(_encode_image, "encode_image", static=("model",))
 best_correlation = Compiled(_best_correlation, "best_correlation", static=("model",))
 embed_classes = Compiled(_embed_classes, "embed_classes", static=("model",))
 spatial_layer = Compiled(_spatial_layer, "spatial_layer", static=("model", "index", "pooling"))
+complete_sums = Compiled(_complete_sums, "complete_sums", static=("model", "index"))
 class_layer = Compiled(_class_layer, "class_layer", static=("model", "index", "pooling"))
+prepare_decoder = Compiled(_prepare_decoder, "prepare_decoder", static=("model",))
 decode = Compiled(_decode, "decode", static=("model",))
 
 
@@ -108,6 +117,6 @@ def segment_all(model: AHSSeg, params: Any, images: jax.Array, text: jax.Array) 
         x = m.aggregator.embed(m.correlate(features["dense"], text))
         guide = mean_text(text)[None]
         x = m.aggregator.aggregate(x, features["appearance"], guide, pooling=1, class_mask=mask[None])
-        return m.aggregator.decode(x, (features["decoder_1"], features["decoder_2"]))
+        return m.aggregator.decode(x, m.aggregator.prepare_decoder((features["decoder_1"], features["decoder_2"])))
 
     return _call(model, params, run)

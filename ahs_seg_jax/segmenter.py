@@ -53,7 +53,7 @@ class Segmenter:
         """
         inference.check_protocol(protocol)
         self.templates, self.protocol = templates, protocol
-        self.model, self.params = inference.merged(AHSSeg(config), jax.device_put(params))
+        self.model, self.params = inference.listed(*inference.merged(AHSSeg(config), jax.device_put(params)))
         self.keep, self.memory_gb = self._classes_kept(keep), memory_gb
         self.vocabulary: Vocabulary | None = None
         self._encoded: collections.OrderedDict[Vocabulary, inference.EncodedVocabulary] = collections.OrderedDict()

@@ -23,6 +23,7 @@ from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.class_attention import Sums
 
 VIEW_BUCKETS = (1, 2, 4, 5, 8, 10, 16)  # views computed together
+MOST_AT_ONCE = 8  # passes beside each other
 LABELLED_AT_ONCE = 32  # classes whose logits become labels in one call
 CACHED_FEATURES = 256 * 2**20  # bytes of image features that are kept
 
@@ -31,10 +32,14 @@ Features = dict[str, np.ndarray]  # what the image says, each [b, ...]; see `AHS
 
 def encode_views(model: AHSSeg, params: Any, views: np.ndarray, at_once: int) -> Features:
     """Features of views `[b, s, s, 3]`, at most `at_once` computed together."""
-    parts = []
-    for _, count, group in _groups({"views": views}, at_once):
+    groups = list(_groups({"views": views}, at_once))
+
+    def encoded(i: int) -> Features:
+        _, count, group = groups[i]
         features = programs.encode_image(model, params, group["views"])
-        parts.append({name: np.asarray(value)[:count] for name, value in features.items()})
+        return {name: np.asarray(value)[:count] for name, value in features.items()}
+
+    parts = list(_each(encoded, len(groups)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -98,24 +103,27 @@ def _all_classes(
 
     def across(i: int, index: int, sums: Sums) -> None:
         _, piece, _ = pieces[i]
-        state[i] = programs.class_layer(model, params, state[i], piece, sums, count, index=index, pooling=pooling)
+        state[i] = programs.class_layer(model, params, state[i], piece, sums, index=index, pooling=pooling)
 
     def decoded(i: int) -> np.ndarray:
-        logits = programs.decode(model, params, state[i], features["decoder_1"], features["decoder_2"])
+        logits = programs.decode(model, params, state[i], prepared)
         state[i] = None  # frees it while the later chunks are decoded
         return np.asarray(logits)
 
     for index in range(model.config.aggregator.layers):
         shares = _each(functools.partial(spatial, index=index), len(pieces))
-        sums = functools.reduce(operator.add, shares)
+        sums = programs.complete_sums(model, params, functools.reduce(operator.add, shares), count, index=index)
         collections.deque(_each(functools.partial(across, index=index, sums=sums), len(pieces)), maxlen=0)
+    prepared = programs.prepare_decoder(model, params, features["decoder_1"], features["decoder_2"])
     for (start, _, mask), logits in zip(pieces, _each(decoded, len(pieces)), strict=True):
         yield start, logits[:, : mask.sum()]
 
 
 def passes_at_once(platform: str) -> int:
-    """How many passes run beside each other: on a CPU two, for in parts of each pass all cores but one are idle."""
-    return 2 if platform == "cpu" and (os.cpu_count() or 1) > 1 else 1
+    """How many passes run beside each other: on a CPU one for each core up to MOST_AT_ONCE, for a pass is small there and
+    in parts of it all cores but one are idle."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_AT_ONCE) if platform == "cpu" else 1
 
 
 def _each(function: Callable[[int], Any], count: int) -> Iterator[Any]:
@@ -123,8 +131,12 @@ def _each(function: Callable[[int], Any], count: int) -> Iterator[Any]:
     together = passes_at_once(jax.default_backend())
     with concurrent.futures.ThreadPoolExecutor(together) as threads:
         run = lambda i: jax.block_until_ready(function(i))
-        for start in range(0, count, together):
-            yield from list(threads.map(run, range(start, min(start + together, count))))
+        running: collections.deque[concurrent.futures.Future[Any]] = collections.deque()
+        for index in range(count):
+            if len(running) == together:
+                yield running.popleft().result()
+            running.append(threads.submit(run, index))
+        yield from (future.result() for future in running)
 
 
 def labels(logits: np.ndarray, size: tuple[int, int], protocol: str) -> tuple[np.ndarray, np.ndarray]:

@@ -178,7 +178,9 @@ def decoder(settings: Settings) -> Program:
         inputs.noise((settings.batch, side * c.grid, side * c.grid, channels), c.dtype)
         for side, channels in zip((2, 4), c.aggregator.decoder_guidance, strict=True)
     )
-    return _part(settings, lambda m, x: m.aggregator.decode(x, guidance), _classwise(settings))
+    return _part(
+        settings, lambda m, x: m.aggregator.decode(x, m.aggregator.prepare_decoder(guidance)), _classwise(settings)
+    )
 
 
 def image_losses(settings: Settings) -> Program:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax import inference, tokenizer
+from ahs_seg_jax import inference, programs, tokenizer
 from ahs_seg_jax.models import architecture, resize
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.architecture import ModelConfig
@@ -343,3 +343,14 @@ def test_merged_rotations_change_nothing():
     expected = inference.encode_vocabulary(model, params, vocabulary).text
     np.testing.assert_allclose(inference.encode_vocabulary(plain, folded, vocabulary).text, expected, atol=1e-5)
     assert inference.merged(plain, folded) == (plain, folded)
+
+
+def test_listed_blocks_change_nothing():
+    model, params = inference.merged(AHSSeg(small_config()), random_params(AHSSeg(small_config()), 1))
+    listed, blocks = inference.listed(model, params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(blocks)) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    views = photo(32, 32)[None].astype(np.float32)
+    expected = programs.encode_image(model, params, views)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-6), programs.encode_image(listed, blocks, views), expected
+    )

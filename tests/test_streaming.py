@@ -125,3 +125,27 @@ def test_compiling_is_logged_with_the_reason(caplog):
     assert first.endswith(": its first use")
     assert "for 2x5" in second
     assert second.endswith("bucket of sizes not used before")
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_passes_run_beside_each_other_in_order_and_never_far_ahead(monkeypatch, together):
+    monkeypatch.setattr(streaming, "passes_at_once", lambda platform: together)
+    begun, taken = [], []
+
+    def work(index: int) -> int:
+        assert index - len(taken) <= together
+        begun.append(index)
+        return index * index
+
+    for value in streaming._each(work, 7):
+        taken.append(value)
+    assert taken == [0, 1, 4, 9, 16, 25, 36]
+    assert sorted(begun) == list(range(7))
+
+
+def test_a_failing_pass_is_heard_of():
+    def work(index: int) -> int:
+        return 1 // (2 - index)
+
+    with pytest.raises(ZeroDivisionError):
+        list(streaming._each(work, 5))

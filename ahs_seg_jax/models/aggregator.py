@@ -150,18 +150,20 @@ class Aggregator(nn.Module):
             )
         return x
 
-    def decode(
-        self, x: Float[Array, "b t h w c"], guidance: tuple[Float[Array, "b h2 w2 g1"], Float[Array, "b h4 w4 g2"]]
-    ) -> Float[Array, "b t h4 w4"]:
-        """Upsampled four times under the decoder guidance, to float32 logits."""
-        stages = [self.decoder_1(), self.decoder_2()]
-        kernels = [decoder.joined_kernel(p) for p in stages]
-        shares = [decoder.guidance_share(g, p) for g, p in zip(guidance, stages, strict=True)]
-        head, in_loop = self.head(), 0 < self.chunk < x.shape[1]
+    def prepare_decoder(
+        self, guidance: tuple[Float[Array, "b h2 w2 g1"], Float[Array, "b h4 w4 g2"]]
+    ) -> list[decoder.Prepared]:
+        """What the decoder's stages need of the image, once for all classes."""
+        stages = (self.decoder_1(), self.decoder_2())
+        return [decoder.prepare(g, p) for g, p in zip(guidance, stages, strict=True)]
+
+    def decode(self, x: Float[Array, "b t h w c"], prepared: list[decoder.Prepared]) -> Float[Array, "b t h4 w4"]:
+        """Upsampled four times under the decoder guidance (`prepare_decoder`), to float32 logits."""
+        stages, head, in_loop = (self.decoder_1(), self.decoder_2()), self.head(), 0 < self.chunk < x.shape[1]
 
         def all_stages(x: jax.Array) -> jax.Array:
-            for p, kernel, share in zip(stages, kernels, shares, strict=True):
-                x = decoder.run_stage(x, p, kernel, share, in_loop=in_loop)
+            for p, of_image in zip(stages, prepared, strict=True):
+                x = decoder.run_stage(x, p, of_image, in_loop=in_loop)
             return decoder.head(x, head).astype(jnp.float32)
 
         return layers.over_classes(all_stages, x, chunk=self.chunk, remat=self.remat)

@@ -25,9 +25,10 @@ class CLIP(nn.Module):
     """Both towers and the rotations of their attention."""
 
     config: ModelConfig
+    scan_layers: bool = True
 
     def setup(self) -> None:
-        self.image, self.text = clip.towers(self.config)
+        self.image, self.text = clip.towers(self.config, self.scan_layers)
         if self.config.adaptation != "none":
             self.adaptation = orthogonal.OrthogonalAdaptation(self.config)
         # CLIP's temperature: no part of segmentation, kept so that a checkpoint survives a round trip.
@@ -53,13 +54,17 @@ class CLIP(nn.Module):
 
 
 class AHSSeg(nn.Module):
-    """The whole model. `encode_text` once for a vocabulary, `encode_image` once for a view, `segment` for each pair."""
+    """The whole model. `encode_text` once for a vocabulary, `encode_image` once for a view, `segment` for each pair.
+
+    `scan_layers=False`, for a model without rotations: parameters as `clip.listed` makes them, faster for few images.
+    """
 
     config: ModelConfig
+    scan_layers: bool = True
 
     def setup(self) -> None:
         c = self.config
-        self.clip = CLIP(c)
+        self.clip = CLIP(c, self.scan_layers)
         for index, channels in enumerate(c.aggregator.guidance_up, 1):
             side = 2**index
             kernel = (decoder.UP_INIT, (side, side, c.image.width, channels))
@@ -179,7 +184,8 @@ class AHSSeg(nn.Module):
         x = self.aggregator.embed(sharding.by_class(correlation))
         x = self.aggregator.aggregate(x, features["appearance"], guide, pooling=pooling, class_mask=mask)
         out["aggregated"] = x = sharding.by_class(x)
-        logits = sharding.by_class(self.aggregator.decode(x, (features["decoder_1"], features["decoder_2"])))
+        prepared = self.aggregator.prepare_decoder((features["decoder_1"], features["decoder_2"]))
+        logits = sharding.by_class(self.aggregator.decode(x, prepared))
         if kept is not None:
             logits = kept.put_back(logits)
         if class_mask is not None:

@@ -73,7 +73,7 @@ def attend(
 class ClassLayer(nn.Module):
     """Attention across classes on pooled features, brought back to the grid and added.
 
-    `sums`, then `update`, for classes in parts; calling it does both for all classes at once.
+    `sums`, `complete`, then `update`, for classes in parts; calling it does all for all classes at once.
     """
 
     config: AggregatorConfig
@@ -109,6 +109,12 @@ class ClassLayer(nn.Module):
             _pooled(x, pooling), guidance, self._parameters(), heads=self.config.heads, class_mask=class_mask
         )
 
+    def complete(self, sums: Sums, padding: Float[Array, "b1"], dtype: Any) -> Sums:
+        """The sums over all classes together with those of the `padding` tokens; `dtype` is the activations'."""
+        if not self.config.pad_len:
+            return sums
+        return add_padding(sums, self._parameters(), heads=self.config.heads, count=padding, dtype=dtype)
+
     def update(
         self,
         x: Float[Array, "b t h w c"],
@@ -116,14 +122,11 @@ class ClassLayer(nn.Module):
         sums: Sums,
         *,
         pooling: int,
-        padding: Float[Array, "b1"],
     ) -> Float[Array, "b t h w c"]:
-        """These classes after the attention to all, whose `sums` are complete but for the `padding` tokens."""
-        p, heads = self._parameters(), self.config.heads
-        if self.config.pad_len:
-            sums = add_padding(sums, p, heads=heads, count=padding, dtype=x.dtype)
+        """These classes after the attention to all, whose `sums` are complete."""
+        p = self._parameters()
         y = _pooled(x, pooling)
-        y = y + attend(y, guidance, p, sums, heads=heads)
+        y = y + attend(y, guidance, p, sums, heads=self.config.heads)
         y = y + layers.linear(jax.nn.relu(layers.linear(layers.layer_norm(y, p["ln_2"]), p["mlp_in"])), p["mlp_out"])
         return x + resize.bilinear(y, (x.shape[2], x.shape[3]), (2, 3), aligned_corners=True)
 
@@ -137,7 +140,7 @@ class ClassLayer(nn.Module):
         padding: Float[Array, "b1"],
     ) -> Float[Array, "b t h w c"]:
         sums = self.sums(x, guidance, pooling=pooling, class_mask=class_mask)
-        return self.update(x, guidance, sums, pooling=pooling, padding=padding)
+        return self.update(x, guidance, self.complete(sums, padding, x.dtype), pooling=pooling)
 
 
 def _pooled(x: jax.Array, pooling: int) -> jax.Array:

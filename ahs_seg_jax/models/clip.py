@@ -27,9 +27,9 @@ PROMPTS_AT_ONCE = 1024  # longer vocabularies are encoded in passes, so that mem
 
 
 class Blocks(nn.Module):
-    """Parameters of a stack of pre-norm transformer blocks, each with a leading axis of layers."""
+    """Parameters of a stack of pre-norm transformer blocks, each with a leading axis of layers; None: of one block."""
 
-    layers: int
+    layers: int | None
     width: int
 
     @nn.compact
@@ -39,13 +39,14 @@ class Blocks(nn.Module):
             "mlp_in": (width, 4 * width),
             "mlp_out": (4 * width, width),
         }
+        lead = () if self.layers is None else (self.layers,)
+        initializer = layers.stacked(layers.fan_in) if lead else layers.fan_in
         blocks = {}
         for name, shape in shapes.items():
-            kernel = (layers.stacked(layers.fan_in), (self.layers, *shape))
-            bias = (layers.zeros, (self.layers, shape[1]))
+            kernel, bias = (initializer, (*lead, *shape)), (layers.zeros, (*lead, shape[1]))
             blocks[name] = Parameters({"kernel": kernel, "bias": bias}, name=name)()
         for name in ("ln_1", "ln_2"):
-            size = (self.layers, width)
+            size = (*lead, width)
             blocks[name] = Parameters({"scale": (layers.ones, size), "bias": (layers.zeros, size)}, name=name)()
         return blocks
 
@@ -99,10 +100,24 @@ def dense_block(x: Float[Array, "b n d"], p: Arrays) -> Float[Array, "b n-1 d"]:
     return u + _mlp(layers.layer_norm(u, p["ln_2"]), p)
 
 
-def run_blocks(x: Any, blocks: Arrays, step: Callable[..., Any], *, remat: str) -> Any:
-    """`step(x, parameters)` through the stacked blocks, one after the other."""
-    step = layers.rematerialised(step, remat, in_loop=True)
+def run_blocks(x: Any, blocks: Arrays | list[Arrays], step: Callable[..., Any], *, remat: str) -> Any:
+    """`step(x, parameters)` through the blocks, stacked or listed, one after the other."""
+    step = layers.rematerialised(step, remat, in_loop=not isinstance(blocks, list))
+    if isinstance(blocks, list):
+        return functools.reduce(step, blocks, x)
     return jax.lax.scan(lambda x, p: (step(x, p), None), x, blocks)[0]
+
+
+def listed(params: Arrays) -> dict[str, Any]:
+    """Parameters of the whole model as one with `scan_layers=False` takes them: each block of the image tower by itself.
+
+    XLA copies a layer's part of a stacked array before it uses it, and for a single picture that counts.
+    """
+    image = dict(params["clip"]["image"])
+    blocks = image.pop("blocks")
+    count = jax.tree.leaves(blocks)[0].shape[0]
+    image |= {f"blocks_{index}": jax.tree.map(lambda a, i=index: a[i], blocks) for index in range(count)}
+    return dict(params) | {"clip": dict(params["clip"]) | {"image": image}}
 
 
 def _with_kernels(blocks: dict[str, dict[str, jax.Array]], kernels: Arrays | None) -> dict[str, dict[str, jax.Array]]:
@@ -118,6 +133,7 @@ class ImageTower(nn.Module):
     embed_dim: int
     dtype: Any = jnp.float32
     remat: str = "none"
+    scan_layers: bool = True  # False: parameters as `listed` makes them
 
     def setup(self) -> None:
         c = self.config
@@ -129,12 +145,23 @@ class ImageTower(nn.Module):
         self.position_embedding = self.param("position_embedding", layers.normal(scale), (tokens, width))
         self.ln_pre, self.ln_post = layers.norm(width), layers.norm(width)
         self.projection = Parameters({"kernel": (layers.normal(scale), (width, self.embed_dim))})
-        self.blocks = Blocks(c.layers, width)
+        self.blocks = Blocks(c.layers, width) if self.scan_layers else [Blocks(None, width) for _ in range(c.layers)]
 
     def attention_kernels(self) -> dict[str, jax.Array]:
-        """The plain attention matrices, name -> `[s, d, d]`."""
+        """The plain attention matrices, name -> `[s, d, d]`; only of stacked layers."""
+        assert isinstance(self.blocks, Blocks)
         blocks = self.blocks()
         return {name: blocks[name]["kernel"] for name in ATTENTION}
+
+    def _blocks(self, kernels: Arrays | None) -> tuple[Callable[[int, int], Any], Arrays]:
+        """Blocks `start` to `stop`, as a function of both, and the last block."""
+        if isinstance(self.blocks, Blocks):
+            stack = _with_kernels(self.blocks(), kernels)
+            return lambda start, stop: jax.tree.map(lambda a: a[start:stop], stack), jax.tree.map(
+                lambda a: a[-1], stack
+            )
+        blocks = [block() for block in self.blocks]
+        return lambda start, stop: blocks[start:stop], blocks[-1]
 
     def _positions(self) -> jax.Array:
         c = self.config
@@ -159,8 +186,7 @@ class ImageTower(nn.Module):
     ) -> tuple[Float[Array, "b h w e"], dict[int, Float[Array, "b h w d"]]]:
         """Normalised images of the crop's size -> dense features, and the outputs of the blocks `taps`."""
         c = self.config
-        blocks = _with_kernels(self.blocks(), kernels)
-        take = lambda start, stop: jax.tree.map(lambda a: a[start:stop], blocks)
+        take, dense = self._blocks(kernels)
         on_grid = lambda x: x.reshape(-1, c.grid, c.grid, x.shape[-1])
         x, found = self._embed(images.astype(self.dtype)), {}
         last, start = c.layers - 1, 0
@@ -170,11 +196,11 @@ class ImageTower(nn.Module):
             start = stop
             if stop - 1 in taps:
                 found[stop - 1] = on_grid(x[:, 1:])
-        x = dense_block(x, jax.tree.map(lambda a: a[last], blocks))
+        x = dense_block(x, dense)
         if last in taps:
             found[last] = on_grid(x)
-        dense = layers.layer_norm(x, self.ln_post()) @ self.projection()["kernel"].astype(self.dtype)
-        return on_grid(dense), found
+        x = layers.layer_norm(x, self.ln_post()) @ self.projection()["kernel"].astype(self.dtype)
+        return on_grid(x), found
 
 
 class TextTower(nn.Module):
@@ -235,11 +261,11 @@ class TextTower(nn.Module):
         return jax.lax.map(one, (x, end), batch_size=PROMPTS_AT_ONCE)
 
 
-def towers(config: ModelConfig) -> tuple[ImageTower, TextTower]:
-    """Both towers of a model."""
+def towers(config: ModelConfig, scan_layers: bool = True) -> tuple[ImageTower, TextTower]:
+    """Both towers of a model; `scan_layers` of the image tower's."""
     dtype = jnp.dtype(config.dtype)
     return (
-        ImageTower(config.image, config.embed_dim, dtype, config.remat),
+        ImageTower(config.image, config.embed_dim, dtype, config.remat, scan_layers),
         TextTower(config.text, config.embed_dim, dtype, config.remat),
     )
 

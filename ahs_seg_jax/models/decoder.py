@@ -6,6 +6,7 @@ Source: CAT-Seg (Cho et al., 2024), decoder; parity: golden/aggregator.npz.
 """
 
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,13 @@ from ahs_seg_jax.models.layers import Arrays, Parameters
 
 # Each output pixel of a transposed convolution sees one kernel position: the fan-in is the channels alone.
 UP_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=2, out_axis=3, batch_axis=(0, 1))
+
+
+class Prepared(NamedTuple):
+    """What a stage needs beside its parameters, the same for every class."""
+
+    kernel: jax.Array  # `joined_kernel`
+    share: jax.Array  # `guidance_share`
 
 
 class Stage(nn.Module):
@@ -70,6 +78,11 @@ def joined_kernel(p: Arrays) -> Float[Array, "p q c i j o"]:
     return jnp.einsum("stcu,pqstuijo->pqcijo", up, spread, precision=jax.lax.Precision.HIGHEST)
 
 
+def prepare(guidance: Float[Array, "b h w g"], p: Arrays) -> Prepared:
+    """Of a stage whose output is of the guidance's size."""
+    return Prepared(joined_kernel(p), guidance_share(guidance, p))
+
+
 def _by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`_at_corners` as one product over the 2x2 patches: the better way to its gradients."""
     rows, columns, channels = x.shape[-3:]
@@ -108,10 +121,10 @@ def upsample(x: Float[Array, "b t h w c"], kernel: Float[Array, "p q c i j o"]) 
     return y[..., 1:-1, 1:-1, :]
 
 
-def run_stage(x: jax.Array, p: Arrays, kernel: jax.Array, share: jax.Array, *, in_loop: bool) -> jax.Array:
-    """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`; `kernel` is the stage's `joined_kernel`, `share` its `guidance_share`."""
+def run_stage(x: jax.Array, p: Arrays, prepared: Prepared, *, in_loop: bool) -> jax.Array:
+    """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`."""
     groups = p["norm_1"]["scale"].shape[0] // 16
-    x = upsample(x, kernel) + layers.for_classes(share, x.shape[1])
+    x = upsample(x, prepared.kernel) + layers.for_classes(prepared.share, x.shape[1])
     x = jax.nn.relu(layers.group_norm(x, p["norm_1"], groups))
     return jax.nn.relu(layers.group_norm(layers.conv_same(x, p["conv_2"], in_loop=in_loop), p["norm_2"], groups))
 

@@ -42,7 +42,7 @@ def _run(p, x, sizes, **options):
             kept = aggregator.keep_best(correlation, sizes.pad_len, None)
             correlation, mean = kept.take(correlation), kept.take(mean)
         y = module.aggregate(module.embed(correlation), guide["appearance"], mean, pooling=2, class_mask=None)
-        logits = module.decode(y, (guide["decoder_1"], guide["decoder_2"]))
+        logits = module.decode(y, module.prepare_decoder((guide["decoder_1"], guide["decoder_2"])))
         return kept.put_back(logits) if kept else logits
 
     channels_last = lambda a: jnp.asarray(a).transpose(0, 2, 3, 1)
@@ -112,7 +112,8 @@ def test_sums_of_parts_of_the_classes_add_up():
         parts = [(x[:, part], guide[:, part], mask[:, part]) for part in (slice(4), slice(4, 7))]
         shares = [run(x, guide, class_mask=mask, method="sums") for x, guide, mask in parts]
         sums = jax.tree.map(jnp.add, *shares)
-        updated = [run(x, guide, sums, padding=padding, method="update") for x, guide, _ in parts]
+        sums = layer.apply(variables, sums, padding, x.dtype, method="complete")
+        updated = [run(x, guide, sums, method="update") for x, guide, _ in parts]
         return whole, jnp.concatenate(updated, axis=1)
 
     whole, in_parts = both(x, guide)
