@@ -5,11 +5,13 @@ Here the traced program is walked: products and convolutions, times the lengths 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
@@ -80,7 +82,7 @@ def _convolution(equation: Any) -> float:
     out = equation.outvars[0].aval.shape
     taps = 1.0
     for i, axis in enumerate(numbers.lhs_spec[2:]):
-        taps *= _valid_taps(
+        taps *= valid_taps(
             image[axis],
             kernel[numbers.rhs_spec[2 + i]],
             out[numbers.out_spec[2 + i]],
@@ -93,15 +95,10 @@ def _convolution(equation: Any) -> float:
     return 2.0 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]] * taps
 
 
-def _valid_taps(
+@functools.cache
+def valid_taps(
     size: int, kernel: int, out: int, *, stride: int, padding: int, image_dilation: int, kernel_dilation: int
 ) -> int:
     """Pairs (output position, kernel position) of one axis that meet an element of the input."""
-    extent = (size - 1) * image_dilation + 1
-    count = 0
-    for position in range(kernel):
-        first = position * kernel_dilation - padding
-        for index in range(out):
-            at = first + index * stride
-            count += 0 <= at < extent and at % image_dilation == 0
-    return count
+    at = np.arange(kernel)[:, None] * kernel_dilation - padding + np.arange(out) * stride
+    return int(np.count_nonzero((at >= 0) & (at <= (size - 1) * image_dilation) & (at % image_dilation == 0)))

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import fit, results_file
+from benchmarks import fit, results_file, tpu_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
@@ -197,7 +197,8 @@ def step_table(records: Iterable[Record]) -> str:
 def blocks(records: Sequence[Record]) -> Block:
     """The markdown of every marker of the page."""
     steps = step_table(record for record in records if record["name"].startswith("step_"))
-    records = [record for record in records if not record["name"].startswith("step_")]
+    tpu = tpu_report.block([record for record in records if record["name"] == "tpu"])
+    records = [record for record in records if not record["name"].startswith(("step_", "tpu"))]
     sides = [record for record in records if record["name"].startswith("side_by_side")]
     groups = group(record for record in records if not record["name"].startswith("side_by_side"))
     parts, scaling = [], []
@@ -213,6 +214,7 @@ def blocks(records: Sequence[Record]) -> Block:
         "scaling": "\n\n".join(scaling) or none,
         "side by side": "\n\n".join(beside) or none,
         "steps": steps or none,
+        "tpu": tpu or none,
     }
 
 

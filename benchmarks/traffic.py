@@ -2,108 +2,47 @@
 
 Read from the compiled program's text, as XLA's own analysis reads it (what an instruction takes and gives, a fusion
 as one instruction, of a sliced operand the slice), except that a loop's body counts as often as the compiler knows it
-to run. An upper bound where caches hold what passes from one instruction to the next.
+to run. An upper bound where caches hold what passes from one instruction to the next. What the compiler has put into a fast
+memory beside the main one (a TPU's) counts when it is copied there.
 """
 
-import dataclasses
-import math
 import re
 from collections.abc import Iterable
 
-ITEM_BYTES = {"pred": 1, "s4": 1, "u4": 1, "f8": 1, "bf16": 2, "token": 0}
+from benchmarks.program_text import UNKNOWN_TRIPS, Computations, Instruction, parse, trips
+
 NO_TRAFFIC = frozenset(
     ["parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "iota"]
 )
 SLICES = frozenset(["dynamic-slice", "slice", "gather"])
+STARTS = {"copy-start": 0, "slice-start": 1}  # which of their results is written; another one is the source
+NAMES = ("AllocateBuffer", "ConcatBitcast")  # calls that give memory a name, and touch none of it
 
-_COMPUTATION = re.compile(r"^(?:ENTRY\s+)?%?([\w.\-]+)\s*\(.*\)\s*->\s*.*\{\s*$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT\s+)?%?([\w.\-]+)\s*=\s*(.*)$")
-_ARRAY = re.compile(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]")
-_NAME = re.compile(r"%([\w.\-]+)")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\s*\{\s*"n":\s*"(\d+)"')
 _PARAMETER = re.compile(r"parameter\((\d+)\)")
 
 
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line of a computation."""
-
-    name: str
-    opcode: str
-    size: int  # bytes of the result
-    operands: tuple[str, ...]
-    text: str
-
-
-def bytes_moved(program: str, unknown_trips: int = 8) -> float:
+def bytes_moved(program: str, unknown_trips: int = UNKNOWN_TRIPS) -> float:
     """Bytes read and written by the program `compiled.as_text()`; a loop of unknown length runs `unknown_trips` times."""
-    computations, entry = _parse(program)
+    computations, entry = parse(program)
     return _traffic(entry, computations, unknown_trips)
 
 
-def _parse(program: str) -> tuple[dict[str, list[Instruction]], str]:
-    computations: dict[str, list[Instruction]] = {}
-    entry, current = "", None
-    for line in program.splitlines():
-        if current is None and (found := _COMPUTATION.match(line)):
-            current = found.group(1)
-            computations[current] = []
-            entry = current if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None and (found := _INSTRUCTION.match(line)):
-            computations[current].append(_instruction(found.group(1), found.group(2)))
-    return computations, entry
-
-
-def _instruction(name: str, text: str) -> Instruction:
-    """`f32[2]{0} add(%a, %b), attributes` -> its parts; the type may be a tuple in parentheses."""
-    split = _closing(text) + 1 if text.startswith("(") else text.index(" ")
-    kind, rest = text[:split], text[split:].strip()
-    opcode, _, arguments = rest.partition("(")
-    operands = tuple(_NAME.findall(arguments[: _closing("(" + arguments) - 1]))
-    return Instruction(name, opcode.strip(), _size(kind), operands, rest)
-
-
-def _closing(text: str) -> int:
-    """Where the parenthesis that opens the text is closed."""
-    depth = 0
-    for i, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0:
-            return i
-    return len(text)
-
-
-def _size(kind: str) -> int:
-    return sum(_item(name) * math.prod(int(n) for n in shape.split(",") if n) for name, shape in _ARRAY.findall(kind))
-
-
-def _item(kind: str) -> int:
-    if kind in ITEM_BYTES:
-        return ITEM_BYTES[kind]
-    bits = re.search(r"\d+", kind)
-    return max(1, int(bits.group()) // 8) if bits else 0
-
-
-def _traffic(name: str, computations: dict[str, list[Instruction]], unknown: int) -> float:
+def _traffic(name: str, computations: Computations, unknown: int) -> float:
     instructions = {instruction.name: instruction for instruction in computations.get(name, ())}
     total = 0.0
     for instruction in instructions.values():
-        if instruction.opcode in NO_TRAFFIC:
+        if instruction.opcode in NO_TRAFFIC or instruction.opcode.endswith("-done"):  # counted where it starts
             continue
-        called = _CALLED.findall(instruction.text)
+        if instruction.opcode == "custom-call" and any(f'"{name}"' in instruction.text for name in NAMES):
+            continue
+        called = instruction.called
         if instruction.opcode == "while":
-            trips = _TRIPS.search(instruction.text)
-            times = int(trips.group(1)) if trips else unknown
+            times = trips(instruction, computations, unknown)
             total += times * sum(_traffic(inner, computations, unknown) for inner in called)
         elif instruction.opcode in ("call", "async-start"):
             total += sum(_traffic(inner, computations, unknown) for inner in called)
         elif instruction.opcode == "conditional":
-            branches = [*called, *(n for group in _BRANCHES.findall(instruction.text) for n in _NAME.findall(group))]
-            total += max((_traffic(branch, computations, unknown) for branch in branches), default=0.0)
+            total += max((_traffic(branch, computations, unknown) for branch in called), default=0.0)
         else:
             fused = computations.get(called[0], []) if instruction.opcode == "fusion" and called else None
             total += _own(instruction, instructions, fused)
@@ -115,9 +54,13 @@ def _own(instruction: Instruction, known: dict[str, Instruction], fused: Iterabl
     if fused is not None:
         return _of_fusion(instruction, sizes, list(fused))
     if instruction.opcode in SLICES:
-        return 2.0 * instruction.size
+        return float(instruction.size + (instruction.whole if sizes[0] else 0))
     if instruction.opcode == "dynamic-update-slice":
-        return 2.0 * sizes[1]
+        update = known[instruction.operands[1]].whole if instruction.operands[1] in known else 0
+        return float(sizes[1] + (update if instruction.size else 0))
+    if instruction.opcode in STARTS:
+        written, main = instruction.arrays[STARTS[instruction.opcode]]
+        return float((written if sizes[0] else 0) + (written if main else 0))
     return float(instruction.size + sum(sizes))
 
 
@@ -132,9 +75,9 @@ def _of_fusion(instruction: Instruction, sizes: list[int], fused: list[Instructi
         users = [user for user in fused if line.name in user.operands]
         index = int(found.group(1))
         if users and all(user.opcode in SLICES and user.operands[0] == line.name for user in users):
-            read[index] = float(sum(user.size for user in users))
+            read[index] = min(read[index], float(sum(user.whole for user in users)))
         elif users and all(user.opcode == "dynamic-update-slice" and user.operands[0] == line.name for user in users):
-            update = sum(inside[user.operands[1]].size for user in users if user.operands[1] in inside)
-            read[index] = float(update)
+            update = sum(inside[user.operands[1]].whole for user in users if user.operands[1] in inside)
+            read[index] = min(read[index], float(update))
             result = min(result, float(update))
     return result + sum(read)

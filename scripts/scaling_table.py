@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from typing import Any
@@ -30,13 +31,12 @@ import jax
 from ahs_seg_jax import ahead_of_time, config, lowering, memory, parallel
 from ahs_seg_jax.config import Experiment, MeshConfig
 from benchmarks import cost, traffic
+from benchmarks.tpu_chips import chip_of
 
 JSON, PAGE = ROOT / "docs" / "scaling.json", ROOT / "docs" / "scaling.md"
 SIZES = ("vitb", "vitl")
 TOPOLOGIES = ("v5e:1x1", "v6e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x2", "v5p:2x2x2", "v6e:4x4")
 BATCHES = (16, 64, 256, 1024)
-# Of a device, from the vendor's data sheets: TFLOP/s in bfloat16, GB/s of its main memory.
-RATES = {"v4": (137, 614), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)}
 
 TEXT = """# Scaling
 
@@ -50,8 +50,8 @@ every array has its place in memory. The machine code, which comes last and take
   the chip.
 * *TFLOP*: products and convolutions that one chip does in a step, counted in the traced program. What does not depend on the
   images (the words' embeddings, the rotations) every chip does for itself.
-* *moved*: what the compiled program's operations read and write, loops counted as often as they run; an upper bound, because
-  what stays in the chip's fast memory is counted too.
+* *moved*: what the compiled program's operations read from the chip's main memory and write there, loops counted as often as
+  they run.
 * *estimate*: TFLOP and moved, each divided by what the data sheet says the chip can do, without any time for what crosses
   chips. It is an estimate, and no measurement.
 * *across chips*: such operations in the compiled program (a loop's body counts once).
@@ -103,7 +103,7 @@ def measure(entry: dict[str, Any]) -> dict[str, Any]:
         mesh = parallel.make_mesh(devices, sizes)
         planned = ahead_of_time.planned(experiment_of(size, mode, batch, sizes, accumulation), mode, topology)
     except (config.InputError, ValueError) as error:  # a combination that does not fit is a result too
-        return entry | {"error": str(error).strip().splitlines()[0][:200]}
+        return entry | {"error": str(error).strip().splitlines()[0][:300]}
     found, (fixed, each) = memory.figures_ahead_of_time(planned), work_of_images(size, mode)
     entry = entry | {"mesh": dict(mesh.shape), "chips": len(devices), "peak": found.peak, "arguments": found.arguments}
     entry |= {
@@ -123,6 +123,15 @@ def key(entry: dict[str, Any]) -> str:
     )
 
 
+def refused(error: str) -> str:
+    """Why a combination has no figures, in a few words."""
+    if found := re.search(r"temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", error):
+        return f"does not fit: temporaries alone need {found[1]} of {found[2]} GiB"
+    if found := re.search(r"Used ([\d.]+)G of ([\d.]+)G", error):
+        return f"does not fit: needs {found[1]} of {found[2]} GiB"
+    return error.replace("|", " ")[:80]
+
+
 def row(entry: dict[str, Any]) -> str:
     """A line of the table."""
     mesh, kind = entry["mesh"], entry["topology"].split(":")[0]
@@ -130,14 +139,15 @@ def row(entry: dict[str, Any]) -> str:
     parts = f" in {entry['accumulation']} micro-batches" if entry.get("accumulation", 1) > 1 else ""
     start = f"| {entry['topology']} | {axes} | {entry['batch']}{parts} |"
     if "error" in entry:
-        return f"{start} {entry['error'].replace('|', ' ')} | | | | |"
+        return f"{start} {refused(entry['error'])} | | | | |"
     peak, gib = entry["peak"] / memory.GIB, memory.DEVICE_GIB[kind]
     fits = f"{peak:.2f} of {gib}" + ("" if peak <= gib else " **too much**")
-    (teraflops, gigabytes), tflop = RATES[kind], entry["operations"] / 1e12
-    least, most = sorted((tflop / teraflops * 1e3, entry["moved"] / 1e9 / gigabytes * 1e3))
+    chip = chip_of(kind)
+    least, most = sorted((chip.compute_seconds(entry["operations"]), chip.memory_seconds(entry["moved"])))
     collectives = ", ".join(f"{count} {name}" for name, count in entry["collectives"].items())
     return (
-        f"{start} {fits} | {tflop:.2f} | {entry['moved'] / 1e9:.0f} GB | {least:.0f} to {most:.0f} ms | {collectives} |"
+        f"{start} {fits} | {entry['operations'] / 1e12:.2f} | {entry['moved'] / 1e9:.0f} GB | "
+        f"{1e3 * least:.0f} to {1e3 * most:.0f} ms | {collectives} |"
     )
 
 
@@ -159,7 +169,10 @@ def write_page(entries: list[dict[str, Any]]) -> None:
             here.sort(key=lambda entry: (TOPOLOGIES.index(entry["topology"]), entry["batch"]))
             tried = [entry for entry in here if "peak" in entry or "error" in entry]
             lines = [*lines, *(row(entry) for entry in tried)] if tried else lines[:-1]
-            if missing := [entry for entry in here if entry not in tried]:
+            done = {
+                (entry["topology"], entry["batch"]) for entry in tried
+            }  # on some mesh, in some number of micro-batches
+            if missing := [entry for entry in here if (entry["topology"], entry["batch"]) not in done]:
                 by_slice = {
                     name: [str(entry["batch"]) for entry in missing if entry["topology"] == name] for name in TOPOLOGIES
                 }

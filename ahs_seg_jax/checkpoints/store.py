@@ -106,7 +106,8 @@ class CheckpointStore:
         self, step: int, state: Any, meta: dict[str, Any], miou: float | None, patience: float
     ) -> Exception | None:
         # Everything below asks the directory, often more than once, and may each time wait until the client gives up.
-        if not parallel.as_first_process(self._answering.within(patience)):
+        answers = not parallel.is_main_process() or self._answering.within(patience)
+        if not parallel.as_first_process(answers):
             return TimeoutError(self._answering.cause)
         self.wait()
         try:

@@ -9,7 +9,7 @@ from benchmarks import fit, report
 
 HARDWARE = {"platform": "cpu", "device": "cpu", "devices": 1, "cores": 2, "processor": "Some CPU"}
 PAGE = "# Speed\n" + "".join(
-    f"<!-- {n} -->\nold\n<!-- end {n} -->\n" for n in ("benchmarks", "scaling", "side by side", "steps")
+    f"<!-- {n} -->\nold\n<!-- end {n} -->\n" for n in ("benchmarks", "scaling", "side by side", "steps", "tpu")
 )
 
 
@@ -120,7 +120,7 @@ def test_page_from_files(files):
 
 def test_nothing_measured_says_so(files):
     page = report.marked(PAGE, report.blocks([]))
-    assert page.count("Not run.") == 4
+    assert page.count("Not run.") == 5
     assert not report.plot([], files / "none.png")
     assert not (files / "none.png").exists()
 

@@ -69,6 +69,23 @@ ENTRY %main (a: f32[9,4], b: f32[1,4], i: s32[]) -> f32[9,4] {
     assert traffic.bytes_moved(program) == 16 + 16 + 16 + 4  # into place, the update twice as operands, the index
 
 
+def test_fast_memory_counts_when_it_is_filled():
+    program = """HloModule m
+
+ENTRY %main (a: f32[9,4]) -> f32[9,4] {
+  %a = f32[9,4]{1,0:T(8,128)} parameter(0)
+  %room = f32[500]{0:T(128)} custom-call(), custom_call_target="AllocateBuffer"
+  %start = (f32[9,4]{1,0:T(8,128)S(1)}, f32[9,4]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%a)
+  %done = f32[9,4]{1,0:T(8,128)S(1)} copy-done(%start)
+  %near = f32[9,4]{1,0:T(8,128)S(1)} add(%done, %done)
+  %row = f32[1,4]{1,0:T(8,128)S(1)} slice(%a), slice={[0:1], [0:4]}
+  %rows = ((f32[9,4]{1,0:T(8,128)}), f32[2,4]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:4]}
+  ROOT %sum = f32[9,4]{1,0:T(8,128)} add(%near, %done)
+}
+"""
+    assert traffic.bytes_moved(program) == 144 + 16 + 32 + 144  # copied there; a row; two; the result
+
+
 def test_agrees_with_xla_without_loops():
     def f(x, w):
         return jnp.tanh(x @ w).sum(0)
