@@ -83,11 +83,14 @@ def prepare(guidance: Float[Array, "b h w g"], p: Arrays) -> Prepared:
     return Prepared(joined_kernel(p), guidance_share(guidance, p))
 
 
+def _padded(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+
+
 def _by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`_at_corners` as one product over the 2x2 patches: the better way to its gradients."""
+    """`_at_corners` as one product over the 2x2 patches: the better way to the gradient of x."""
     rows, columns, channels = x.shape[-3:]
-    padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-    patch = [padded[:, i : i + rows + 1, j : j + columns + 1] for i in range(2) for j in range(2)]
+    patch = [_padded(x)[:, i : i + rows + 1, j : j + columns + 1] for i in range(2) for j in range(2)]
     return jnp.concatenate(patch, -1) @ kernel.reshape(4 * channels, -1)
 
 
@@ -95,7 +98,7 @@ def _by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _at_corners(x: Float[Array, "n h w c"], kernel: Float[Array, "2 2 c o"]) -> Float[Array, "n h+1 w+1 o"]:
     """2x2 convolution at every corner between pixels, zeros around the grid.
 
-    XLA on a CPU is fastest with the convolution forward, and a hundred times slower with its gradients than `_by_patches`.
+    XLA on a CPU is fastest with the convolution forward, and a hundred times slower with its gradients than with products.
     """
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
@@ -106,7 +109,9 @@ def _at_corners_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tup
 
 
 def _at_corners_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.vjp(_by_patches, *saved)[1](cotangent)
+    x, kernel = saved
+    x_gradient = jax.linear_transpose(lambda x: _by_patches(x, kernel), x)(cotangent)[0]
+    return x_gradient, layers.kernel_gradient(_padded(x), cotangent, 2)
 
 
 _at_corners.defvjp(_at_corners_forward, _at_corners_backward)

@@ -7,6 +7,7 @@ Axes: b image, h w rows and columns, c o input and output channels, k kernel sid
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import sharding
 
+SHORT = 256  # channels: products that widen shorter vectors are computed again rather than kept
 EPSILON = 1e-5  # PyTorch's default of LayerNorm and GroupNorm; Flax's differs
 
 Arrays = Mapping[str, Any]  # nested dictionary of arrays
@@ -140,12 +142,23 @@ def _same_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax
     return _same(x, kernel), (x, kernel)
 
 
-def _kernel_gradient_as_product(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """One matrix product of the inputs and the cotangent's neighbourhoods."""
-    side, _, channels, features = kernel.shape
-    product = jnp.einsum("bhwc,bhwo->co", x, patches(cotangent, side))
-    # A kernel position reaches the input that the opposite neighbour of the cotangent saw.
-    return product.reshape(channels, side, side, features)[:, ::-1, ::-1].transpose(1, 2, 0, 3)
+def kernel_gradient(
+    x: Float[Array, "b h+k-1 w+k-1 c"], cotangent: Float[Array, "b h w o"], side: int
+) -> Float[Array, "k k c o"]:
+    """That of a convolution of x without padding, by products: one for each row of the kernel.
+
+    The columns of a kernel's row stand beside each other, so that x is copied k times and not k * k. Every image has a
+    product of its own, to be summed, so that all cores take part; the narrower operand is the one that is transposed.
+    """
+    rows, width = cotangent.shape[1:3]
+    columns = jnp.concatenate([x[:, :, j : j + width] for j in range(side)], -1)
+    products = [jnp.einsum("bhwo,bhwc->boc", cotangent, columns[:, i : i + rows]).sum(0) for i in range(side)]
+    return jnp.stack(products).reshape(side, cotangent.shape[-1], side, x.shape[-1]).transpose(0, 2, 3, 1)
+
+
+def _kernel_gradient_as_products(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+    reach = kernel.shape[0] // 2
+    return kernel_gradient(jnp.pad(x, [(0, 0), (reach, reach), (reach, reach), (0, 0)]), cotangent, kernel.shape[0])
 
 
 def _kernel_gradient_as_convolution(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
@@ -155,10 +168,10 @@ def _kernel_gradient_as_convolution(x: jax.Array, kernel: jax.Array, cotangent: 
 def _same_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     # XLA on a CPU knows neither gradient of a convolution well inside a loop: the input's, as it stands here, is twenty
-    # times faster than what it derives, the kernel's fifty times as a product.
+    # times faster than what it derives, the kernel's a hundred times as products.
     x_gradient = _same(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
     kernel_gradient = jax.lax.platform_dependent(
-        x, kernel, cotangent, cpu=_kernel_gradient_as_product, default=_kernel_gradient_as_convolution
+        x, kernel, cotangent, cpu=_kernel_gradient_as_products, default=_kernel_gradient_as_convolution
     )
     return x_gradient, kernel_gradient
 
@@ -209,19 +222,22 @@ def split_linear(p: Arrays, features: int) -> tuple[Arrays, jax.Array]:
     return {"kernel": p["kernel"][:features], "bias": p["bias"]}, p["kernel"][features:]
 
 
-def _is_product(primitive: Any, *_: Any, **parameters: Any) -> bool:
-    """Whether a result is that of a convolution or of a product with parameters (one without a batch axis)."""
-    if primitive.name == "dot_general":
-        return not parameters["dimension_numbers"][1][0]
-    return primitive.name == "conv_general_dilated"
+def _is_worth_keeping(primitive: Any, *operands: Any, **parameters: Any) -> bool:
+    """Whether a result is that of a convolution or of a product with parameters (one without a batch axis), unless the
+    product makes wide vectors of short ones: that is little work for much memory."""
+    if primitive.name != "dot_general":
+        return primitive.name == "conv_general_dilated"
+    (contracted, _), (batch, _) = parameters["dimension_numbers"]
+    length = math.prod(operands[0].shape[axis] for axis in contracted)
+    return not batch and (length >= SHORT or operands[1].size <= length * length)
 
 
 def rematerialised(function: Callable[..., Any], remat: str, *, in_loop: bool) -> Callable[..., Any]:
-    """`function`, whose backward pass computes again, by `remat`: "none", nothing; "cheap", everything but products with
-    parameters and convolutions, whose results are kept; "all", everything. `in_loop` as in `conv_same`."""
+    """`function`, whose backward pass computes again, by `remat`: "none", nothing; "cheap", everything but convolutions
+    and products with parameters, whose results are kept (but wide ones of short vectors); "all", everything. `in_loop` as in `conv_same`."""
     if remat == "none":
         return function
-    policy = _is_product if remat == "cheap" else None
+    policy = _is_worth_keeping if remat == "cheap" else None
     return jax.checkpoint(function, prevent_cse=not in_loop, policy=policy)
 
 
