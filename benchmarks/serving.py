@@ -58,11 +58,8 @@ def _segmentation(settings: Settings, protocol: str, keep: Any = "model") -> Act
 def forward(segmenter: Segmenter, classes: int, protocol: str) -> tuple[Any, tuple[Any, ...]]:
     """The model on all views of one picture, without padding and chunks: a function and its arguments' shapes."""
     config = segmenter.model.config
-    model = AHSSeg(
-        config.replace(
-            class_chunk=0, remat="none", aggregator=dataclasses.replace(config.aggregator, pad_len=segmenter.keep or 0)
-        )
-    )
+    cut = dataclasses.replace(config.aggregator, pad_len=segmenter.keep or 0)
+    model = segmenter.model.clone(config=config.replace(class_chunk=0, remat="none", aggregator=cut))
 
     def run(params: Any, views: jax.Array, text: jax.Array) -> jax.Array:
         features = model.apply({"params": params}, views, method="encode_image")
