@@ -53,7 +53,8 @@ every array has its place in memory. The machine code, which comes last and take
 * *moved*: what the compiled program's operations read from the chip's main memory and write there, loops counted as often as
   they run.
 * *estimate*: TFLOP and moved, each divided by what the data sheet says the chip can do, without any time for what crosses
-  chips. It is an estimate, and no measurement.
+  chips. It is an estimate, and no measurement. Of inference on one chip XLA's own estimate is five to six times the longer of
+  the two, see [One TPU chip](performance.md#one-tpu-chip).
 * *across chips*: such operations in the compiled program (a loop's body counts once).
 
 Batches are of the whole slice.
