@@ -145,10 +145,8 @@ print(store.load_params(workdir)[1]["step"], pretrained.load_pretrained(sys.argv
 """
 
 
-@pytest.mark.slow
-def test_run_on_gs_is_stopped_and_continued(environment):
-    command = [sys.executable, "-u", "-m", "tests.train_worker", f"--workdir={WORKDIR}", "--step_seconds=0.2"]
-    command += ['--run={"steps": 6, "checkpoint_every": 2}']
+def stopped_at(step, command, environment):
+    """What a training printed that was told to stop after this step, and its exit code."""
     printed = ""
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -156,9 +154,20 @@ def test_run_on_gs_is_stopped_and_continued(environment):
         assert process.stdout
         for line in process.stdout:
             printed += line
-            if line.startswith("step 3/"):
+            if line.startswith(f"step {step}/"):
                 process.send_signal(signal.SIGTERM)
-    assert process.returncode == Ending.PREEMPTED, printed
+    return printed, process.returncode
+
+
+@pytest.mark.slow
+def test_run_on_gs_is_stopped_and_continued(environment):
+    command = [sys.executable, "-u", "-m", "tests.train_worker", f"--workdir={WORKDIR}", "--step_seconds=0.2"]
+    command += ['--run={"steps": 6, "checkpoint_every": 2}']
+    for _ in range(3):
+        printed, code = stopped_at(3, command, environment)
+        if "Malformed StorageGeneration" not in printed:
+            break  # a busy stand-in now and then answers without an object's generation; the last save has failed then
+    assert code == Ending.PREEMPTED, printed
     stopped = re.search(r"stopped at step (\d)", printed)
     assert stopped
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
