@@ -230,18 +230,24 @@ def plot(records: Sequence[Record], path: pathlib.Path) -> bool:
     if not names:
         return False
     figure, axes = pyplot.subplots(2, len(names), figsize=(4 * len(names), 6), squeeze=False, layout="constrained")
+    lines = {}
     for column, name in enumerate(names):
-        for title, found in groups.items():
+        for color, (title, found) in enumerate(groups.items()):
             points = found.get(name, [])
             if len(points) < 2:
                 continue
             amounts, seconds, peaks = zip(*points, strict=True)
-            axes[0, column].plot(amounts, seconds, "o-", label=title)
-            axes[1, column].plot(amounts, [peak / 1e9 for peak in peaks], "o-")
+            lines[title] = axes[0, column].plot(amounts, seconds, "o-", color=f"C{color}")[0]
+            axes[1, column].plot(amounts, [peak / 1e9 for peak in peaks], "o-", color=f"C{color}")
         for row, label in enumerate(("seconds", "peak memory, GB")):
             axes[row, column].set(xscale="log", yscale="log" if row == 0 else "linear", xlabel=name, ylabel=label)
+            axes[row, column].xaxis.set_major_formatter("{x:g}")
+            axes[row, column].xaxis.set_minor_formatter("")
             axes[row, column].grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize="small")
+        axes[0, column].yaxis.set_major_formatter("{x:g}")
+        axes[0, column].yaxis.set_minor_formatter("{x:g}")
+        axes[1, column].set_ylim(bottom=0)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
