@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import fit, results_file, tpu_report
+from benchmarks.markdown import table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
@@ -36,12 +37,6 @@ def marked(page: str, blocks: Mapping[str, str]) -> str:
             )
         page = f"{page[: found.end(1)]}{text.rstrip()}\n{page[found.start(2) :]}"
     return page
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def group(records: Iterable[Record]) -> dict[str, list[Record]]:

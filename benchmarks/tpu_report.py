@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.markdown import table
+
 Record = Mapping[str, Any]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def _milliseconds(seconds: float) -> str:
@@ -48,7 +46,7 @@ def times(records: Sequence[Record]) -> str:
         ]
         for record in records
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def padding(records: Sequence[Record]) -> str:
@@ -67,7 +65,7 @@ def padding(records: Sequence[Record]) -> str:
         *([part, *(cell(record, part) for record in records)] for part in parts),
         ["all, in the matrix unit", *(f"{record['unit_waste']:.0%}" for record in records)],
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def block(records: Sequence[Record]) -> str:

@@ -109,7 +109,8 @@ def run_blocks(x: Any, blocks: Arrays | list[Arrays], step: Callable[..., Any], 
 
 
 def listed(params: Arrays) -> dict[str, Any]:
-    """Parameters of the whole model as one with `scan_layers=False` takes them: each block of the image tower by itself.
+    """Parameters of the whole model as one with `scan_layers=False` takes them: each block of the image tower by itself
+    (`blocks_0`, `blocks_1`, ... in place of `blocks`, whose arrays have a leading axis of layers).
 
     XLA copies a layer's part of a stacked array before it uses it, and for a single picture that counts.
     """
@@ -157,9 +158,8 @@ class ImageTower(nn.Module):
         """Blocks `start` to `stop`, as a function of both, and the last block."""
         if isinstance(self.blocks, Blocks):
             stack = _with_kernels(self.blocks(), kernels)
-            return lambda start, stop: jax.tree.map(lambda a: a[start:stop], stack), jax.tree.map(
-                lambda a: a[-1], stack
-            )
+            part = lambda at: jax.tree.map(lambda a: a[at], stack)
+            return lambda start, stop: part(slice(start, stop)), part(-1)
         blocks = [block() for block in self.blocks]
         return lambda start, stop: blocks[start:stop], blocks[-1]
 

@@ -127,7 +127,7 @@ def upsample(x: Float[Array, "b t h w c"], kernel: Float[Array, "p q c i j o"]) 
 
 
 def run_stage(x: jax.Array, p: Arrays, prepared: Prepared, *, in_loop: bool) -> jax.Array:
-    """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`."""
+    """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`; `prepared` as `prepare` makes it of the same parameters."""
     groups = p["norm_1"]["scale"].shape[0] // 16
     x = upsample(x, prepared.kernel) + layers.for_classes(prepared.share, x.shape[1])
     x = jax.nn.relu(layers.group_norm(x, p["norm_1"], groups))

@@ -168,12 +168,11 @@ def _kernel_gradient_as_convolution(x: jax.Array, kernel: jax.Array, cotangent: 
 def _same_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     # XLA on a CPU knows neither gradient of a convolution well inside a loop: the input's, as it stands here, is twenty
-    # times faster than what it derives, the kernel's a hundred times as products.
+    # times faster than what it derives, the kernel's fifty times and more as products.
     x_gradient = _same(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
-    kernel_gradient = jax.lax.platform_dependent(
+    return x_gradient, jax.lax.platform_dependent(
         x, kernel, cotangent, cpu=_kernel_gradient_as_products, default=_kernel_gradient_as_convolution
     )
-    return x_gradient, kernel_gradient
 
 
 _same_in_loop.defvjp(_same_forward, _same_backward)
@@ -234,7 +233,10 @@ def _is_worth_keeping(primitive: Any, *operands: Any, **parameters: Any) -> bool
 
 def rematerialised(function: Callable[..., Any], remat: str, *, in_loop: bool) -> Callable[..., Any]:
     """`function`, whose backward pass computes again, by `remat`: "none", nothing; "cheap", everything but convolutions
-    and products with parameters, whose results are kept (but wide ones of short vectors); "all", everything. `in_loop` as in `conv_same`."""
+    and products with parameters, whose results are kept (but wide ones of short vectors); "all", everything.
+
+    `in_loop` as in `conv_same`.
+    """
     if remat == "none":
         return function
     policy = _is_worth_keeping if remat == "cheap" else None
