@@ -4,16 +4,18 @@ import hashlib
 import importlib.metadata
 import pathlib
 import platform
+from collections.abc import Sequence
 
 import ahs_seg_jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "pillow", "safetensors", "torch")
+OPTIONAL = ("gcsfs", "gradio", "libtpu", "onnxruntime", "rasterio")  # no number depends on them: for reports of bugs
 
 
-def versions() -> dict[str, str]:
-    """Name -> version of Python, of this program and of the packages among `PACKAGES` that are installed."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Name -> version of Python, of this program and of the packages among `PACKAGES` and `more` that are installed."""
     found = {"python": platform.python_version(), "ahs_seg_jax": ahs_seg_jax.__version__}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

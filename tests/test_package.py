@@ -31,3 +31,4 @@ def test_versions_name_what_is_installed_and_nothing_else(monkeypatch):
     found = versions.versions()
     assert set(found) == {"python", "ahs_seg_jax", "numpy"}
     assert found["ahs_seg_jax"] == ahs_seg_jax.__version__
+    assert set(versions.versions(("pillow", "nor-this"))) == {*found, "pillow"}

@@ -66,7 +66,7 @@ def test_single_images_on_gs_are_refused_with_the_remedy(capsys):
     settings = experiment().data
     with pytest.raises(ValueError, match=r"data.root is gs://bucket/streets, .*copy it here .*or mount the bucket"):
         open_source(type(settings)(name="folder", root="gs://bucket/streets"), "train")
-    assert prepare.main(["voc_20", "--root", str(ROOT), "--to", "gs://bucket/data"]) == 1
+    assert prepare.main(["voc_20", "--root", str(ROOT), "--to", "gs://bucket/data"]) == 2
     assert "--to is gs://bucket/data, but that is only" in capsys.readouterr().err
 
 

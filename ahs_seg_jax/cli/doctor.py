@@ -11,7 +11,7 @@ from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.cli import compilation_cache
 from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
 from ahs_seg_jax.segmenter import Segmenter
-from ahs_seg_jax.versions import versions
+from ahs_seg_jax.versions import OPTIONAL, versions
 
 TOLERANCE = 0.02  # of the share of right pixels: other processors round differently
 
@@ -19,7 +19,7 @@ TOLERANCE = 0.02  # of the share of right pixels: other processors round differe
 def run() -> int:
     """Prints the report; returns 0 if the self-test passes."""
     print(f"system     {platform.platform()}, {os.cpu_count()} processors")
-    print("versions   " + ", ".join(f"{name} {version}" for name, version in versions().items()))
+    print("versions   " + ", ".join(f"{name} {version}" for name, version in versions(OPTIONAL).items()))
     print(f"memory     {_memory()}")
     print(f"cache      {os.environ.get('JAX_COMPILATION_CACHE_DIR') or f'off ({compilation_cache.VARIABLE})'}")
     for device in jax.devices():

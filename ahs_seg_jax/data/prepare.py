@@ -20,7 +20,10 @@ from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS, benchmark
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares and examines every named benchmark; 0 if the doctor finds nothing wrong with any of them."""
+    """Prepares and examines every named benchmark; returns the exit code.
+
+    0: the doctor finds nothing wrong with any of them; 1: it refuses one; 2: the input or the machine stopped it; 130: Ctrl-C.
+    """
     options = _options(argv)
     settings = Settings(options.jobs or os.cpu_count() or 1, options.limit, options.partial, options.again)
     try:
@@ -35,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             "error: a process was killed, as a full memory does; the same command with fewer --jobs continues",
             file=sys.stderr,
         )
-        return 1
+        return 2
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
         print("stopped; the same command continues from the shards that are finished", file=sys.stderr)
         return 130

@@ -1,5 +1,9 @@
 """`ahs-seg doctor`: its report and its verdict."""
 
+import importlib.metadata
+
+import pytest
+
 from ahs_seg_jax import packaged
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.cli import doctor
@@ -11,6 +15,15 @@ def test_a_healthy_installation(capsys):
     said = capsys.readouterr().out
     for line in ("system ", "versions   python 3.", "memory ", "cache ", "device     0: cpu", "self-test  passed"):
         assert line in said
+
+
+@pytest.mark.parametrize("package", ["rasterio", "onnxruntime"])
+def test_optional_packages_are_named_where_they_are_installed(capsys, monkeypatch, package):
+    monkeypatch.setattr(doctor, "_self_test", lambda: 0)
+    asked = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "12.3.4" if name == package else asked(name))
+    assert doctor.run() == 0
+    assert f", {package} 12.3.4" in capsys.readouterr().out
 
 
 def test_a_wrong_answer_fails(capsys, monkeypatch):

@@ -53,21 +53,21 @@ def test_unreadable_files_are_named(root, capsys):
 
 def test_errors_are_sentences(root, capsys, monkeypatch):
     monkeypatch.delenv("AHS_SEG_DATA", raising=False)
-    assert prepare.main(["voc_20"]) == 1
+    assert prepare.main(["voc_20"]) == 2
     assert "error: --root is empty, and so is the environment variable AHS_SEG_DATA" in capsys.readouterr().err
-    assert prepare.main(["voc_20", "--root", str(root)]) == 1
+    assert prepare.main(["voc_20", "--root", str(root)]) == 2
     assert "is not complete:\n  - val: 3 images with labels, the published set has 1,449" in capsys.readouterr().err
     for arguments, message in (
         (["voc"], "invalid choice: 'voc'"),
         (["voc_20", "--limit", "-1"], "must be 0 or positive"),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit, match=r"^2$"):
             prepare.main(arguments)
         assert message in capsys.readouterr().err
 
 
 def test_all_that_is_missing_is_named_before_anything_is_prepared(root, capsys):
-    assert prepare.main(["ade20k_150", "voc_20", "pascal_context_59", "--root", str(root)]) == 1
+    assert prepare.main(["ade20k_150", "voc_20", "pascal_context_59", "--root", str(root)]) == 2
     said = capsys.readouterr().err
     for part in (
         f"ade20k_150: {root} lacks ADEChallengeData2016/images/validation",
@@ -76,7 +76,7 @@ def test_all_that_is_missing_is_named_before_anything_is_prepared(root, capsys):
         "https://codalabuser.blob.core.windows.net/public/trainval_merged.json",
     ):
         assert part in said
-    assert prepare.main(["voc_20", "ade20k_150", "--root", str(root), "--partial"]) == 1
+    assert prepare.main(["voc_20", "ade20k_150", "--root", str(root), "--partial"]) == 2
     assert not (root / "prepared").exists()
 
 
@@ -86,10 +86,10 @@ def test_all_that_is_missing_is_named_before_anything_is_prepared(root, capsys):
         (KeyboardInterrupt(), 130, "stopped; the same command continues"),
         (
             BrokenProcessPool(),
-            1,
+            2,
             "error: a process was killed, as a full memory does; the same command with fewer --jobs",
         ),
-        (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device"),
+        (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device"),
     ],
 )
 def test_whatever_stops_it_is_a_sentence(root, capsys, monkeypatch, error, code, message):
