@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,8 @@ class WorkdirMismatch(InputError):
 class Ending(enum.IntEnum):
     """How a run ended; the value is the program's exit code.
 
-    A run that was told to stop has saved, and the same command continues it. 75 is sysexits.h's EX_TEMPFAIL, "try again":
+    The same command continues a run that was told to stop: from the step where it stopped or, if that could not be saved
+    (which is said), from the newest checkpoint. 75 is sysexits.h's EX_TEMPFAIL, "try again":
     a shell reports 143 for a program that SIGTERM killed, which would not tell a saved run from a dead one.
     """
 
@@ -117,6 +118,20 @@ class SaveTimer:
             return old
         # Clocks differ, and asking makes the devices wait: the first process decides, now and then.
         return step % self._agree_every == 0 and parallel.as_first_process(old)
+
+
+def stopped(step: int, saved: Sequence[int]) -> str:
+    """What a run says that stops after `step`, with checkpoints of the steps `saved` (ascending)."""
+    again = "the same command with the same --workdir"
+    if not saved:
+        return f"stopped at step {step}, and there is no checkpoint; {again} starts anew"
+    if saved[-1] == step:
+        return f"stopped at step {step}; {again} continues from there"
+    lost = step - saved[-1]
+    return (
+        f"stopped at step {step}; the newest checkpoint is of step {saved[-1]}: {again} continues from there and repeats "
+        f"{lost} step{'s' if lost > 1 else ''}"
+    )
 
 
 def check_workdir(meta: Mapping[str, Any] | None, experiment: Experiment, source: Source) -> None:

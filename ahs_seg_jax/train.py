@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from ahs_seg_jax import distributed, evaluate, initialise, losses, optimizer, parallel, remote, resume, scoring
-from ahs_seg_jax.checkpoints.store import LAST_PATIENCE, PATIENCE, CheckpointStore
+from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.checkpoints.store import CheckpointStore
 from ahs_seg_jax.config import Experiment, checking_input
 from ahs_seg_jax.data.pipeline import train_batches
 from ahs_seg_jax.data.sources import CorruptExample, Source, open_source
@@ -94,7 +95,8 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
     checkpoint of its workdir, which must be of the same experiment and data; else it starts from `experiment.init`.
 
     Raises InputError (data that fail their checks, a batch that does not fit the devices, another run's workdir, one
-    that is in use), CheckpointError, NonFiniteLoss and CorruptExample, each with cause, value and remedy.
+    that is in use), CheckpointError (also where the last save fails, if the run was not told to stop), NonFiniteLoss and
+    CorruptExample, each with cause, value and remedy.
     """
     settings, workdir = experiment.train, epath.Path(workdir)
     with checking_input():
@@ -138,9 +140,13 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
         pairs = losses.ClassPairs(*hierarchy_pairs(source.vocabulary))
         step_function = jitted_step(experiment, pairs, mesh, state)
 
-        def save(miou: float | None = None, patience: float = PATIENCE) -> None:
+        def save(miou: float | None = None, last: bool = False) -> None:
             queue.settle()  # raises before a state with a loss that is no number could be saved
-            started = checkpoints.save(done, state, resume.checkpoint_meta(experiment, source, done), miou, patience)
+            meta = resume.checkpoint_meta(experiment, source, done)
+            if last:
+                checkpoints.save_last(done, state, meta, miou)
+                return
+            started = checkpoints.save(done, state, meta, miou)
             timer.saved()
             if started and settings.checkpoint_every == 1:
                 checkpoints.wait()
@@ -164,13 +170,13 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
             return miou
 
         stop = stack.enter_context(resume.StopRequest())
+        first, miou = done, None
         while done < settings.steps and not stop.received:
             try:
                 batch = next(batches)
             except CorruptExample:
                 if jax.process_count() == 1:  # several can only save together
-                    save()
-                    checkpoints.finish()
+                    save(last=True)
                 raise
             on_mesh = parallel.put_batch(batch, mesh)
             if jax.process_count() > 1 and not monitor.started:
@@ -187,15 +193,22 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
                 miou = look()
             elif done < settings.steps and due(done, settings.picture_every):
                 look(limit=experiment.eval.pictures)
-            if miou is not None or stop.received or due(done, spacing) or timer.due(done):
-                save(miou, LAST_PATIENCE if stop.received else PATIENCE)
+            if not stop.received and (miou is not None or due(done, spacing) or timer.due(done)):
+                save(miou)
         if batches.skipped:
             parallel.log(f"corrupt examples replaced: {batches.skipped}")
         if not stop.received:
-            save(look(), LAST_PATIENCE)
-        checkpoints.finish()
+            miou = look()
+        try:
+            if done > first or not stop.received:
+                save(miou, last=True)
+        except CheckpointError as error:
+            if not stop.received:
+                raise
+            # Whoever stopped it starts it again by its exit code: what is saved continues, and this is said.
+            parallel.log(f"WARNING: {error}")
         if stop.received:
-            parallel.log(f"stopped at step {done}; the same command with the same --workdir continues from there")
+            parallel.log(resume.stopped(done, checkpoints.steps()))
         return stop.ending if stop.received else Ending.FINISHED
 
 

@@ -13,6 +13,7 @@ import signal
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from ahs_seg_jax import initialise, parallel, resume, scoring, step, train, workdir_lock
@@ -218,6 +219,74 @@ def test_stop_during_evaluation_saves_and_the_next_run_evaluates(stand_in, tmp_p
     assert steps_in(tmp_path) == [2]
     assert train.train(experiment(steps=2), tmp_path) is Ending.FINISHED
     assert (tmp_path / "results" / "scenes_val_000002.json").is_file()
+
+
+def failing_saves(patch, step: int, times: int):
+    """The first `times` saves of this step fail as on a full disk."""
+    original, tried = ocp.CheckpointManager.save, []
+
+    def save(self, number, *args, **kwargs):
+        if number == step and len(tried) < times:
+            tried.append(number)
+            raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+        return original(self, number, *args, **kwargs)
+
+    patch.setattr(ocp.CheckpointManager, "save", save)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("times", "every", "steps", "said"),
+    [
+        (1, 4, [2, 3], "stopped at step 3; the same command with the same --workdir continues from there"),
+        (
+            2,
+            4,
+            [2],
+            "stopped at step 3; the newest checkpoint is of step 2: .* continues from there and repeats 1 step\n",
+        ),
+        (2, 100, [], "stopped at step 3, and there is no checkpoint; .* starts anew"),
+    ],
+)
+def test_preempted_run_whose_last_save_fails_tries_again_and_can_be_started_again(
+    finished, tmp_path, capsys, monkeypatch, times, every, steps, said
+):
+    config = experiment(checkpoint_every=every)
+    with monkeypatch.context() as patch:
+        tried = failing_saves(patch, 3, times)
+        after_batches(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert train.train(config, tmp_path) is Ending.PREEMPTED
+    assert tried == [3] * times
+    printed = capsys.readouterr().out
+    assert re.search(said, printed), printed
+    assert ("WARNING: the last checkpoint could not be saved" in printed) == (times > 1)
+    assert steps_in(tmp_path) == steps
+    assert train.train(config, tmp_path) is Ending.FINISHED
+    jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path), arrays(finished))
+
+
+def test_run_at_its_end_whose_last_save_fails_is_an_error(stand_in, tmp_path, monkeypatch):
+    failing_saves(monkeypatch, 2, times=3)  # at its interval, as the last one, and once more
+    with pytest.raises(
+        CheckpointError, match=r"could not be saved .* the disk is full .*; there is no earlier .*again"
+    ):
+        train.train(experiment(steps=2), tmp_path)
+
+
+def test_stopping_before_the_first_step_saves_nothing(stand_in, tmp_path, monkeypatch):
+    class Stopped(resume.StopRequest):
+        def __enter__(self):
+            self.received = True
+            return super().__enter__()
+
+    monkeypatch.setattr(resume, "StopRequest", Stopped)
+    assert train.train(experiment(), tmp_path) is Ending.PREEMPTED
+    assert steps_in(tmp_path) == []
+
+
+def test_what_a_stopped_run_says():
+    assert resume.stopped(9, [2, 9]).startswith("stopped at step 9; the same command")
+    assert resume.stopped(9, [2, 6]).endswith("continues from there and repeats 3 steps")
 
 
 def test_second_signal_stops_at_once():

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import os
+import time
 import uuid
 from typing import Any
 
@@ -24,6 +25,9 @@ from ahs_seg_jax.checkpoints.errors import CheckpointError
 SUBDIRECTORY = "checkpoints"
 METRIC = "mIoU"
 PATIENCE, LAST_PATIENCE = 5.0, 60.0  # seconds to wait for a place that does not answer; for the last save of a run
+AGAIN_WITHIN = (
+    15.0  # seconds: a last save that failed sooner is tried once more; who sends SIGTERM does not wait for ever
+)
 
 
 def _quiet_orbax() -> None:
@@ -64,6 +68,7 @@ class CheckpointStore:
         self.directory = _absolute(workdir) / SUBDIRECTORY
         self._keep = keep
         self._pending: int | None = None
+        self._known: list[int] = []  # steps that had a complete checkpoint when that could last be seen
         self._unsaved = ""  # why the last save was not even started; words, for an exception would keep Orbax's frames
         self._answering = remote.Answering(functools.partial(_touch, self.directory.parent))
         self._manager: ocp.CheckpointManager | None = self._open()
@@ -84,8 +89,10 @@ class CheckpointStore:
             raise CheckpointError(f"cannot open {self.directory}: {_cause(error)}; choose another workdir") from error
 
     def steps(self) -> list[int]:
-        """Steps that have a complete checkpoint, ascending."""
-        return sorted(self._manager.all_steps()) if self._manager else []
+        """Steps that have a complete checkpoint, ascending; as last seen, where the directory cannot be opened."""
+        if self._manager:
+            self._known = sorted(self._manager.all_steps())
+        return self._known
 
     def save(
         self, step: int, state: Any, meta: dict[str, Any], miou: float | None = None, patience: float = PATIENCE
@@ -131,11 +138,28 @@ class CheckpointStore:
         if error := self._settle():
             self._warn(step, _cause(error))
 
+    def save_last(self, step: int, state: Any, meta: dict[str, Any], miou: float | None = None) -> None:
+        """Saves as `save` does, and returns when that is complete. Raises as `finish`.
+
+        A failure within AGAIN_WITHIN seconds is tried once more: most of those of a bucket are gone a moment later.
+        """
+        started = time.monotonic()
+        self.save(step, state, meta, miou, LAST_PATIENCE)
+        failed = bool(self._failure()) and time.monotonic() - started < AGAIN_WITHIN
+        if parallel.as_first_process(failed):
+            parallel.log(f"the checkpoint of step {step} is tried once more")
+            self.save(step, state, meta, miou, LAST_PATIENCE)
+        self.finish()
+
+    def _failure(self) -> str:
+        """Why the last save failed; waits for it. Empty if it did not."""
+        if not self._unsaved and (error := self._settle()):
+            self._unsaved = _cause(error)
+        return self._unsaved
+
     def finish(self) -> None:
         """Waits for the last save. Raises CheckpointError if the newest state did not reach the disk."""
-        cause = self._unsaved
-        if not cause and (error := self._settle()):
-            cause = _cause(error)
+        cause = self._failure()
         if cause or not self._manager:
             raise CheckpointError(
                 f"the last checkpoint could not be saved in {self.directory}: {cause or 'it cannot be opened'}; "
@@ -169,6 +193,7 @@ class CheckpointStore:
     def _recover(self) -> None:
         # A manager whose save failed counts that step as present and its predecessors as gone: look at the disk again.
         manager, self._manager = self._manager, None
+        self._known = [step for step in self._known if step != self._pending]
         try:
             if manager:
                 manager.close()

@@ -4,6 +4,7 @@ import gc
 import re
 import shutil
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +196,36 @@ def test_place_that_does_not_answer_costs_a_save_and_not_the_time(tmp_path, caps
     assert checkpoints.save(4, state_at(4), {})
     checkpoints.finish()
     assert checkpoints.steps() == [1, 2, 4]
+    checkpoints.close()
+
+
+def test_last_save_that_failed_late_is_not_tried_again(tmp_path, monkeypatch):
+    checkpoints, tried = saved(tmp_path, 1), []
+    now = [0.0]
+    monkeypatch.setattr(store, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    def slow(self, step, **_):
+        tried.append(step)
+        now[0] += store.AGAIN_WITHIN
+        fail_with_full_disk()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", slow)
+        with pytest.raises(CheckpointError, match="the checkpoint of step 1 stays"):
+            checkpoints.save_last(2, state_at(2), {})
+    assert tried == [2]
+    checkpoints.save_last(2, state_at(2), {})
+    assert checkpoints.steps() == [1, 2]
+    checkpoints.close()
+
+
+def test_background_failure_of_the_last_save_is_tried_again(tmp_path, capsys, monkeypatch):
+    checkpoints = saved(tmp_path, 1)
+    original, answers = checkpoints._settle, [None, ValueError(FULL)]  # before the save; at its end
+    monkeypatch.setattr(checkpoints, "_settle", lambda: answers.pop(0) if answers else original())
+    checkpoints.save_last(2, state_at(2), {})
+    assert "the checkpoint of step 2 is tried once more" in capsys.readouterr().out
+    assert checkpoints.steps() == [1, 2]
     checkpoints.close()
 
 
