@@ -30,10 +30,12 @@ import jax
 
 from ahs_seg_jax import ahead_of_time, config, lowering, memory, parallel
 from ahs_seg_jax.config import Experiment, MeshConfig
-from benchmarks import cost, traffic
+from benchmarks import cost, results_file, traffic
+from benchmarks.markdown import table
 from benchmarks.tpu_chips import chip_of
 
 JSON, PAGE = ROOT / "docs" / "scaling.json", ROOT / "docs" / "scaling.md"
+ONE_CHIP = ROOT / "benchmarks" / "results" / "tpu_vitb.json"
 SIZES = ("vitb", "vitl")
 TOPOLOGIES = ("v5e:1x1", "v6e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x2", "v5p:2x2x2", "v6e:4x4")
 BATCHES = (16, 64, 256, 1024)
@@ -53,9 +55,10 @@ every array has its place in memory. The machine code, which comes last and take
 * *moved*: what the compiled program's operations read from the chip's main memory and write there, loops counted as often as
   they run.
 * *estimate*: TFLOP and moved, each divided by what the data sheet says the chip can do, without any time for what crosses
-  chips. It is an estimate, and no measurement. Of inference on one chip XLA's own estimate is five to six times the longer of
-  the two, see [One TPU chip](performance.md#one-tpu-chip).
-* *across chips*: such operations in the compiled program (a loop's body counts once).
+  chips. It is an estimate, and no measurement.
+  {own}
+* *across chips*: such operations in the compiled program (a loop's body counts once). *as SLICE with BATCH*: the same program
+  for each chip, whose batch is the same, was compiled for that slice and not again.
 
 Batches are of the whole slice.
 
@@ -70,6 +73,10 @@ python -m ahs_seg_jax.memory --config=configs/vitb.py --topology=v5e:4x4 --confi
 Other levers: `model.remat` (`cheap` keeps what products and convolutions gave, `all` nothing) and `model.class_chunk`, `losses.class_chunk` (memory of one pass over some classes),
 `train.accumulation` (memory of one micro-batch), `model.dtype=bfloat16`. The recipes of both sizes use the first two with 19
 classes in a pass, and bfloat16.
+"""
+FSDP = """Training steps that differ in the mesh alone. *arguments*: parameters, optimiser state and the batch, which a chip holds from
+step to step. Both axes split the batch. Gathering parameters takes memory and traffic of its own: where all parameters fit on
+a chip, `mesh.data` needs the fewest operations across chips.
 """
 
 
@@ -140,25 +147,105 @@ def row(entry: dict[str, Any]) -> str:
     parts = f" in {entry['accumulation']} micro-batches" if entry.get("accumulation", 1) > 1 else ""
     start = f"| {entry['topology']} | {axes} | {entry['batch']}{parts} |"
     if "error" in entry:
-        return f"{start} {refused(entry['error'])} | | | | |"
+        source = f" as {entry['as']} |" if "as" in entry else " |"
+        return f"{start} {refused(entry['error'])} | | | |{source}"
     peak, gib = entry["peak"] / memory.GIB, memory.DEVICE_GIB[kind]
     fits = f"{peak:.2f} of {gib}" + ("" if peak <= gib else " **too much**")
     chip = chip_of(kind)
     least, most = sorted((chip.compute_seconds(entry["operations"]), chip.memory_seconds(entry["moved"])))
-    collectives = ", ".join(f"{count} {name}" for name, count in entry["collectives"].items())
+    collectives = across(entry)
+    if "as" in entry:
+        collectives += f"{'; ' if collectives else ''}as {entry['as']}"
     return (
         f"{start} {fits} | {entry['operations'] / 1e12:.2f} | {entry['moved'] / 1e9:.0f} GB | "
         f"{1e3 * least:.0f} to {1e3 * most:.0f} ms | {collectives} |"
     )
 
 
+def across(entry: dict[str, Any]) -> str:
+    """The operations across chips, by kind."""
+    return ", ".join(f"{count} {name}" for name, count in entry["collectives"].items())
+
+
+def split_by_batch_alone(entry: dict[str, Any]) -> bool:
+    """Whether every chip holds all parameters and all classes."""
+    return entry["mesh"]["fsdp"] == entry["mesh"]["classes"] == 1
+
+
+def twin(wanted: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """`wanted` with the figures of an entry whose chips run the same program; None if there is no such entry.
+
+    That is one of the same kind of chip with as many images a chip, where the batch alone is split. A training step on one
+    chip has nothing to add up across chips and is a program of its own.
+    """
+    chips = {entry["topology"]: entry["chips"] for entry in entries if "chips" in entry}
+
+    def images(entry: dict[str, Any]) -> int:
+        return -(-int(entry["batch"]) // chips[entry["topology"]])
+
+    def alike(entry: dict[str, Any]) -> bool:
+        kinds = [each["topology"].split(":")[0] for each in (entry, wanted)]
+        alone = [chips[each["topology"]] == 1 for each in (entry, wanted)]
+        return kinds[0] == kinds[1] and images(entry) == images(wanted) and (alone[0] == alone[1] or not training)
+
+    training = wanted["program"] == "train"
+    for entry in entries if wanted["topology"] in chips else ():
+        same = all(entry[name] == wanted[name] for name in ("size", "program")) and split_by_batch_alone(entry)
+        if same and entry["topology"] in chips and alike(entry):
+            mesh = wanted["mesh"] | {"data": chips[wanted["topology"]]}
+            source = f"{entry['topology']} with {entry['batch']}"
+            return entry | {"topology": wanted["topology"], "batch": wanted["batch"], "mesh": mesh, "as": source}
+    return None
+
+
+def fsdp_table(entries: list[dict[str, Any]]) -> list[str]:
+    """What splitting parameters and optimiser state gives and costs: the same training step on different meshes."""
+    header = ("size", "slice", "data x fsdp", "batch", "arguments", "peak", "moved", "across chips")
+    training = [entry for entry in entries if entry["program"] == "train" and "peak" in entry]
+    split = {(e["size"], e["topology"], e["batch"]) for e in training if e["mesh"]["fsdp"] > 1}
+    training.sort(key=lambda entry: (entry["size"], entry["batch"], entry["mesh"]["fsdp"]))
+    rows = [
+        [
+            *(
+                entry["size"],
+                entry["topology"],
+                f"{entry['mesh']['data']} x {entry['mesh']['fsdp']}",
+                str(entry["batch"]),
+            ),
+            *(f"{entry[name] / memory.GIB:.2f} GiB" for name in ("arguments", "peak")),
+            *(f"{entry['moved'] / 1e9:.0f} GB", across(entry)),
+        ]
+        for entry in training
+        if (entry["size"], entry["topology"], entry["batch"]) in split and entry.get("accumulation", 1) == 1
+    ]
+    return ["## What mesh.fsdp gives and costs", FSDP, table(header, rows), ""] if rows else []
+
+
+def own_estimate(records: list[dict[str, Any]]) -> str:
+    """A sentence: XLA's own estimates of finished programs beside their rooflines."""
+    ratios: dict[str, list[float]] = {}
+    for record in records:
+        if record.get("estimated_seconds"):
+            ratio = record["estimated_seconds"] / record["roofline"]["seconds"]
+            ratios.setdefault(record["work"].split(",")[0], []).append(ratio)
+    said = " and ".join(f"{min(found):.1f} to {max(found):.1f} times (a {work})" for work, found in ratios.items())
+    said = said.replace("(a inference)", "(inference)")
+    longer = "the longer of the two, see [One TPU chip](performance.md#one-tpu-chip)"
+    return f"XLA's own estimate for one chip is {said}\n  {longer}." if said else ""
+
+
 def write_page(entries: list[dict[str, Any]]) -> None:
     """The page, from all entries; what was not compiled yet is said."""
     known = {key(entry): entry for entry in entries}
     for wanted in combinations(SIZES, TOPOLOGIES, config.MODES, BATCHES, MeshConfig()):
-        known.setdefault(key(wanted), wanted)
+        done_otherwise = any(
+            "peak" in e and all(e[n] == wanted[n] for n in ("size", "topology", "program", "batch")) for e in entries
+        )
+        if not done_otherwise:
+            known.setdefault(key(wanted), twin(wanted, entries) or wanted)
     versions = json.loads(JSON.read_text())["versions"] if JSON.exists() else {}
-    lines = [TEXT.format(libtpu=versions.get("libtpu"), jax=versions.get("jax"))]
+    own = own_estimate(results_file.read(ONE_CHIP))
+    lines = [TEXT.format(libtpu=versions.get("libtpu"), jax=versions.get("jax"), own=own), *fsdp_table(entries)]
     for size in SIZES:
         for program, title in (("train", "training step"), ("eval", "evaluation, protocol cat_seg")):
             lines += [
@@ -167,7 +254,7 @@ def write_page(entries: list[dict[str, Any]]) -> None:
             ]
             lines[-1] += " estimate | across chips |\n" + "|" + "---|" * 8
             here = [entry for entry in known.values() if (entry["size"], entry["program"]) == (size, program)]
-            here.sort(key=lambda entry: (TOPOLOGIES.index(entry["topology"]), entry["batch"]))
+            here.sort(key=lambda entry: (TOPOLOGIES.index(entry["topology"]), entry["batch"], entry["mesh"]["fsdp"]))
             tried = [entry for entry in here if "peak" in entry or "error" in entry]
             lines = [*lines, *(row(entry) for entry in tried)] if tried else lines[:-1]
             done = {
