@@ -6,6 +6,7 @@ then waits for it for ever.
 
 import contextlib
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
@@ -13,14 +14,13 @@ from jaxtyping import UInt8
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-SECONDS = 10.0  # between two times that what was written is brought to the disk; a failure that took longer is slow
+SECONDS = 10.0  # between two times that what was written is brought to the disk
 
 
 class Curves:
     """Appends to a file of its own in `folder`, which is made with the first point.
 
     After an error, which is raised, later points go to another file: TensorBoard reads a file up to its first torn record.
-    If the failure took long, as with a bucket that vanished, those of ten times that time are dropped.
     """
 
     def __init__(self, folder: epath.Path):
@@ -28,20 +28,21 @@ class Curves:
         self._files = 0
         self._file: event_file_writer.EventsWriter | None = None
         self._flushed = time.monotonic()
-        self._again = 0.0  # when the next point may be tried
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """A point of the curve `name`."""
         self._write(summary.scalar(name, value), step)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """A point of each curve."""
+        for name, value in values.items():
+            self.scalar(name, value, step)
 
     def picture(self, name: str, image_uint8: UInt8[np.ndarray, "h w 3"], step: int) -> None:
         """A picture."""
         self._write(summary.image(name, image_uint8, dataformats="HWC"), step)
 
     def _write(self, content: object, step: int) -> None:
-        started = time.monotonic()
-        if started < self._again:
-            return
         try:
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -54,9 +55,6 @@ class Curves:
         except Exception:
             with contextlib.suppress(Exception):
                 self.close()
-            now = time.monotonic()
-            if now - started > SECONDS:
-                self._again = now + 10 * (now - started)
             raise
 
     def flush(self) -> None:

@@ -17,7 +17,7 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
-from ahs_seg_jax import parallel
+from ahs_seg_jax import background, parallel
 from ahs_seg_jax.curves import Curves
 
 
@@ -63,7 +63,7 @@ class Stopwatch:
 class Monitor:
     """Writes the progress of a run of `total_steps` that (re)starts after step `first_step`.
 
-    Rates leave out the first step, which includes compilation.
+    Rates leave out the first step, which includes compilation. Curves and pictures are written beside the training.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], total_steps: int, first_step: int, batch_size: int):
@@ -72,6 +72,7 @@ class Monitor:
         self._made = time.perf_counter()
         self._pictures = epath.Path(workdir) / "pictures"
         self._curves = Curves(epath.Path(workdir) / "tensorboard") if parallel.is_main_process() else None
+        self._writer = background.Writer()  # the curves are its alone
 
     @property
     def started(self) -> bool:
@@ -112,25 +113,30 @@ class Monitor:
         """Points of TensorBoard curves, named `group/name`; a value that is not a number makes no point."""
         points = {name: value for name, value in values.items() if not math.isnan(value)}
         if (curves := self._curves) is not None:
-            with going_on(f"TensorBoard's points of step {step}"):
-                for name, value in points.items():
-                    curves.scalar(name, value, step)
+            self._writer.do(f"TensorBoard's points of step {step}", lambda: curves.scalars(points, step))
 
     def picture(self, step: int, name: str, image_uint8: UInt8[np.ndarray, "h w 3"]) -> None:
         """A picture in TensorBoard and as `pictures/<name>_<step>.png`."""
-        if self._curves is None:
+        if (curves := self._curves) is None:
             return
-        with going_on(f"the picture {name} of step {step}"):
-            self._curves.picture(name, image_uint8, step)
+
+        def write() -> None:
+            curves.picture(name, image_uint8, step)
             self._pictures.mkdir(parents=True, exist_ok=True)
             with (self._pictures / f"{name}_{step:06d}.png").open("wb") as file:
                 Image.fromarray(image_uint8).save(file, "PNG")
 
+        self._writer.do(f"the picture {name} of step {step}", write)
+
+    def settle(self, seconds: float) -> bool:
+        """Whether all curves and pictures so far are written, or have failed, within so many seconds."""
+        return self._writer.wait(seconds)
+
     def close(self) -> None:
-        """Writes what is still buffered."""
+        """Writes what is still waiting."""
         if self._curves:
-            with going_on("the end of TensorBoard's file"):
-                self._curves.close()
+            self._writer.do("the end of TensorBoard's file", self._curves.close)
+        self._writer.close()
 
 
 class NonFiniteLoss(RuntimeError):

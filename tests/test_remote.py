@@ -122,6 +122,7 @@ def environment():
             "TENSORSTORE_GCS_HTTP_URL": address,
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
             "CLOUD_STORAGE_EMULATOR_ENDPOINT": address,  # ArrayRecord
+            "STAND_IN": str(server.pid),
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # or it asks Google what kind of bucket this is
         }
         server.kill()
@@ -202,3 +203,31 @@ def test_prepared_benchmark_on_gs_is_read(environment, tmp_path):
     trees.voc(tmp_path, {f"2007_{k:06d}": trees.rows([0, k, 20, 255]) for k in range(1, 4)})
     trees.prepared(BENCHMARKS["voc_20"], tmp_path)
     assert run(environment, READ, str(tmp_path)).split() == ["3", "2007_000002"]
+
+
+PAUSE = """
+import os, signal
+import numpy as np
+from etils import epath
+from ahs_seg_jax.monitor import Monitor
+monitor, server = Monitor("gs://bucket/curves", 9, 0, 1), int(os.environ["STAND_IN"])
+monitor.scalars(1, {"loss": 1.0})
+monitor.picture(1, "val", np.zeros((4, 5, 3), np.uint8))
+assert monitor.settle(60)
+os.kill(server, signal.SIGSTOP)
+try:
+    monitor.picture(2, "val", np.zeros((4, 5, 3), np.uint8))
+    monitor.scalars(2, {"loss": 2.0})
+    print("went on", monitor.settle(0.5))
+finally:
+    os.kill(server, signal.SIGCONT)
+monitor.close()
+print(*sorted(path.name for path in epath.Path("gs://bucket/curves/pictures").iterdir()))
+"""
+
+
+@pytest.mark.slow
+def test_bucket_that_does_not_answer_holds_up_no_picture(environment):
+    went_on, pictures = run(environment, PAUSE).splitlines()
+    assert went_on == "went on False"
+    assert pictures == "val_000001.png val_000002.png"
