@@ -144,11 +144,13 @@ class CheckpointStore:
         A failure within AGAIN_WITHIN seconds is tried once more: most of those of a bucket are gone a moment later.
         """
         started = time.monotonic()
-        self.save(step, state, meta, miou, LAST_PATIENCE)
-        failed = bool(self._failure()) and time.monotonic() - started < AGAIN_WITHIN
-        if parallel.as_first_process(failed):
-            parallel.log(f"the checkpoint of step {step} is tried once more")
-            self.save(step, state, meta, miou, LAST_PATIENCE)
+        for first in (True, False):
+            error = self._start(step, state, meta, miou, LAST_PATIENCE)
+            self._unsaved = _cause(error) if error else ""
+            failed, soon = bool(self._failure()), time.monotonic() - started < AGAIN_WITHIN
+            if not parallel.as_first_process(first and failed and soon):
+                break
+            parallel.log(f"WARNING: the last checkpoint, of step {step}, is tried once more: {self._unsaved}")
         self.finish()
 
     def _failure(self) -> str:

@@ -224,7 +224,7 @@ def test_background_failure_of_the_last_save_is_tried_again(tmp_path, capsys, mo
     original, answers = checkpoints._settle, [None, ValueError(FULL)]  # before the save; at its end
     monkeypatch.setattr(checkpoints, "_settle", lambda: answers.pop(0) if answers else original())
     checkpoints.save_last(2, state_at(2), {})
-    assert "the checkpoint of step 2 is tried once more" in capsys.readouterr().out
+    assert "the last checkpoint, of step 2, is tried once more: the disk is full" in capsys.readouterr().out
     assert checkpoints.steps() == [1, 2]
     checkpoints.close()
 
