@@ -22,6 +22,7 @@ from ahs_seg_jax.resume import Ending
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RUN = {"steps": 6, "checkpoint_every": 2}
+LONG = {"steps": 30, "checkpoint_every": 2}  # with slow steps: a signal that a busy machine sends late is still in time
 
 
 def free_port() -> int:
@@ -124,16 +125,16 @@ def test_several_processes_train_and_score_like_one(processes, count):
 
 @pytest.mark.slow
 def test_killed_process_is_named_and_the_restart_continues(processes):
-    whole = processes("whole", 1, devices=4).start(0)
-    parts = processes("parts", 2, timeout=20.0).start(0, 1, flags=("--step_seconds=0.5",))
-    parts.wait_for(0, "step 3/6")
+    whole = processes("whole", 1, devices=4).start(0, run=LONG)
+    parts = processes("parts", 2, timeout=20.0).start(0, 1, flags=("--step_seconds=0.5",), run=LONG)
+    parts.wait_for(0, "did step 3\n")
     parts.running[1].kill()
     assert parts.codes() == {0: Ending.PREEMPTED, 1: -signal.SIGKILL}, parts.printed(0)
     assert re.search(r"error: process 1 on \S+ has shown no sign of life for 20 s. The check", parts.printed(0))
     again = Processes(parts.folder, parts.workdir, 2, 2)
-    parts.running = again.start(0, 1).running
+    parts.running = again.start(0, 1, run=LONG).running
     assert parts.codes() == {0: 0, 1: 0}, parts.printed(0)
-    assert re.search(r"continuing after step [234] of 6", parts.printed(0))
+    assert re.search(r"continuing after step \d+ of 30", parts.printed(0))
     assert whole.codes() == {0: 0}
     assert_same_weights(whole.workdir, parts.workdir)
 
@@ -142,7 +143,7 @@ def test_killed_process_is_named_and_the_restart_continues(processes):
 def test_preemption_notice_to_one_stops_all_after_the_same_step(processes):
     run = {"steps": 400, "checkpoint_every": 0}
     group = processes("run", 2).start(0, 1, flags=("--step_seconds=0.2",), run=run)
-    group.wait_for(0, "step 3/400")
+    group.wait_for(0, "did step 3\n")
     group.running[1].send_signal(signal.SIGTERM)
     assert group.codes() == {0: Ending.PREEMPTED, 1: Ending.PREEMPTED}, group.printed(0) + group.printed(1)
     stopped = re.search(r"stopped at step (\d+);", group.printed(0))
@@ -152,18 +153,19 @@ def test_preemption_notice_to_one_stops_all_after_the_same_step(processes):
 
 @pytest.mark.slow
 def test_saved_on_eight_devices_continues_on_one_and_on_two_processes_of_four(processes):
-    eight = processes("eight", 1, devices=8).start(0, flags=('--mesh={"fsdp": 2, "classes": 2}', "--step_seconds=0.5"))
-    eight.wait_for(0, "step 2/6")
+    flags = ('--mesh={"fsdp": 2, "classes": 2}', "--step_seconds=0.5")
+    eight = processes("eight", 1, devices=8).start(0, flags=flags, run=LONG)
+    eight.wait_for(0, "did step 2\n")
     eight.running[0].send_signal(signal.SIGTERM)
     assert eight.codes() == {0: Ending.PREEMPTED}
     one, two = processes("one", 1, devices=1), processes("two", 2, devices=4)
     for group in (one, two):
         shutil.copytree(eight.workdir, group.workdir)
-    one.start(0)
-    two.start(0, 1, flags=('--mesh={"fsdp": 4, "classes": 2}',))
+    one.start(0, run=LONG)
+    two.start(0, 1, flags=('--mesh={"fsdp": 4, "classes": 2}',), run=LONG)
     assert {**one.codes(), **two.codes()} == {0: 0, 1: 0}, two.printed(0) + two.printed(1)
     for group in (one, two):
-        assert re.search(r"continuing after step [2345] of 6", group.printed(0))
+        assert re.search(r"continuing after step \d+ of 30", group.printed(0))
     assert_same_weights(one.workdir, two.workdir)
 
 

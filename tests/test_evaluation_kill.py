@@ -27,7 +27,7 @@ def test_a_killed_evaluation_is_continued(tmp_path):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     environment["PYTHONPATH"] = str(pathlib.Path(__file__).resolve().parents[1])
     command = [sys.executable, __file__, str(tmp_path)]
-    killed = subprocess.Popen([*command, "0.1", "killed"], env=environment)
+    killed = subprocess.Popen([*command, "0.5", "killed"], env=environment)
     kept = tmp_path / "killed" / "results" / "voc_20b_val.partial.0.npz"
     while not kept.is_file():
         assert killed.poll() is None
