@@ -81,6 +81,11 @@ class CheckpointStore:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
             best_fn=lambda metrics: metrics[METRIC],  # without it the metrics are not written, and forgotten on resume
+            async_options=ocp.options.AsyncOptions(
+                # Orbax's threads wait 300 s for a directory that another thread could not make, and keep the process
+                # alive. Several processes cannot do without: there an error here would leave the others at a barrier.
+                create_directories_asynchronously=jax.process_count() > 1
+            ),
         )
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
