@@ -172,28 +172,31 @@ def record(root: pathlib.Path, name: str, output: pathlib.Path | None = None, re
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Examines every named benchmark; 0 if nothing is wrong with any of them."""
+    """Examines every named benchmark; returns the exit code.
+
+    0: nothing is wrong with any of them; 1: one is refused; 2: one could not be examined (named on stderr; the others were).
+    """
     parser = argparse.ArgumentParser(prog="python -m ahs_seg_jax.data.doctor", description=__doc__.split(":")[0])
     parser.add_argument("names", nargs="+", metavar="NAME", choices=tuple(BENCHMARKS), help=", ".join(BENCHMARKS))
     parser.add_argument("--root", default="", help=f"folder that holds prepared/ (default: ${ROOT_VARIABLE})")
     parser.add_argument("--output", default="", help="folder of the contact sheets (default: beside the data)")
     options = parser.parse_args(argv)
     output = pathlib.Path(options.output) if options.output else None
-    healthy = True
+    code = 0
     for name in options.names:
         try:
             root = remote.on_disk(resolve_root(options.root, "--root"), "--root")
             prepared = bool(preparation.read_facts(layout.prepared_folder(root, name)))
             report = record(root, name, output, reread=True) if prepared else examine_downloads(root, name)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
-            healthy = False
+            code = 2
             continue
         print(report.text())
         if prepared:
             print(f"  look at {output or layout.prepared_folder(root, name)}/contact_sheet-*.png")
-        healthy &= not report.problems
-    return 0 if healthy else 1
+        code = max(code, int(bool(report.problems)))
+    return code
 
 
 if __name__ == "__main__":

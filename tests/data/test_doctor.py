@@ -9,6 +9,7 @@ from PIL import Image
 
 from ahs_seg_jax.data import doctor
 from ahs_seg_jax.data.benchmarks import layout
+from ahs_seg_jax.data.benchmarks.benchmark import ROOT_VARIABLE
 from ahs_seg_jax.data.benchmarks.contact_sheet import GAP, WIDTH, contact_sheet
 from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
@@ -145,9 +146,21 @@ def test_command(root, tmp_path_factory, capsys):
 def test_command_on_downloads_and_on_nothing(tmp_path, capsys):
     trees.voc(tmp_path, {"2007_000033": rows([0, 1, 255])})
     (tmp_path / "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg").unlink()
-    assert doctor.main(["ade20k_150", "voc_20", "--root", str(tmp_path)]) == 1
+    assert doctor.main(["ade20k_150", "voc_20", "--root", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert "error: ade20k_150: " in captured.err
     assert "problem: val: 0 images with labels, the published set has 1,449" in captured.out
     assert "problem: val: 1 label(s) without image: 2007_000033" in captured.out
     assert "only files were counted: python -m ahs_seg_jax.data.prepare voc_20" in captured.out
+    assert doctor.main(["voc_20", "--root", str(tmp_path)]) == 1
+
+
+def test_command_without_a_folder_and_with_one_that_cannot_be_written(root, capsys, monkeypatch):
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    assert doctor.main(["ade20k_150"]) == 2
+    assert "error: --root is empty" in capsys.readouterr().err
+    assert doctor.main(["ade20k_150", "--root", str(root / "nowhere")]) == 2
+    assert "error: ade20k_150: " in capsys.readouterr().err
+    (root / "file").write_text("in the way")
+    assert doctor.main(["ade20k_150", "--root", str(root), "--output", str(root / "file")]) == 2
+    assert "error: " in capsys.readouterr().err
