@@ -67,4 +67,6 @@ class Writer:
         with self._lock:
             lost, self._lost = self._lost, 0
         if lost:
-            parallel.log(f"curves and pictures are written again; {lost} write{'s' if lost > 1 else ''} were lost")
+            parallel.log(
+                f"curves, pictures and results are written again; {lost} write{'s' if lost > 1 else ''} were lost"
+            )

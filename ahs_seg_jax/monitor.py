@@ -31,15 +31,6 @@ def duration(seconds: float) -> str:
     return f"{total // 3600}h {total % 3600 // 60:02d}m"
 
 
-@contextlib.contextmanager
-def going_on(what: str) -> Iterator[None]:
-    """For writing what a run can do without: an error, as on a full disk, is a warning."""
-    try:
-        yield
-    except Exception as error:  # a bucket's libraries have errors of their own
-        parallel.log(f"WARNING: {what} could not be written ({type(error).__name__}: {error}); training goes on")
-
-
 class Stopwatch:
     """Seconds of work since it was made, time inside `paused` left out."""
 
@@ -63,7 +54,8 @@ class Stopwatch:
 class Monitor:
     """Writes the progress of a run of `total_steps` that (re)starts after step `first_step`.
 
-    Rates leave out the first step, which includes compilation. Curves and pictures are written beside the training.
+    Rates leave out the first step, which includes compilation. Curves, pictures and results are written beside the
+    training, by the first process.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], total_steps: int, first_step: int, batch_size: int):
@@ -128,8 +120,13 @@ class Monitor:
 
         self._writer.do(f"the picture {name} of step {step}", write)
 
+    def beside(self, what: str, write: Callable[[], object]) -> None:
+        """Writes other small files beside the training; `what` names them in a warning."""
+        if parallel.is_main_process():
+            self._writer.do(what, write)
+
     def settle(self, seconds: float) -> bool:
-        """Whether all curves and pictures so far are written, or have failed, within so many seconds."""
+        """Whether everything so far is written, or has failed, within so many seconds."""
         return self._writer.wait(seconds)
 
     def close(self) -> None:

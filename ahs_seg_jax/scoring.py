@@ -233,11 +233,16 @@ def _finished(stem: epath.Path, fingerprint: str, predictions: str, source: Sour
 
 def write(result: Evaluation, workdir: str | os.PathLike[str], name: str) -> None:
     """Prints the scores and writes `<workdir>/results/<name>.json` and its pictures, `<name>_worst_1.png` and so on."""
+    parallel.log(result.summary())
     if parallel.is_main_process():
-        folder = epath.Path(workdir) / "results"
-        parallel.log(result.summary())
-        result.write_results(folder / f"{name}.json")
-        for label, panel in result.pictures:
-            with (folder / f"{name}_{label}.png").open("wb") as file:
-                Image.fromarray(panel).save(file, "png")
-        parallel.log(f"results: {folder / name}.json")
+        write_files(result, workdir, name)
+
+
+def write_files(result: Evaluation, workdir: str | os.PathLike[str], name: str) -> None:
+    """What `write` writes; for one process, in any thread."""
+    folder = epath.Path(workdir) / "results"
+    result.write_results(folder / f"{name}.json")
+    for label, panel in result.pictures:
+        with (folder / f"{name}_{label}.png").open("wb") as file:
+            Image.fromarray(panel).save(file, "png")
+    parallel.log(f"results: {folder / name}.json")

@@ -24,7 +24,7 @@ from ahs_seg_jax.config import Experiment, checking_input
 from ahs_seg_jax.data.pipeline import train_batches
 from ahs_seg_jax.data.sources import CorruptExample, Source, open_source
 from ahs_seg_jax.models import prompts
-from ahs_seg_jax.monitor import MetricsQueue, Monitor, going_on
+from ahs_seg_jax.monitor import MetricsQueue, Monitor
 from ahs_seg_jax.resume import Ending
 from ahs_seg_jax.step import TrainState, abstract_state, create_state, jitted_step
 from ahs_seg_jax.vocabulary import hierarchy_pairs
@@ -164,8 +164,10 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
                     monitor.picture(done, f"{experiment.eval.split}_{number}", panel)
                 if limit is None:
                     monitor.scalars(done, {f"eval/{name}": value for name, value in result.named_scores().items()})
-                    with going_on(f"the results of step {done}"):
-                        scoring.write(result, workdir, f"{experiment.data.name}_{experiment.eval.split}_{done:06d}")
+                    parallel.log(result.summary())
+                    name = f"{experiment.data.name}_{experiment.eval.split}_{done:06d}"
+                    write = functools.partial(scoring.write_files, result, workdir, name)
+                    monitor.beside(f"the results of step {done}", write)
                     miou = result.scores.miou
             return miou
 

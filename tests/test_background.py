@@ -45,6 +45,6 @@ def test_one_warning_for_each_outage(capsys):
     assert writer.wait(60)
     assert capsys.readouterr().out.splitlines() == [
         "WARNING: a could not be written (ConnectionError: nobody there); training goes on",
-        "curves and pictures are written again; 2 writes were lost",
+        "curves, pictures and results are written again; 2 writes were lost",
         "WARNING: e could not be written (ConnectionError: nobody there); training goes on",
     ]

@@ -118,5 +118,5 @@ def test_full_disk_is_said_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
     assert printed.count("training goes on") == 1  # once for an outage
     monitor.scalars(3, {"loss/total": 3.0})
     monitor.close()
-    assert "curves and pictures are written again; 2 writes were lost" in capsys.readouterr().out
+    assert "curves, pictures and results are written again; 2 writes were lost" in capsys.readouterr().out
     assert curves(tmp_path)[0]["loss/total"] == [(1, 1.0), (3, 3.0)]

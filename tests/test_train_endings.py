@@ -1,16 +1,34 @@
-"""A training as a process of its own: it is gone when it has ended, with the exit code that it promises."""
+"""What waits for a place that does not answer neither holds up a training nor outlives it."""
 
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from ahs_seg_jax import scoring, train
 from ahs_seg_jax.resume import Ending
+from tests.test_train import after_batches, experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def test_results_that_cannot_be_written_yet_hold_up_no_step(stand_in, tmp_path, monkeypatch):
+    later, went_on, write = threading.Event(), [], scoring.write_files
+
+    def slow(*args):
+        went_on.append(later.wait(60))
+        write(*args)
+
+    monkeypatch.setattr(scoring, "write_files", slow)
+    after_batches(monkeypatch, 3, later.set)
+    assert train.train(experiment(steps=4, eval_every=2), tmp_path) is Ending.FINISHED
+    assert went_on == [True, True]
+    results = sorted(path.name for path in (tmp_path / "results").glob("*.json"))
+    assert results == ["scenes_val_000002.json", "scenes_val_000004.json"]
 
 
 @pytest.mark.slow
