@@ -91,7 +91,7 @@ def make_plan(
     plan = None
     chunks = CHUNKS.get(platform, CHUNKS_ELSEWHERE)
     for most in chunks:
-        chunk = streaming.chunk_size(kept, most)
+        chunk = streaming.chunk_size(kept, most, streaming.passes_at_once(platform))
         together = 1 if kept < classes else inference.bucket(views * images, streaming.VIEW_BUCKETS)
         for at_once in sorted({v for v in streaming.VIEW_BUCKETS if v <= together}, reverse=True):
             working = chunk * at_once * class_bytes(config)

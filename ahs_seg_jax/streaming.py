@@ -24,6 +24,7 @@ from ahs_seg_jax.models.class_attention import Sums
 
 VIEW_BUCKETS = (1, 2, 4, 5, 8, 10, 16)  # views computed together
 MOST_AT_ONCE = 8  # passes beside each other
+SMALL = 8  # classes of a pass that may be an odd number
 LABELLED_AT_ONCE = 32  # classes whose logits become labels in one call
 CACHED_FEATURES = 256 * 2**20  # bytes of image features that are kept
 
@@ -88,35 +89,39 @@ def _best(model: AHSSeg, params: Any, dense: np.ndarray, text: np.ndarray, keep:
 def _all_classes(
     model: AHSSeg, params: Any, features: Features, text: np.ndarray, chunk: int, pooling: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(index of the first class, logits `[b, t, g, g]`) of every chunk; all take part in the class attention."""
-    pieces = list(_chunks(text, chunk))
-    state = [programs.embed_classes(model, params, features["dense"], piece) for _, piece, _ in pieces]
-    count = np.asarray(len(text))
+    """(index of the first class, logits `[b, t, g, g]`) of every chunk; all take part in the class attention.
 
-    def spatial(i: int, index: int) -> Sums:
+    Between two meetings of all classes a chunk goes its way alone: from a class layer through the next spatial layer, or
+    through the decoder.
+    """
+    pieces, last = list(_chunks(text, chunk)), model.config.aggregator.layers
+    state: list[Any] = [None] * len(pieces)
+    of_image = programs.prepare_decoder(model, params, features["decoder_1"], features["decoder_2"])
+    # A call looks at every parameter that it is given; these are all that the programs below need.
+    params = {"aggregator": params["aggregator"]}
+
+    def onward(i: int, index: int, sums: Sums | None) -> jax.Array:
         _, piece, mask = pieces[i]
+        if sums is None:
+            x = programs.embed_classes(model, params, features["dense"], piece)
+        else:
+            x = programs.class_layer(model, params, state[i], piece, sums, index=index - 1, pooling=pooling)
+        if index == last:
+            state[i] = None  # frees it while the later chunks are decoded
+            return programs.decode(model, params, x, of_image)
         appearance = features["appearance"]
-        state[i], sums = programs.spatial_layer(
-            model, params, state[i], appearance, piece, mask, index=index, pooling=pooling
+        state[i], share = programs.spatial_layer(
+            model, params, x, appearance, piece, mask, index=index, pooling=pooling
         )
-        return sums
+        return share
 
-    def across(i: int, index: int, sums: Sums) -> None:
-        _, piece, _ = pieces[i]
-        state[i] = programs.class_layer(model, params, state[i], piece, sums, index=index, pooling=pooling)
-
-    def decoded(i: int) -> np.ndarray:
-        logits = programs.decode(model, params, state[i], prepared)
-        state[i] = None  # frees it while the later chunks are decoded
-        return np.asarray(logits)
-
-    for index in range(model.config.aggregator.layers):
-        shares = _each(functools.partial(spatial, index=index), len(pieces))
-        sums = programs.complete_sums(model, params, functools.reduce(operator.add, shares), count, index=index)
-        collections.deque(_each(functools.partial(across, index=index, sums=sums), len(pieces)), maxlen=0)
-    prepared = programs.prepare_decoder(model, params, features["decoder_1"], features["decoder_2"])
-    for (start, _, mask), logits in zip(pieces, _each(decoded, len(pieces)), strict=True):
-        yield start, logits[:, : mask.sum()]
+    found = _each(functools.partial(onward, index=0, sums=None), len(pieces))
+    for index in range(last):
+        count = np.asarray(len(text))
+        sums = programs.complete_sums(model, params, functools.reduce(operator.add, found), count, index=index)
+        found = _each(functools.partial(onward, index=index + 1, sums=sums), len(pieces))
+    for (start, _, mask), logits in zip(pieces, found, strict=True):
+        yield start, np.asarray(logits)[:, : mask.sum()]
 
 
 def passes_at_once(platform: str) -> int:
@@ -158,16 +163,18 @@ def probabilities(logits: np.ndarray, size: tuple[int, int], protocol: str) -> n
     return result
 
 
-def chunk_size(classes: int, chunk: int) -> int:
+def chunk_size(classes: int, chunk: int, together: int = 1) -> int:
     """Classes of a pass: a bucket that holds all of them; if that is more than `chunk`, about equal parts of them.
 
-    Parts are even numbers, so that there are few sizes to compile for.
+    So many parts that `together` passes beside each other come out even. Parts of more than SMALL are even numbers, so
+    that there are few sizes to compile for.
     """
     whole = inference.bucket(classes, inference.CLASS_BUCKETS)
     if whole <= chunk:
         return whole
-    part = -(-classes // -(-classes // chunk))
-    return min(chunk, part + part % 2)
+    rounds = -(-classes // (chunk * together))
+    part = -(-classes // (rounds * together))
+    return part if part <= SMALL else min(chunk, part + part % 2)
 
 
 def _chunks(text: np.ndarray, chunk: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -86,14 +86,24 @@ def layer_norm(x: jax.Array, p: Arrays) -> jax.Array:
     return (y * _broadcast(p["scale"], y) + _broadcast(p["bias"], y)).astype(x.dtype)
 
 
+def _mean_of_group(x: jax.Array, groups: int) -> jax.Array:
+    """`[..., h, w, c] -> [..., 1, 1, c]`: for each channel the mean over h, w and the channels of its group.
+
+    Each channel by itself first: XLA on a CPU then adds up many channels at once.
+    """
+    of_channel = x.mean((-3, -2), keepdims=True)
+    of_group = of_channel.reshape(*of_channel.shape[:-1], groups, -1).mean(-1, keepdims=True)
+    return jnp.repeat(of_group, x.shape[-1] // groups, -1).reshape(of_channel.shape)
+
+
 def group_norm(x: jax.Array, p: Arrays, groups: int) -> jax.Array:
     """GroupNorm of `[..., h, w, c]` over h, w and each group's channels; statistics in float32."""
-    *lead, rows, columns, channels = x.shape
-    wide = x.astype(jnp.float32).reshape(*lead, rows, columns, groups, channels // groups)
-    centred = wide - wide.mean((-4, -3, -1), keepdims=True)
-    variance = (centred * centred).mean((-4, -3, -1), keepdims=True)
-    y = (centred * jax.lax.rsqrt(variance + EPSILON)).reshape(x.shape)
-    return (y * _broadcast(p["scale"], y) + _broadcast(p["bias"], y)).astype(x.dtype)
+    wide = x.astype(jnp.float32)
+    mean = _mean_of_group(wide, groups)
+    variance = _mean_of_group(jnp.square(wide - mean), groups)
+    scale = jax.lax.rsqrt(variance + EPSILON) * _broadcast(p["scale"], wide)
+    # One factor and one summand for each channel, so that nothing as large as x is written but the result.
+    return (wide * scale + (_broadcast(p["bias"], wide) - mean * scale)).astype(x.dtype)
 
 
 def l2_normalise(x: jax.Array, axis: int = -1) -> jax.Array:
