@@ -79,7 +79,7 @@ def test_counts_are_saved_now_and_then(tmp_path, monkeypatch):
 def test_killed_evaluation_goes_on_where_it_was_saved(tmp_path):
     """SIGKILL leaves no time to save; the file of the last batch is there."""
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[1])}
-    killed = subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=False, timeout=300)
+    killed = subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=False, timeout=900)
     assert killed.returncode == 9
     source, lines = random_source(9), []
     options = {"protocol": "whole", "batch_size": 2, "mesh": one_device()}

@@ -16,7 +16,7 @@ def command(*arguments: str, code: int) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # against a hang; a busy machine may need minutes
         check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr

@@ -48,7 +48,7 @@ def test_last_save_that_cannot_make_its_directory_leaves_no_process_behind(tmp_p
         if stop:
             process.send_signal(signal.SIGTERM)
         try:
-            printed, _ = process.communicate(timeout=120)  # Orbax's threads wait for 300 s for that directory
+            printed, _ = process.communicate(timeout=240)  # Orbax's threads wait for 300 s for that directory
         finally:
             process.kill()
     assert process.returncode == code, printed
