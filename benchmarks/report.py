@@ -158,7 +158,8 @@ def side_table(records: Iterable[Record]) -> str:
     """Ratios to the published program."""
     rows = [
         [
-            f"{record['name'].removeprefix('side_by_side_')} ({record['settings']['names']} classes)",
+            f"{record['name'].removeprefix('side_by_side_')} ({record['settings']['names']} classes)"
+            + (", huge pages for both" if "memory" in record["settings"] else ""),
             duration(record["published"]["median"]),
             duration(record["ours"]["median"]),
             f"{record['times_faster']:.2f}",

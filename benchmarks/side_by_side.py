@@ -163,6 +163,8 @@ def _record(
         "names": len(job.names),
         "weights": "published" if options.weights else "random",
     }
+    if host_memory.SETTING in os.environ.get(host_memory.VARIABLE, ""):
+        settings["memory"] = os.environ[host_memory.VARIABLE]  # for both; else ours alone asks for huge pages
     settings = {name: value for name, value in settings.items() if name not in ("answer", "folder", "count_flops")}
     record = {
         "key": results_file.key(f"side_by_side_{job.work}", settings),
