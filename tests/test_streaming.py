@@ -127,6 +127,23 @@ def test_compiling_is_logged_with_the_reason(caplog):
     assert second.endswith("bucket of sizes not used before")
 
 
+@pytest.mark.parametrize(
+    ("classes", "chunk", "together", "size"),
+    [
+        (150, 6, 1, 6),
+        (150, 6, 2, 6),
+        (171, 6, 2, 6),
+        (150, 6, 8, 5),
+        (1000, 256, 1, 250),
+        (300, 64, 1, 60),
+        (997, 32, 2, 32),
+    ],
+)
+def test_passes_come_out_even(classes, chunk, together, size):
+    assert streaming.chunk_size(classes, chunk, together) == size
+    assert streaming.chunk_size(classes, size) == size  # what a plan has chosen stays
+
+
 @pytest.mark.parametrize("together", [1, 2, 3])
 def test_passes_run_beside_each_other_in_order_and_never_far_ahead(monkeypatch, together):
     monkeypatch.setattr(streaming, "passes_at_once", lambda platform: together)
