@@ -66,19 +66,19 @@ class StopRequest:
         first, self._asked = not self._asked, True
         if first:
             self.ending = Ending.INTERRUPTED if number == signal.SIGINT else Ending.PREEMPTED
+        if not self._several:
+            self.received = True  # before anything is raised: Python drops what is raised inside a finaliser
         if not first or (self._at_once and not self._several):
             raise KeyboardInterrupt
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            self.received = True
         parallel.log("\nstopping after this step; once more stops without saving")
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """For work that changes no state: there is no need to wait for its end."""
-        self._at_once = True
         try:
+            self._at_once = True
             yield
         except KeyboardInterrupt:
             self.received = True

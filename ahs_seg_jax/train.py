@@ -189,7 +189,8 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
             done += 1
             monitor.start(done, metrics)
             queue.push(done, metrics, batch["index"])
-            stop.received |= checkpoints.reached_preemption(done)
+            if checkpoints.reached_preemption(done):  # not |=, which forgets a signal that arrives while this is asked
+                stop.received = True
             miou = None
             if done < settings.steps and due(done, settings.eval_every):
                 miou = look()

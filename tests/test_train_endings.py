@@ -1,5 +1,6 @@
-"""What waits for a place that does not answer neither holds up a training nor outlives it."""
+"""How a training ends: signals at awkward moments, and places that do not answer."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -9,7 +10,8 @@ import threading
 
 import pytest
 
-from ahs_seg_jax import scoring, train
+from ahs_seg_jax import resume, scoring, train
+from ahs_seg_jax.checkpoints import store
 from ahs_seg_jax.resume import Ending
 from tests.test_train import after_batches, experiment
 
@@ -29,6 +31,29 @@ def test_results_that_cannot_be_written_yet_hold_up_no_step(stand_in, tmp_path, 
     assert went_on == [True, True]
     results = sorted(path.name for path in (tmp_path / "results").glob("*.json"))
     assert results == ["scenes_val_000002.json", "scenes_val_000004.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGTERM, Ending.PREEMPTED), (signal.SIGINT, Ending.INTERRUPTED)]
+)
+def test_signal_while_orbax_is_asked_about_preemption_is_not_forgotten(
+    stand_in, tmp_path, monkeypatch, capsys, number, ending
+):
+    def asked(_store, step):
+        if step == 2:
+            signal.raise_signal(number)
+        return False
+
+    monkeypatch.setattr(store.CheckpointStore, "reached_preemption", asked)
+    assert train.train(experiment(), tmp_path) is ending
+    assert "stopped at step 2; the same command" in capsys.readouterr().out
+
+
+def test_interrupt_that_a_finaliser_swallows_still_stops():
+    with resume.StopRequest() as stop, stop.at_once(), contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert stop.received
+    assert stop.ending is Ending.INTERRUPTED
 
 
 @pytest.mark.slow
