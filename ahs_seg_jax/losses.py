@@ -7,6 +7,7 @@ Source: AHS-Seg; parity: golden/boundary.npz, golden/dc_hsp.npz, golden/vitb_tra
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,19 @@ def one_hot(labels: Int[Array, "b H W"], classes: jax.Array) -> Float[Array, "b 
     return (labels[:, None] == classes[None, :, None, None]).astype(jnp.float32)
 
 
+def _corners(labels: Int[Array, "b H W"], size: tuple[int, int]) -> list[tuple[jax.Array, np.ndarray]]:
+    """What a bilinear resize to `size` reads: (labels `[b, *size]`, weight `[1, 1, *size]`) of up to four pixels."""
+    (rows, of_row), (columns, of_column) = (
+        resize.linear_taps(length, out) for length, out in zip(labels.shape[-2:], size, strict=True)
+    )
+    found = []
+    for i, j in itertools.product(range(2), repeat=2):
+        weight = of_row[:, i, None] * of_column[:, j]
+        if weight.any():
+            found.append((labels[:, rows[:, i, None], columns[:, j]], weight[None, None].astype(np.float32)))
+    return found
+
+
 def segmentation_loss(logits: Float[Array, "b t h w"], labels: Int[Array, "b H W"], chunk: int = 0) -> Float[Array, ""]:
     """Sigmoid cross-entropy of the logits resized to the labels, mean over all pixels and classes.
 
@@ -110,22 +124,28 @@ def _edge_cross_entropy(edge: jax.Array, target: jax.Array, floor: float) -> jax
 def _boundary_at(logits: jax.Array, labels: jax.Array, scale: float, floor: float, chunk: int) -> Float[Array, ""]:
     full = (labels.shape[-2], labels.shape[-1])
     size = (int(full[0] * scale), int(full[1] * scale))
-    counted = ~_near_unlabelled(labels, size)
+    counted, corners = ~_near_unlabelled(labels, size), _corners(labels, size)
 
-    def edges(logits: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        at_labels = resize.bilinear(logits, full, (-2, -1))
-        predicted = jax.nn.sigmoid(resize.bilinear(at_labels, size, (-2, -1)))
-        target = resize.bilinear(one_hot(labels, index[0]), size, (-2, -1))
-        return sobel_magnitude(predicted), sobel_magnitude(target)
+    def predicted_edges(logits: jax.Array) -> jax.Array:
+        return sobel_magnitude(jax.nn.sigmoid(resize.bilinear_through(logits, full, size, (-2, -1))))
+
+    def target_edges(index: jax.Array) -> jax.Array:
+        # The resized one-hot labels; a resize for each class would cost more than all else here.
+        parts = [jnp.asarray(weight) * one_hot(at, index[0]) for at, weight in corners]
+        return sobel_magnitude(sum(parts[1:], start=parts[0]))
 
     def largest(logits: jax.Array, index: jax.Array) -> jax.Array:
-        return jnp.stack([edge.max((-2, -1)) for edge in edges(logits, index)], -1)
+        return jnp.stack([edge.max((-2, -1)) for edge in (predicted_edges(logits), target_edges(index))], -1)
 
-    # One maximum for the whole tensor, over images and classes.
-    predicted_max, target_max = _over_classes(largest, logits, chunk).max((0, 1))
+    # One maximum for the whole tensor, over images and classes: each has its gradient from one class of one image.
+    of_classes = jax.lax.stop_gradient(_over_classes(largest, jax.lax.stop_gradient(logits), chunk))
+    predicted_max, target_max = of_classes.max((0, 1))
+    place = jax.nn.one_hot(of_classes[..., 0].argmax(), logits[..., 0, 0].size).reshape(logits.shape[:2])
+    again = predicted_edges(jnp.einsum("bt,bthw->hw", place, logits, precision=jax.lax.Precision.HIGHEST)).max()
+    predicted_max += again - jax.lax.stop_gradient(again)
 
     def terms(logits: jax.Array, index: jax.Array) -> jax.Array:
-        predicted, target = edges(logits, index)
+        predicted, target = predicted_edges(logits), target_edges(index)
         # The maximum itself is exactly 1 in exact arithmetic; float division may give 0.99999994.
         predicted = jnp.where(predicted >= predicted_max, 1.0, predicted / (predicted_max + 1e-8))
         entropy = _edge_cross_entropy(predicted, target / (target_max + 1e-8), floor)

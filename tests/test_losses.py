@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax import losses
+from ahs_seg_jax.models import resize
 from tests.goldens import assert_close
 
 
@@ -27,7 +28,7 @@ def test_boundary_golden(boundary, chunk):
     ours, theirs = np.array(gradient), np.array(boundary["grad_onehot"])
     ours[around] = theirs[around] = 0.0
     assert_close(ours, theirs, 1e-3)
-    both = losses.boundary_loss(boundary["logits"], boundary["labels"], chunk=chunk)
+    both = jax.jit(losses.boundary_loss, static_argnames="chunk")(boundary["logits"], boundary["labels"], chunk=chunk)
     assert_close(both, boundary["multiscale_onehot"], 1e-4)
 
 
@@ -35,18 +36,40 @@ def test_sobel_golden(boundary):
     assert_close(losses.sobel_magnitude(jax.nn.sigmoid(boundary["logits"])), boundary["edges_of_sigmoid"], 1e-4)
 
 
+@pytest.mark.parametrize("chunk", [0, 2])
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.7])
+def test_boundary_is_its_definition_step_by_step(scale, chunk):
+    logits = 2 * jax.random.normal(jax.random.key(5), (2, 5, 3, 7))
+    labels = jax.random.randint(jax.random.key(6), (2, 13, 29), 0, 5).at[1, 2, 3].set(-1)
+    size = (int(13 * scale), int(29 * scale))
+
+    def definition(logits):
+        to = lambda x, size: resize.bilinear(x, size, (-2, -1))
+        predicted = losses.sobel_magnitude(jax.nn.sigmoid(to(to(logits, (13, 29)), size)))
+        target = losses.sobel_magnitude(to(losses.one_hot(labels, jnp.arange(5)), size))
+        counted = ~losses._near_unlabelled(labels, size)
+        edge = jnp.where(predicted == predicted.max(), 1.0, predicted / (predicted.max() + 1e-8))
+        entropy = losses._edge_cross_entropy(edge, target / (target.max() + 1e-8), -100.0)
+        return jnp.where(counted, entropy, 0.0).sum() / (counted.sum() * 5)
+
+    ours = lambda x: losses.boundary_loss(x, labels, scales=((scale, 0.3),), chunk=chunk)
+    (value, gradient), (expected, its_gradient) = (jax.jit(jax.value_and_grad(f))(logits) for f in (ours, definition))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient, its_gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_boundary_leaves_out_what_is_near_unlabelled_pixels():
     logits = jax.random.normal(jax.random.key(0), (1, 2, 7, 11))
     labels = jnp.zeros((1, 7, 11), jnp.int32).at[0, 3, 4].set(-1)
-    one_scale = lambda x: losses.boundary_loss(x, labels, scales=((1.0, 1.0),))
+    one_scale = jax.jit(lambda x, labels=labels: losses.boundary_loss(x, labels, scales=((1.0, 1.0),)))
     # Counted pixels still see a logit two pixels away; a logit in the middle of the hole is seen by none of them.
     gradient = np.asarray(jax.grad(one_scale)(logits))
     largest = np.asarray(losses.sobel_magnitude(jax.nn.sigmoid(logits))).max()
     assert np.isfinite(gradient).all()
     assert largest > 0
-    everything_unlabelled = losses.boundary_loss(logits, jnp.full((1, 7, 11), -1))
+    everything_unlabelled = one_scale(logits, jnp.full((1, 7, 11), -1))
     assert float(everything_unlabelled) == 0.0
-    hidden = losses.boundary_loss(logits.at[0, :, 3, 4].add(0.01), labels, scales=((1.0, 1.0),))
+    hidden = one_scale(logits.at[0, :, 3, 4].add(0.01))
     assert float(hidden) == pytest.approx(float(one_scale(logits)), abs=2e-3)
 
 
@@ -55,7 +78,8 @@ def test_boundary_floor_bounds_the_loss_and_its_gradient_is_finite():
     logits = jnp.full((1, 1, 5, 5), -20.0).at[0, 0, 2, 2].set(20.0)
     labels = jnp.full((1, 5, 5), 1)
     for floor in (-100.0, -13.8):
-        value, gradient = jax.value_and_grad(lambda x, f=floor: losses.boundary_loss(x, labels, floor=f))(logits)
+        loss = jax.value_and_grad(lambda x, f=floor: losses.boundary_loss(x, labels, floor=f))
+        value, gradient = jax.jit(loss)(logits)
         assert 0 < float(value) < -floor
         assert np.isfinite(gradient).all()
 

@@ -21,9 +21,8 @@ def _from_taps(size_in: int, indices: np.ndarray, weights: np.ndarray) -> np.nda
     return matrix.astype(np.float32)
 
 
-@functools.lru_cache(maxsize=256)
-def bilinear_matrix(size_in: int, size_out: int, aligned_corners: bool = False) -> np.ndarray:
-    """Weights `[size_out, size_in]` of linear interpolation; each row sums to one."""
+def linear_taps(size_in: int, size_out: int, aligned_corners: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """What each output of linear interpolation reads: the indices and weights `[size_out, 2]` of two inputs."""
     index = np.arange(size_out, dtype=np.float64)
     if aligned_corners:
         source = index * ((size_in - 1) / (size_out - 1)) if size_out > 1 else np.zeros(1)
@@ -32,7 +31,19 @@ def bilinear_matrix(size_in: int, size_out: int, aligned_corners: bool = False) 
     low = np.minimum(np.floor(source).astype(np.int64), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
     fraction = source - low
-    return _from_taps(size_in, np.stack([low, high], 1), np.stack([1.0 - fraction, fraction], 1))
+    return np.stack([low, high], 1), np.stack([1.0 - fraction, fraction], 1)
+
+
+@functools.lru_cache(maxsize=256)
+def bilinear_matrix(size_in: int, size_out: int, aligned_corners: bool = False) -> np.ndarray:
+    """Weights `[size_out, size_in]` of linear interpolation; each row sums to one."""
+    return _from_taps(size_in, *linear_taps(size_in, size_out, aligned_corners))
+
+
+@functools.lru_cache(maxsize=256)
+def _joined_matrix(size_in: int, through: int, size_out: int) -> np.ndarray:
+    second, first = bilinear_matrix(through, size_out), bilinear_matrix(size_in, through)
+    return (second.astype(np.float64) @ first.astype(np.float64)).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=256)
@@ -63,6 +74,15 @@ def bilinear(
 ) -> jax.Array:
     """Bilinear resize of two axes to `size` (rows, columns), without anti-aliasing. Same dtype as `x`."""
     rows, columns = (bilinear_matrix(x.shape[axis], out, aligned_corners) for axis, out in zip(axes, size, strict=True))
+    return _apply(x, rows, columns, axes)
+
+
+def bilinear_through(
+    x: jax.Array, through: tuple[int, int], size: tuple[int, int], axes: tuple[int, int] = (-3, -2)
+) -> jax.Array:
+    """`bilinear` to `through` and from there to `size`, as one map: nothing of the size `through` is computed."""
+    sizes = zip((x.shape[axis] for axis in axes), through, size, strict=True)
+    rows, columns = (_joined_matrix(*along) for along in sizes)
     return _apply(x, rows, columns, axes)
 
 

@@ -49,6 +49,12 @@ def test_gradient_is_the_transpose():
     np.testing.assert_allclose(gradient, np.einsum("bHW,Hh,Ww->bhw", cotangent, rows, columns), atol=1e-5)
 
 
+def test_two_resizes_as_one_map():
+    x = jax.random.normal(jax.random.key(2), (2, 5, 7))
+    twice = resize.bilinear(resize.bilinear(x, (23, 19), (1, 2)), (11, 13), (1, 2))
+    np.testing.assert_allclose(resize.bilinear_through(x, (23, 19), (11, 13), (1, 2)), twice, atol=2e-6)
+
+
 def test_one_pixel_and_equal_size():
     pixel = jnp.full((1, 1, 2), 3.0)
     np.testing.assert_array_equal(resize.bilinear(pixel, (4, 5)), jnp.full((4, 5, 2), 3.0))
