@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-UNKNOWN_LOOP = 8  # passes that a loop of unknown length is counted for: only the inverse of the rotations is one
+UNKNOWN_LOOP = 1  # passes that a loop of unknown length is counted for: only the inverse of the rotations has one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-UNKNOWN_TRIPS = 8  # passes of a loop that decides its own length: only the inverse of the rotations is one
+UNKNOWN_TRIPS = 1  # passes of a loop that decides its own length: only the inverse of the rotations has one
 ITEM_BYTES = {"pred": 1, "s4": 1, "u4": 1, "f8": 1, "bf16": 2, "token": 0}
 
 _COMPUTATION = re.compile(r"^(?:ENTRY\s+)?%?([\w.\-]+)\s*\(.*\)\s*->\s*.*\{\s*$")

@@ -43,16 +43,28 @@ def test_rotated_projections_golden(stored, kind):
     assert_close(projected, stored[f"{kind}_proj_out"], 1e-5)
 
 
+@pytest.mark.parametrize("side", [13, 83])
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 0.3, 5.0, 200.0])
-def test_cayley_is_a_rotation_and_agrees_with_a_solver(scale):
-    x = scale * jax.random.normal(jax.random.key(0), (3, 13, 13))
+def test_cayley_is_a_rotation_and_agrees_with_a_solver(scale, side):
+    x = scale * jax.random.normal(jax.random.key(0), (3, side, side))
     rotation = np.asarray(orthogonal.cayley(x), np.float64)
     skew = np.asarray((x - x.swapaxes(-1, -2)) / 2, np.float64)
-    exact = np.linalg.solve((np.eye(13) + skew).swapaxes(-1, -2), (np.eye(13) - skew).swapaxes(-1, -2)).swapaxes(-1, -2)
+    eye = np.broadcast_to(np.eye(side), skew.shape)
+    exact = np.linalg.solve((eye + skew).swapaxes(-1, -2), (eye - skew).swapaxes(-1, -2)).swapaxes(-1, -2)
     np.testing.assert_allclose(rotation, exact, atol=1e-4)
-    np.testing.assert_allclose(
-        rotation @ rotation.swapaxes(-1, -2), np.broadcast_to(np.eye(13), rotation.shape), atol=1e-4
-    )
+    np.testing.assert_allclose(rotation @ rotation.swapaxes(-1, -2), eye, atol=1e-4)
+
+
+def test_cayley_of_matrices_that_rounding_spoils_by_blocks_beside_one_that_it_does_not():
+    x = jnp.asarray([0.3, 2e4])[:, None, None] * jax.random.normal(jax.random.key(3), (2, 67, 67))
+    skew = (x - x.swapaxes(-1, -2)) / 2
+    eye = jnp.broadcast_to(jnp.eye(67), skew.shape)
+    spoilt = eye - (eye + skew) @ orthogonal._by_blocks(eye + skew)
+    assert not np.linalg.norm(spoilt[1]) < 0.5
+    rotation = orthogonal.cayley(x)
+    np.testing.assert_allclose(rotation @ rotation.swapaxes(-1, -2), eye, atol=2e-3)
+    alone = orthogonal.cayley(x[:1])[0]
+    np.testing.assert_allclose(rotation[0], alone, atol=1e-6)
 
 
 def test_cayley_gradient_agrees_with_finite_differences():
