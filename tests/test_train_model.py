@@ -42,6 +42,26 @@ def test_components_bring_their_losses_parameters_and_curves(changes, names):
     assert curves == (adapted if model.adaptation == "ha_hem" else {}) | ({"fusion": (3,)} if model.mh_fpn else {})
 
 
+def equations(jaxpr):
+    """All equations, those of inner programs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def test_every_product_of_a_float32_step_is_at_the_highest_precision():
+    """GPUs and TPUs round factors to fewer bits otherwise; the backward passes written by hand are traced apart."""
+    config = experiment(small_model(class_chunk=2, remat="cheap"), finetune="orthogonal")
+    shapes = jax.eval_shape(lambda: step.create_state(initialise.fresh_params(config), config.train))
+    jaxpr = jax.make_jaxpr(step.make_train_step(config))(shapes, batch(), tokens())
+    products = [e for e in equations(jaxpr.jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
+    assert len(products) > 300
+    assert {e.params["precision"] for e in products} == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
 @pytest.mark.slow
 def test_trains_on_several_devices_and_traces_once():
     config = dataclasses.replace(experiment(small_model(), finetune="orthogonal"), init="random")

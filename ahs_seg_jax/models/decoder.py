@@ -91,7 +91,8 @@ def _by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`_at_corners` as one product over the 2x2 patches: the better way to the gradient of x."""
     rows, columns, channels = x.shape[-3:]
     patch = [_padded(x)[:, i : i + rows + 1, j : j + columns + 1] for i in range(2) for j in range(2)]
-    return jnp.concatenate(patch, -1) @ kernel.reshape(4 * channels, -1)
+    kernel = kernel.reshape(4 * channels, -1)
+    return jnp.matmul(jnp.concatenate(patch, -1), kernel, precision=layers.backward_precision(x))
 
 
 @jax.custom_vjp

@@ -68,9 +68,41 @@ def norm(features: int, name: str | None = None) -> Parameters:
     return Parameters({"scale": (ones, (features,)), "bias": (zeros, (features,))}, name=name)
 
 
-def linear(x: jax.Array, p: Arrays) -> jax.Array:
-    """`x kernel + bias` over the last axis, in x's dtype."""
-    y = x @ p["kernel"].astype(x.dtype)
+def backward_precision(x: jax.Array) -> jax.lax.Precision:
+    """That of products in a backward pass that is written by hand: it is traced after the model, where what the model
+    has asked for (`jax.default_matmul_precision`) no longer holds."""
+    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel
+
+
+def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    every = tuple(range(x.ndim - 1))
+    product = functools.partial(jnp.tensordot, axes=(every, every), precision=backward_precision(x))
+    # A CPU transposes the first operand: it shall be the narrower one.
+    narrow = x.shape[-1] <= cotangent.shape[-1]
+    gradient = product(x, cotangent) if narrow else product(cotangent, x).T
+    return jnp.matmul(cotangent, kernel.T, precision=backward_precision(x)), gradient
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def linear(x: jax.Array, p: Arrays, *, learned: bool = False) -> jax.Array:
+    """`x kernel + bias` over the last axis, in x's dtype.
+
+    `learned` is for kernels that always learn: same result, a faster way to their gradient, computed even if frozen.
+    """
+    kernel = p["kernel"].astype(x.dtype)
+    y = _product(x, kernel) if learned else x @ kernel
     return y + _broadcast(p["bias"], y) if "bias" in p else y
 
 
@@ -124,23 +156,37 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
-def repeated(x: Float[Array, "1 ..."], times: int) -> Float[Array, "times ..."]:
-    """x once for each of `times` rows.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _repeated(x: jax.Array, times: int, axis: int) -> jax.Array:
+    return jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], times, *x.shape[axis:]))
 
-    As a product with ones, because so is its gradient then: a sum over rows, which is slow as a reduction on a CPU.
-    """
-    ones = jnp.ones(times, x.dtype)
-    return jnp.einsum("t,...->t...", ones, x[0], precision=jax.lax.Precision.HIGHEST)
+
+def _repeated_forward(x: jax.Array, times: int, axis: int) -> tuple[jax.Array, None]:
+    return _repeated(x, times, axis), None
+
+
+def _repeated_backward(times: int, axis: int, _: None, cotangent: jax.Array) -> tuple[jax.Array]:
+    # A sum over rows, which is slow as a reduction on a CPU, and slow as a product unless the ones come first.
+    ones = jnp.ones(times, cotangent.dtype)
+    return (jnp.tensordot(ones, cotangent, ((0,), (axis,)), precision=backward_precision(cotangent)),)
+
+
+_repeated.defvjp(_repeated_forward, _repeated_backward)
+
+
+def repeated(x: Float[Array, "1 ..."], times: int) -> Float[Array, "times ..."]:
+    """x once for each of `times` rows."""
+    return _repeated(x[0], times, 0)
 
 
 def for_classes(x: Float[Array, "b 1 ..."], classes: int) -> Float[Array, "b t ..."]:
-    """What an image says to all classes alike, for each of them; see `repeated`."""
-    ones = jnp.ones(classes, x.dtype)
-    return jnp.einsum("t,b...->bt...", ones, x[:, 0], precision=jax.lax.Precision.HIGHEST)
+    """What an image says to all classes alike, for each of them."""
+    return _repeated(x[:, 0], classes, 1)
 
 
-def _same(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def _same(x: jax.Array, kernel: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout, precision=precision)
 
 
 @jax.custom_vjp
@@ -162,7 +208,8 @@ def kernel_gradient(
     """
     rows, width = cotangent.shape[1:3]
     columns = jnp.concatenate([x[:, :, j : j + width] for j in range(side)], -1)
-    products = [jnp.einsum("bhwo,bhwc->boc", cotangent, columns[:, i : i + rows]).sum(0) for i in range(side)]
+    product = functools.partial(jnp.einsum, "bhwo,bhwc->boc", precision=backward_precision(x))
+    products = [product(cotangent, columns[:, i : i + rows]).sum(0) for i in range(side)]
     return jnp.stack(products).reshape(side, cotangent.shape[-1], side, x.shape[-1]).transpose(0, 2, 3, 1)
 
 
@@ -172,14 +219,14 @@ def _kernel_gradient_as_products(x: jax.Array, kernel: jax.Array, cotangent: jax
 
 
 def _kernel_gradient_as_convolution(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-    return jax.linear_transpose(functools.partial(_same, x), kernel)(cotangent)[0]
+    return jax.linear_transpose(lambda kernel: _same(x, kernel, backward_precision(x)), kernel)(cotangent)[0]
 
 
 def _same_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     # XLA on a CPU knows neither gradient of a convolution well inside a loop: the input's, as it stands here, is twenty
     # times faster than what it derives, the kernel's fifty times and more as products.
-    x_gradient = _same(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+    x_gradient = _same(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), backward_precision(x))
     return x_gradient, jax.lax.platform_dependent(
         x, kernel, cotangent, cpu=_kernel_gradient_as_products, default=_kernel_gradient_as_convolution
     )
