@@ -43,7 +43,7 @@ SUM = 3 * 15 * 2  # two operands and a result of fifteen bfloat16 numbers
 ONE_PASS = 16 + 16 + 4  # a row read, written, and its index
 
 
-@pytest.mark.parametrize(("trips", "passes"), [(KNOWN, 7), ("{}", 8)])
+@pytest.mark.parametrize(("trips", "passes"), [(KNOWN, 7), ("{}", 1)])
 def test_by_hand(trips, passes):
     program = PROGRAM.replace("TRIPS", trips)
     assert traffic.bytes_moved(program) == SUM + passes * ONE_PASS
