@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ahs_seg_jax.compiled import Compiled, traces
-from ahs_seg_jax.models import clip, orthogonal
+from ahs_seg_jax.models import clip, orthogonal, resize
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.vocabulary import Vocabulary
 
@@ -113,9 +113,8 @@ def _merge(config: ModelConfig, params: Any) -> Any:
 
 def taps(size_in: int, size_out: int) -> Taps:
     """The two source indices (int32 `[m]`) and the second one's weight (float32 `[m]`) of a bilinear resize."""
-    source = np.maximum((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0.0)
-    low = np.minimum(source.astype(np.int32), size_in - 1)
-    return low, np.minimum(low + 1, size_in - 1), (source - low).astype(np.float32)
+    index, weight = resize.linear_taps(size_in, size_out)
+    return index[:, 0].astype(np.int32), index[:, 1].astype(np.int32), weight[:, 1].astype(np.float32)
 
 
 def squash(image: np.ndarray, size: int) -> np.ndarray:

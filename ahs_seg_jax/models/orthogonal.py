@@ -52,9 +52,9 @@ def _by_blocks(a: jax.Array) -> jax.Array:
 
     For `I + K` no pivots are needed: the symmetric part of every Schur complement is at least I.
     """
-    half = a.shape[-1] // 2
     if a.shape[-1] <= _ELIMINATED:
         return _by_elimination(a)
+    half = a.shape[-1] // 2
     upper, lower = jnp.split(a, [half], -2)
     (p, q), (r, s) = jnp.split(upper, [half], -1), jnp.split(lower, [half], -1)
     p_inverse = _by_blocks(p)
