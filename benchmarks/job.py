@@ -27,7 +27,7 @@ class Job:
     threads: int = 2
     device: str = "cpu"  # of the published program: cpu | cuda
     dtype: str = "float32"  # of ours
-    class_chunk: int = 19  # of ours, in training
+    class_chunk: int = 9  # of ours, in training
     count_flops: bool = False
     answer: str = ""  # .npz file for the result that is compared; "" = none
 

@@ -1,5 +1,6 @@
 """The training step of the real model: what each component brings, devices, one trace, and every part learns."""
 
+import collections
 import dataclasses
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from ahs_seg_jax import initialise, step
 from ahs_seg_jax.losses import ClassPairs
+from ahs_seg_jax.models import layers
 from tests.test_train import batch, experiment, run_steps, small_model, tokens
 
 
@@ -52,12 +54,30 @@ def equations(jaxpr):
                     yield from equations(getattr(inner, "jaxpr", inner))
 
 
-def test_every_product_of_a_float32_step_is_at_the_highest_precision():
-    """GPUs and TPUs round factors to fewer bits otherwise; the backward passes written by hand are traced apart."""
-    config = experiment(small_model(class_chunk=2, remat="cheap"), finetune="orthogonal")
+def step_products(config):
+    """The products and convolutions of a training step."""
     shapes = jax.eval_shape(lambda: step.create_state(initialise.fresh_params(config), config.train))
     jaxpr = jax.make_jaxpr(step.make_train_step(config))(shapes, batch(), tokens())
-    products = [e for e in equations(jaxpr.jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
+    return [e for e in equations(jaxpr.jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
+
+
+def test_cheap_rematerialisation_computes_no_convolution_and_no_long_product_again(monkeypatch):
+    """Those that the gradients written by hand take part in are the easiest to lose: a rule can hide them."""
+    monkeypatch.setattr(layers, "SHORT", 1)  # every product with parameters is long: the model of the tests is small
+
+    def counts(remat):
+        kept = [e for e in step_products(experiment(small_model(class_chunk=2, remat=remat))) if not batched(e)]
+        return collections.Counter((e.primitive.name, tuple(v.aval.shape for v in e.invars)) for e in kept)
+
+    batched = lambda e: e.primitive.name == "dot_general" and e.params["dimension_numbers"][1][0]
+    none, cheap, everything = (counts(remat) for remat in ("none", "cheap", "all"))
+    assert cheap == none
+    assert everything.total() > none.total()
+
+
+def test_every_product_of_a_float32_step_is_at_the_highest_precision():
+    """GPUs and TPUs round factors to fewer bits otherwise; the backward passes written by hand are traced apart."""
+    products = step_products(experiment(small_model(class_chunk=2, remat="cheap"), finetune="orthogonal"))
     assert len(products) > 300
     assert {e.params["precision"] for e in products} == {(jax.lax.Precision.HIGHEST,) * 2}
 

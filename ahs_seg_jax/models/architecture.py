@@ -9,7 +9,7 @@ from typing import Any
 ADAPTATIONS = ("none", "orthogonal", "ha_hem")
 FUSIONS = ("weighted", "attention", "concat")
 DTYPES = ("float32", "bfloat16")
-REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and products with parameters (layers.rematerialised)
+REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and long products (layers.rematerialised)
 
 
 @dataclasses.dataclass(frozen=True)

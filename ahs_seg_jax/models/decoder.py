@@ -88,15 +88,14 @@ def _padded(x: jax.Array) -> jax.Array:
 
 
 def _by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`_at_corners` as one product over the 2x2 patches: the better way to the gradient of x."""
+    """`_corner_convolution` as one product over the 2x2 patches: the better way to the gradient of x."""
     rows, columns, channels = x.shape[-3:]
     patch = [_padded(x)[:, i : i + rows + 1, j : j + columns + 1] for i in range(2) for j in range(2)]
     kernel = kernel.reshape(4 * channels, -1)
     return jnp.matmul(jnp.concatenate(patch, -1), kernel, precision=layers.backward_precision(x))
 
 
-@jax.custom_vjp
-def _at_corners(x: Float[Array, "n h w c"], kernel: Float[Array, "2 2 c o"]) -> Float[Array, "n h+1 w+1 o"]:
+def _corner_convolution(x: Float[Array, "n h w c"], kernel: Float[Array, "2 2 c o"]) -> Float[Array, "n h+1 w+1 o"]:
     """2x2 convolution at every corner between pixels, zeros around the grid.
 
     XLA on a CPU is fastest with the convolution forward, and a hundred times slower with its gradients than with products.
@@ -106,7 +105,7 @@ def _at_corners(x: Float[Array, "n h w c"], kernel: Float[Array, "2 2 c o"]) -> 
 
 
 def _at_corners_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _at_corners(x, kernel), (x, kernel)
+    return _corner_convolution(x, kernel), (x, kernel)
 
 
 def _at_corners_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -115,6 +114,7 @@ def _at_corners_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Arra
     return x_gradient, layers.kernel_gradient(_padded(x), cotangent, 2)
 
 
+_at_corners = jax.custom_vjp(_corner_convolution)
 _at_corners.defvjp(_at_corners_forward, _at_corners_backward)
 
 
@@ -135,10 +135,38 @@ def run_stage(x: jax.Array, p: Arrays, prepared: Prepared, *, in_loop: bool) -> 
     return jax.nn.relu(layers.group_norm(layers.conv_same(x, p["conv_2"], in_loop=in_loop), p["norm_2"], groups))
 
 
-def head(x: Float[Array, "*batch h w c"], p: Arrays) -> Float[Array, "*batch h w"]:
+def _shifted(x: Float[Array, "n h w"]) -> Float[Array, "9 n h w"]:
+    """x at the places where the nine taps of a 3x3 convolution's transpose read it, zeros around the grid."""
+    rows, columns = x.shape[1:]
+    padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1)])
+    return jnp.stack([padded[:, 2 - i :, 2 - j :][:, :rows, :columns] for i in range(3) for j in range(3)])
+
+
+def _summed_taps(x: Float[Array, "n h w c"], kernel: Float[Array, "9 c"]) -> Float[Array, "n h w"]:
     """3x3 convolution to one channel: a product for its nine taps, then their sum at nine shifts."""
-    rows, columns, channels = x.shape[-3:]
-    taps = x @ p["kernel"].astype(x.dtype).transpose(2, 0, 1, 3).reshape(channels, 9)
-    taps = jnp.pad(taps, [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)])
-    shifted = [taps[..., i : i + rows, j : j + columns, 3 * i + j] for i in range(3) for j in range(3)]
-    return sum(shifted[1:], start=shifted[0]) + p["bias"].astype(x.dtype)[0]
+    rows, columns = x.shape[1:3]
+    taps = jnp.pad(x @ kernel.T, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    shifted = [taps[:, i : i + rows, j : j + columns, 3 * i + j] for i in range(3) for j in range(3)]
+    return sum(shifted[1:], start=shifted[0])
+
+
+def _to_one_channel_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _summed_taps(x, kernel), (x, kernel)
+
+
+def _to_one_channel_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # What XLA on a CPU derives adds up nine padded arrays, each place of which asks all nine: eight times slower.
+    x, kernel = saved
+    product = functools.partial(jnp.matmul, precision=layers.backward_precision(x))
+    shifted = _shifted(cotangent).reshape(9, -1)
+    return product(shifted.T, kernel).reshape(x.shape), product(shifted, x.reshape(-1, x.shape[-1]))
+
+
+_to_one_channel = jax.custom_vjp(_summed_taps)
+_to_one_channel.defvjp(_to_one_channel_forward, _to_one_channel_backward)
+
+
+def head(x: Float[Array, "*batch h w c"], p: Arrays) -> Float[Array, "*batch h w"]:
+    """3x3 convolution to one channel."""
+    kernel = p["kernel"].astype(x.dtype).reshape(9, x.shape[-1])
+    return _to_one_channel(x.reshape(-1, *x.shape[-3:]), kernel).reshape(x.shape[:-1]) + p["bias"].astype(x.dtype)[0]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import sharding
 
-SHORT = 256  # channels: products that widen shorter vectors are computed again rather than kept
+SHORT = 256  # channels: products of shorter vectors are computed again rather than kept
 EPSILON = 1e-5  # PyTorch's default of LayerNorm and GroupNorm; Flax's differs
 
 Arrays = Mapping[str, Any]  # nested dictionary of arrays
@@ -80,7 +80,7 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _product(x, kernel), (x, kernel)
+    return x @ kernel, (x, kernel)  # not `_product`, which would hide the product from `rematerialised`
 
 
 def _product_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -194,8 +194,23 @@ def _same_in_loop(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _same(x, kernel)
 
 
+def _same_on_all_cores(x: jax.Array, kernel: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:
+    """`_same` with one row more than needed above it: a result larger than x is what XLA on a CPU computes itself, on all
+    cores; what it leaves to its library runs on one."""
+    reach = kernel.shape[0] // 2
+    layout = ("NHWC", "HWIO", "NHWC")
+    padding = ((reach + 1, reach), (reach, reach))
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=layout, precision=precision)
+    return y[:, 1:]
+
+
+def _same_by_platform(x: jax.Array, kernel: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:
+    cpu, default = (functools.partial(f, precision=precision) for f in (_same_on_all_cores, _same))
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+
 def _same_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _same(x, kernel), (x, kernel)
+    return _same_by_platform(x, kernel), (x, kernel)
 
 
 def kernel_gradient(
@@ -226,7 +241,7 @@ def _same_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> 
     x, kernel = saved
     # XLA on a CPU knows neither gradient of a convolution well inside a loop: the input's, as it stands here, is twenty
     # times faster than what it derives, the kernel's fifty times and more as products.
-    x_gradient = _same(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), backward_precision(x))
+    x_gradient = _same_by_platform(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), backward_precision(x))
     return x_gradient, jax.lax.platform_dependent(
         x, kernel, cotangent, cpu=_kernel_gradient_as_products, default=_kernel_gradient_as_convolution
     )
@@ -279,20 +294,20 @@ def split_linear(p: Arrays, features: int) -> tuple[Arrays, jax.Array]:
 
 
 def _is_worth_keeping(primitive: Any, *operands: Any, **parameters: Any) -> bool:
-    """Whether a result is that of a convolution or of a product with parameters (one without a batch axis), unless the
-    product makes wide vectors of short ones: that is little work for much memory."""
+    """Whether a result is that of a convolution or of a product of long vectors with parameters (without a batch axis): a
+    number of a short product is little work for its memory."""
     if primitive.name != "dot_general":
         return primitive.name == "conv_general_dilated"
     (contracted, _), (batch, _) = parameters["dimension_numbers"]
-    length = math.prod(operands[0].shape[axis] for axis in contracted)
-    return not batch and (length >= SHORT or operands[1].size <= length * length)
+    return not batch and math.prod(operands[0].shape[axis] for axis in contracted) >= SHORT
 
 
 def rematerialised(function: Callable[..., Any], remat: str, *, in_loop: bool) -> Callable[..., Any]:
     """`function`, whose backward pass computes again, by `remat`: "none", nothing; "cheap", everything but convolutions
-    and products with parameters, whose results are kept (but wide ones of short vectors); "all", everything.
+    and long vectors' products with parameters, whose results are kept; "all", everything.
 
-    `in_loop` as in `conv_same`.
+    `in_loop` as in `conv_same`. A primitive within a function with a gradient of its own (`jax.custom_vjp`) is seen only
+    where the forward rule calls it: a rule that calls the function itself hides it, and all of it is computed again.
     """
     if remat == "none":
         return function

@@ -15,10 +15,11 @@ def test_defaults_by_size_and_machine():
     assert (tiny.batch, tiny.train_classes, tiny.classes, tiny.crop, tiny.class_chunk) == (4, 20, 20, 64, 0)
     large = complete(Settings(size="vitb16"), "cpu")
     assert (large.batch, large.train_classes, large.classes, large.crop) == (1, 171, 150, 384)
-    assert (large.class_chunk, large.remat) == (19, "cheap")
-    assert large.model().class_chunk == 19
+    assert (large.class_chunk, large.remat) == (9, "cheap")
+    assert large.model().class_chunk == 9
     assert large.model().remat == "cheap"
-    assert complete(Settings(size="vitb16"), "gpu").batch == 16
+    on_gpu = complete(Settings(size="vitb16"), "gpu")
+    assert (on_gpu.batch, on_gpu.class_chunk) == (16, 19)
     assert complete(Settings(size="vitb16"), "cpu", devices=8).batch == 8
     chosen = complete(Settings(size="vitb16", batch=3, class_chunk=0, remat="none"), "cpu")
     assert (chosen.batch, chosen.class_chunk, chosen.remat) == (3, 0, "none")

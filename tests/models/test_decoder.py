@@ -52,4 +52,9 @@ def test_head_is_a_convolution(shape):
     rng = np.random.default_rng(1)
     x = jnp.asarray(rng.standard_normal(shape, np.float32))
     p = {"kernel": jnp.asarray(rng.standard_normal((3, 3, shape[-1], 1), np.float32)), "bias": jnp.full(1, 0.5)}
-    assert_close(decoder.head(x, p), layers.conv_same(x, p)[..., 0], 1e-6)
+    cotangent = jnp.asarray(rng.standard_normal(shape[:-1], np.float32))
+    found, back = jax.vjp(decoder.head, x, p)
+    expected, expected_back = jax.vjp(lambda x, p: layers.conv_same(x, p)[..., 0], x, p)
+    assert_close(found, expected, 1e-6)
+    for one, other in zip(jax.tree.leaves(back(cotangent)), jax.tree.leaves(expected_back(cotangent)), strict=True):
+        assert_close(one, other, 1e-5)
