@@ -11,7 +11,7 @@ import numpy as np
 
 from ahs_seg_jax.config import MeshConfig
 from ahs_seg_jax.losses import ClassPairs, LossConfig
-from tests.test_train import batch, experiment, run_steps, small_model
+from tests.small import batch, experiment, run_steps, small_model
 
 PAIRS = ClassPairs(np.array([[0, 1]], np.int32), np.array([[2, 3]], np.int32))
 

@@ -12,8 +12,8 @@ from ahs_seg_jax import ahead_of_time, initialise, lowering, memory, parallel, s
 from ahs_seg_jax.config import InputError, MeshConfig
 from ahs_seg_jax.data.scenes import scenes_vocabulary
 from configs import vitb
+from tests.small import experiment
 from tests.standin import StandIn
-from tests.test_train import experiment
 
 
 def test_figures_of_a_program_on_two_devices():

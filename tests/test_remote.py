@@ -22,7 +22,7 @@ from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.sources import open_source
 from ahs_seg_jax.resume import Ending
 from tests.data.benchmarks import trees
-from tests.test_train import experiment
+from tests.small import experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WORKDIR = "gs://bucket/runs/one"

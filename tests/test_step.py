@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax import initialise, parallel, step
-from tests.test_train import batch, close, experiment, run_steps, small_model
+from tests.small import batch, close, experiment, run_steps, small_model
 
 
 def test_loss_falls_and_the_step_is_traced_once(stand_in):

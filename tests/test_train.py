@@ -4,7 +4,6 @@ With a stand-in for the model, which compiles in a moment; `test_train_model.py`
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -16,59 +15,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ahs_seg_jax import initialise, parallel, resume, scoring, step, train, workdir_lock
+from ahs_seg_jax import resume, scoring, train, workdir_lock
 from ahs_seg_jax.checkpoints import pretrained, store
 from ahs_seg_jax.checkpoints.errors import CheckpointError
-from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, InputError, TrainConfig
-from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource, scenes_vocabulary
+from ahs_seg_jax.config import InputError
+from ahs_seg_jax.data.scenes import ScenesSource, scenes_vocabulary
 from ahs_seg_jax.data.sources import CorruptExample
-from ahs_seg_jax.data.transforms import AugmentConfig
-from ahs_seg_jax.models.architecture import AggregatorConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from ahs_seg_jax.models.architecture import TextTowerConfig
 from ahs_seg_jax.monitor import NonFiniteLoss
 from ahs_seg_jax.resume import Ending
 from scripts import kill_test
-
-CROP, CLASSES, LENGTH = 24, 5, 8
+from tests.small import close, experiment, small_model
 
 HANDLERS_BEFORE = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]  # a shell may ignore SIGINT
-
-
-def small_model(**changes) -> ModelConfig:
-    """Every part of the model, as small as it goes."""
-    model = ModelConfig(
-        image=ImageTowerConfig(layers=3, width=16, heads=2, patch_size=4, crop=CROP, pretrained_grid=6),
-        text=TextTowerConfig(layers=1, width=16, heads=2, context=32),
-        embed_dim=16,
-        block_size=8,
-        guidance_taps=(0, 1),
-        mh_fpn_taps=(0, 1, 2),
-        dc_hsp_rank=3,
-        aggregator=AggregatorConfig(
-            hidden=8,
-            layers=1,
-            heads=2,
-            window=6,
-            appearance_guidance=4,
-            text_guidance=4,
-            decoder=(16, 16),
-            decoder_guidance=(4, 4),
-            guidance_up=(8, 8),
-            pad_len=8,
-        ),
-    )
-    return model.replace(**changes)
-
-
-def experiment(model: ModelConfig | None = None, **changes) -> Experiment:
-    settings = {"steps": 6, "batch_size": 4, "finetune": "scratch", "learning_rate": 1e-2, "clip_multiplier": 1.0}
-    settings |= {"log_every": 1, "checkpoint_every": 4, "eval_every": 0, "picture_every": 0} | changes
-    return Experiment(
-        name="test",
-        model=model or small_model(adaptation="none"),
-        data=DataConfig(scenes=ScenesConfig(size=32, train_images=13, val_images=3), augment=AugmentConfig(flip=False)),
-        train=TrainConfig(**settings),
-        eval=EvalConfig(batch_size=4, limit=2, pictures=1),
-    )
 
 
 def test_data_that_an_evaluation_would_refuse_are_refused_at_the_start(tmp_path, monkeypatch):
@@ -81,41 +40,6 @@ def test_data_that_an_evaluation_would_refuse_are_refused_at_the_start(tmp_path,
     ):
         train.train(experiment(), tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def batch(size: int = 4) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {
-        "image": rng.integers(0, 256, (size, CROP, CROP, 3), np.uint8),
-        "label": rng.integers(-1, CLASSES, (size, CROP, CROP)).astype(np.int32),
-        "index": np.arange(size, dtype=np.int32),
-    }
-
-
-def tokens() -> np.ndarray:
-    rows = np.zeros((CLASSES, 1, LENGTH), np.int32)
-    rows[:, 0, :4] = [[49406, 320 + 7 * row, 530 + row, 49407] for row in range(CLASSES)]
-    return rows
-
-
-def run_steps(config: Experiment, steps: int = 2, devices=None, data=None, pairs=None):
-    """(state, metrics of each step, compiled programs) from fresh parameters."""
-    mesh = parallel.make_mesh(devices, config.mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, step.abstract_state(config, mesh))
-    params, _ = initialise.starting_params(config, mesh)
-    state = jax.jit(functools.partial(step.create_state, train=config.train), out_shardings=shardings)(params)
-    step_function = step.jitted_step(config, pairs, mesh, state)
-    words = parallel.put_replicated(tokens(), mesh)
-    history = []
-    for number in range(steps):
-        rows = data[number] if isinstance(data, list) else data or batch()
-        state, metrics = step_function(state, parallel.put_batch(rows, mesh), words)
-        history.append({name: np.asarray(value) for name, value in metrics.items()})
-    return state, history, step_function._cache_size()
-
-
-def close(a, b):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), *jax.device_get((a, b)))
 
 
 # ----------------------------------------------------------------------------------------------------- whole runs

@@ -13,7 +13,8 @@ import pytest
 from ahs_seg_jax import resume, scoring, train
 from ahs_seg_jax.checkpoints import store
 from ahs_seg_jax.resume import Ending
-from tests.test_train import after_batches, experiment
+from tests.small import experiment
+from tests.test_train import after_batches
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

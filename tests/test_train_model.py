@@ -10,7 +10,7 @@ import pytest
 from ahs_seg_jax import initialise, step
 from ahs_seg_jax.losses import ClassPairs
 from ahs_seg_jax.models import layers
-from tests.test_train import batch, experiment, run_steps, small_model, tokens
+from tests.small import batch, experiment, run_steps, small_model, tokens
 
 
 @pytest.mark.parametrize(

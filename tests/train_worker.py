@@ -14,8 +14,8 @@ from absl import app, flags
 
 from ahs_seg_jax import config, distributed, initialise, monitor, scoring, step, train
 from ahs_seg_jax.main import USER_ERRORS, fail
+from tests.small import experiment, small_model
 from tests.standin import StandIn
-from tests.test_train import experiment, small_model
 
 _RUN = flags.DEFINE_string("run", "{}", "Fields of TrainConfig as JSON.")
 _MESH = flags.DEFINE_string("mesh", "{}", "Fields of MeshConfig as JSON.")

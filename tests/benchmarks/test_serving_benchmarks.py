@@ -8,7 +8,7 @@ from ahs_seg_jax import inference
 from ahs_seg_jax.models import architecture
 from benchmarks import cost, host, inputs, serving
 from benchmarks.settings import Settings, complete
-from tests.test_train import small_model
+from tests.small import small_model
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from ahs_seg_jax.models import architecture
 from benchmarks import cost, training
 from benchmarks.settings import Settings, complete
-from tests.test_train import small_model
+from tests.small import small_model
 
 QUICK = ("rotations", "decoder", "image_losses")
 SLOW = ("text_tower", "image_tower", "spatial", "class_layers", "update")
