@@ -46,7 +46,10 @@ def address(tmp_path_factory):
     environment = dict(os.environ) | {"TMPDIR": str(folder), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "ahs_seg_jax", "demo", "--port", str(port), *LIMITS]
     with (folder / "log").open("w") as log:
+        # A shell in the background has it ignored, and so would the server.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        signal.signal(signal.SIGINT, before)
     try:
         _wait_until_it_listens(server, port, folder / "log")
         yield f"http://127.0.0.1:{port}"
