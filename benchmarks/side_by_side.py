@@ -25,6 +25,7 @@ import numpy as np
 from ahs_seg_jax import host_memory
 from benchmarks import results_file
 from benchmarks.job import WORKS, Job
+from benchmarks.settings import CLASSES_PER_PASS_ON_CPU
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = {"published": "benchmarks.published", "ours": "benchmarks.ours"}
@@ -48,7 +49,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the published program")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our program")
-    parser.add_argument("--class-chunk", type=int, default=9, help="classes of one pass of ours in training; 0 = all")
+    parser.add_argument(
+        "--class-chunk",
+        type=int,
+        default=CLASSES_PER_PASS_ON_CPU,
+        help="classes of one pass of ours in training; 0 = all",
+    )
     parser.add_argument("--no-agreement", action="store_true", help="time even if the results are not compared")
     parser.add_argument("--output", type=pathlib.Path, help="results file")
     return parser.parse_args(argv)

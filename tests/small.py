@@ -41,6 +41,7 @@ def small_model(**changes) -> ModelConfig:
 
 
 def experiment(model: ModelConfig | None = None, **changes) -> Experiment:
+    """Six steps on generated scenes; `changes` are of the training's settings."""
     settings = {"steps": 6, "batch_size": 4, "finetune": "scratch", "learning_rate": 1e-2, "clip_multiplier": 1.0}
     settings |= {"log_every": 1, "checkpoint_every": 4, "eval_every": 0, "picture_every": 0} | changes
     return Experiment(
@@ -53,6 +54,7 @@ def experiment(model: ModelConfig | None = None, **changes) -> Experiment:
 
 
 def batch(size: int = 4) -> dict[str, np.ndarray]:
+    """Random images `[b, h, w, 3]`, labels `[b, h, w]` and numbers `[b]`."""
     rng = np.random.default_rng(0)
     return {
         "image": rng.integers(0, 256, (size, CROP, CROP, 3), np.uint8),
@@ -62,6 +64,7 @@ def batch(size: int = 4) -> dict[str, np.ndarray]:
 
 
 def tokens() -> np.ndarray:
+    """One prompt of each class, padded: `[t, 1, n]`."""
     rows = np.zeros((CLASSES, 1, LENGTH), np.int32)
     rows[:, 0, :4] = [[49406, 320 + 7 * row, 530 + row, 49407] for row in range(CLASSES)]
     return rows

@@ -8,7 +8,6 @@ Axes: b image (b1: b or 1), t class, h w grid, c hidden channels, g guidance cha
 Source: CAT-Seg (Cho et al., 2024), class aggregation; parity: golden/aggregator.npz.
 """
 
-import functools
 import itertools
 from typing import Any
 
@@ -21,8 +20,6 @@ from ahs_seg_jax.models import layers, resize
 from ahs_seg_jax.models.architecture import AggregatorConfig
 from ahs_seg_jax.models.layers import Arrays
 
-linear = functools.partial(layers.linear, learned=True)  # the aggregator learns whatever else is frozen
-
 Sums = jax.Array  # over classes [b, h, w, m, d, e + 1]: keys times values and, in the last column, the keys
 
 
@@ -34,7 +31,7 @@ def _by_head(x: jax.Array, heads: int) -> jax.Array:
 def _mapped(p: Arrays, name: str, x: jax.Array, guidance: jax.Array, heads: int) -> jax.Array:
     """The feature map `elu + 1` of a linear map of `[x, guidance]`, by head."""
     own, kernel = layers.split_linear(p[name], x.shape[-1])
-    joined = linear(x, own) + guidance.astype(x.dtype) @ kernel.astype(x.dtype)
+    joined = layers.learned_linear(x, own) + guidance.astype(x.dtype) @ kernel.astype(x.dtype)
     return jax.nn.elu(_by_head(joined, heads)) + 1
 
 
@@ -52,7 +49,9 @@ def attention_sums(
     if class_mask is not None:
         key = key * class_mask[:, None, None, None, :, None]
     # With a one beside each value, one product makes both sums: a reduction over classes alone is slow on a CPU.
-    value = jnp.pad(_by_head(linear(normed, p["value"]), heads), [(0, 0)] * 5 + [(0, 1)], constant_values=1.0)
+    value = jnp.pad(
+        _by_head(layers.learned_linear(normed, p["value"]), heads), [(0, 0)] * 5 + [(0, 1)], constant_values=1.0
+    )
     return jnp.einsum("bhwmtd,bhwmte->bhwmde", key, value)
 
 
@@ -130,7 +129,9 @@ class ClassLayer(nn.Module):
         p = self._parameters()
         y = _pooled(x, pooling)
         y = y + attend(y, guidance, p, sums, heads=self.config.heads)
-        y = y + linear(jax.nn.relu(linear(layers.layer_norm(y, p["ln_2"]), p["mlp_in"])), p["mlp_out"])
+        y = y + layers.learned_linear(
+            jax.nn.relu(layers.learned_linear(layers.layer_norm(y, p["ln_2"]), p["mlp_in"])), p["mlp_out"]
+        )
         return x + resize.bilinear(y, (x.shape[2], x.shape[3]), (2, 3), aligned_corners=True)
 
     def __call__(

@@ -106,6 +106,9 @@ def linear(x: jax.Array, p: Arrays, *, learned: bool = False) -> jax.Array:
     return y + _broadcast(p["bias"], y) if "bias" in p else y
 
 
+learned_linear = functools.partial(linear, learned=True)  # of the aggregator, which learns whatever else is frozen
+
+
 def _broadcast(vector: jax.Array, x: jax.Array) -> jax.Array:
     return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
 
@@ -184,9 +187,20 @@ def for_classes(x: Float[Array, "b 1 ..."], classes: int) -> Float[Array, "b t .
     return _repeated(x[:, 0], classes, 1)
 
 
-def _same(x: jax.Array, kernel: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:
+def convolve(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "k k c o"],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    precision: jax.lax.Precision | None = None,
+) -> jax.Array:
+    """Convolution of stride 1 with so many rows and columns of zeros before and after: `[n, h', w', o]`."""
     layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout, precision=precision)
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=layout, precision=precision)
+
+
+def _same(x: jax.Array, kernel: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:
+    reach = kernel.shape[0] // 2
+    return convolve(x, kernel, ((reach, reach), (reach, reach)), precision)
 
 
 @jax.custom_vjp
@@ -198,10 +212,7 @@ def _same_on_all_cores(x: jax.Array, kernel: jax.Array, precision: jax.lax.Preci
     """`_same` with one row more than needed above it: a result larger than x is what XLA on a CPU computes itself, on all
     cores; what it leaves to its library runs on one."""
     reach = kernel.shape[0] // 2
-    layout = ("NHWC", "HWIO", "NHWC")
-    padding = ((reach + 1, reach), (reach, reach))
-    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=layout, precision=precision)
-    return y[:, 1:]
+    return convolve(x, kernel, ((reach + 1, reach), (reach, reach)), precision)[:, 1:]
 
 
 def _same_by_platform(x: jax.Array, kernel: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:

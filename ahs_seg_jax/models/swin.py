@@ -6,8 +6,6 @@ m head, d channels of a head.
 Source: CAT-Seg (Cho et al., 2024), spatial aggregation with Swin blocks; parity: golden/aggregator.npz.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,8 +15,6 @@ from jaxtyping import Array, Float
 from ahs_seg_jax.models import attention, layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
 from ahs_seg_jax.models.layers import Arrays
-
-linear = functools.partial(layers.linear, learned=True)  # the aggregator learns whatever else is frozen
 
 
 def shift_mask(side: int, window: int, shift: int) -> np.ndarray:
@@ -60,16 +56,16 @@ def swin_block(
     roll = lambda x: jnp.roll(x, (-shift, -shift), (2, 3)) if shift else x
     y = _windows(roll(layers.layer_norm(x, p["ln_1"])), window)
     share = [layers.for_classes(_windows(roll(g), window), x.shape[1]) for g in guidance]
-    query = linear(y, layers.split_linear(p["query"], features)[0]) + share[0]
-    key = linear(y, layers.split_linear(p["key"], features)[0]) + share[1]
-    value = linear(y, p["value"])
+    query = layers.learned_linear(y, layers.split_linear(p["query"], features)[0]) + share[0]
+    key = layers.learned_linear(y, layers.split_linear(p["key"], features)[0]) + share[1]
+    value = layers.learned_linear(y, p["value"])
     query, key, value = (a.reshape(*a.shape[:-1], heads, -1) for a in (query, key, value))
     bias = jnp.asarray(shift_mask(rows, window, shift))[None, None, :, None] if shift else None
     attended = attention.attend(query, key, value, bias).reshape(y.shape)
-    attended = _unwindow(linear(attended, p["out"]), window, rows, columns)
+    attended = _unwindow(layers.learned_linear(attended, p["out"]), window, rows, columns)
     x = x + (jnp.roll(attended, (shift, shift), (2, 3)) if shift else attended)
     y = layers.layer_norm(x, p["ln_2"])
-    return x + linear(layers.gelu(linear(y, p["mlp_in"])), p["mlp_out"])
+    return x + layers.learned_linear(layers.gelu(layers.learned_linear(y, p["mlp_in"])), p["mlp_out"])
 
 
 class SwinBlock(nn.Module):
