@@ -14,6 +14,9 @@ often each compiled function was traced.
 
 import dataclasses
 import functools
+import itertools
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -54,10 +57,14 @@ class Windows:
             )
 
     @property
+    def starts(self) -> range:
+        """Where windows begin along each axis."""
+        return range(0, self.size - self.window + 1, self.stride)
+
+    @property
     def corners(self) -> list[tuple[int, int]]:
         """Top left corner (y, x) of every window, row by row."""
-        starts = range(0, self.size - self.window + 1, self.stride)
-        return [(y, x) for y in starts for x in starts]
+        return [(y, x) for y in self.starts for x in self.starts]
 
 
 CAT_SEG = Windows()
@@ -228,14 +235,26 @@ def _blend(logits: jax.Array, protocol: str, windows: Windows) -> jax.Array:
     """Probabilities `[t, n, n]` of the views' logits `[v, t, g, g]`."""
     if protocol == "whole":
         return jax.nn.sigmoid(logits[0])
-    side, size = windows.window, windows.size
-    probabilities = jax.nn.sigmoid(_resized(logits, (side, side)))
-    total = jnp.zeros((logits.shape[1], size, size), probabilities.dtype)
-    count = np.zeros((1, size, size), np.float32)
-    for view, (y, x) in enumerate(windows.corners):
-        total = total.at[:, y : y + side, x : x + side].add(probabilities[view])
-        count[:, y : y + side, x : x + side] += 1
-    return (total / count + _resized(probabilities[-1], (size, size))) / 2
+    side, size, across = windows.window, windows.size, len(windows.starts)
+    # Columns stand before rows from here to the sum: so no step gathers across rows.
+    probabilities = jax.nn.sigmoid(_turned(logits, *_taps_of(logits, (side, side))))
+    rows = [_overlapped(list(probabilities[i * across : (i + 1) * across]), windows, -2) for i in range(across)]
+    whole = _turned(probabilities[-1], *_taps_of(probabilities, (size, size)))
+    return (jnp.swapaxes(_overlapped(rows, windows, -1), -1, -2) + whole) / 2
+
+
+def _overlapped(parts: Sequence[jax.Array], windows: Windows, axis: int) -> jax.Array:
+    """Windows beside each other along an axis as one array, the mean where they overlap."""
+    edges = sorted({edge for start in windows.starts for edge in (start, start + windows.window)})
+    pieces = []
+    for low, high in itertools.pairwise(edges):
+        covering = [
+            jax.lax.slice_in_dim(part, low - start, high - start, axis=axis)
+            for part, start in zip(parts, windows.starts, strict=True)
+            if start <= low and high <= start + windows.window
+        ]
+        pieces.append(functools.reduce(operator.add, covering) / len(covering))
+    return jnp.concatenate(pieces, axis)
 
 
 def interpolated(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
@@ -243,21 +262,31 @@ def interpolated(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
 
     Gathering two neighbours is far cheaper here than a product with a matrix of zeros, and needs no rounding mode.
     """
-    for low, high, weight in (row_taps, column_taps):
-        weight = weight.reshape((1,) * (x.ndim - 2) + (-1, 1))
-        first, second = (jnp.take(x, index, axis=-2, mode="clip") for index in (low, high))
-        x = jnp.swapaxes(first * (1 - weight) + second * weight, -1, -2)
-    return x
+    return _turned(jnp.swapaxes(x, -1, -2), column_taps, row_taps)
 
 
-def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    return interpolated(x, taps(x.shape[-2], size[0]), taps(x.shape[-1], size[1]))
+def _turned(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
+    """The same of rows, then columns, which change places: `[..., h, w] -> [..., W, H]`."""
+    return _along(jnp.swapaxes(_along(x, row_taps), -1, -2), column_taps)
+
+
+def _along(x: jax.Array, taps: Taps) -> jax.Array:
+    """Linear interpolation of the last axis but one."""
+    low, high, weight = taps
+    first, second = (jnp.take(x, index, axis=-2, mode="clip") for index in (low, high))
+    weight = weight.reshape((1,) * (x.ndim - 2) + (-1, 1))
+    return first * (1 - weight) + second * weight
+
+
+def _taps_of(x: jax.Array, size: tuple[int, int]) -> tuple[Taps, Taps]:
+    return taps(x.shape[-2], size[0]), taps(x.shape[-1], size[1])
 
 
 def probabilities(logits: jax.Array, size: tuple[int, int], protocol: str, windows: Windows = CAT_SEG) -> jax.Array:
     """Probabilities float32 `[t, H, W]` of the views' logits `[v, t, g, g]` at the output size (H, W)."""
     check_protocol(protocol)
-    return _resized(_blend(logits, protocol, windows), size)
+    blended = _blend(logits, protocol, windows)
+    return interpolated(blended, *_taps_of(blended, size))
 
 
 def padded_probabilities(
@@ -281,7 +310,7 @@ def label_map(logits: jax.Array, size: tuple[int, int], protocol: str, windows: 
     """The most probable class of every pixel: int32 `[H', W']`, the output size (H, W) padded to OUTPUT_BUCKETS.
 
     Crop the result to `[:H, :W]`. Equals the argmax of `probabilities`, the first of equals, at the memory of
-    CLASSES_AT_ONCE classes and ROWS_AT_ONCE rows. Returns before the device has finished.
+    CLASSES_AT_ONCE classes, of which ROWS_AT_ONCE output rows exist together. Returns before the device has finished.
     """
     return best_classes(logits, size, protocol, windows)[0]
 
@@ -336,10 +365,11 @@ def _best_of_all(
     def step(best: Best, chunk: tuple[jax.Array, jax.Array]) -> tuple[Best, None]:
         first, chunk_logits = chunk
         blended = _blend(chunk_logits, protocol, windows)
+        wide = jnp.swapaxes(_along(jnp.swapaxes(blended, -1, -2), column_taps), -1, -2)
 
         def band(parts: tuple[jax.Array, jax.Array, Taps]) -> Best:
             label, value, taps = parts
-            resized = interpolated(blended, taps, column_taps)
+            resized = _along(wide, taps)
             better = resized.max(axis=0) > value
             index = first + resized.argmax(axis=0).astype(jnp.int32)
             return jnp.where(better, index, label), jnp.maximum(resized.max(axis=0), value)

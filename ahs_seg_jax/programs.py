@@ -4,9 +4,12 @@ Axes: b view, t class of a chunk, p prompt, e joint embedding, h w feature grid,
 logits.
 
 A chunk of classes goes through embedding, spatial layers, class layers and decoder on its own; chunks meet in the two
-sums of the class attention only (`ClassLayer.sums`). So no program depends on the number of classes, only on the chunk.
+sums of the class attention only (`ClassLayer.sums`). So no program depends on the number of classes, only on the chunk,
+and there is one for each way from a meeting to the next.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -39,53 +42,94 @@ def _best_correlation(model: AHSSeg, params: Any, dense: jax.Array, text: jax.Ar
     return _call(model, params, AHSSeg.correlate, dense, text).astype(jnp.float32).max((2, 3, 4))
 
 
-def _embed_classes(model: AHSSeg, params: Any, dense: jax.Array, text: jax.Array) -> jax.Array:
-    """Embedded correlation `[b, t, h, w, c]` of text `[t, p, e]` with dense features `[b, h, w, e]`."""
-    return _call(model, params, lambda m, d, x: m.aggregator.embed(m.correlate(d, x)), dense, text)
+def _onward(
+    m: AHSSeg,
+    x: jax.Array,
+    appearance: jax.Array,
+    text: jax.Array,
+    mask: jax.Array,
+    onto: Sums,
+    index: int,
+    pooling: int,
+) -> tuple[jax.Array, Sums]:
+    """Through spatial layer `index`, and the class layer's sums with this chunk's share added."""
+    layer = m.aggregator.layers[index]
+    x = layer.spatial(x, appearance, chunk=0, remat="none")
+    return x, layer.classes.sums(x, _guide(m, text, x), pooling=pooling, class_mask=mask[None], onto=onto)
 
 
-def _spatial_layer(
+def _updated(m: AHSSeg, x: jax.Array, text: jax.Array, sums: Sums, index: int, pooling: int) -> jax.Array:
+    """Through class layer `index`; `sums` are complete."""
+    return m.aggregator.layers[index].classes.update(x, _guide(m, text, x), sums, pooling=pooling)
+
+
+def _guide(m: AHSSeg, text: jax.Array, x: jax.Array) -> jax.Array:
+    return m.aggregator.guide_text(mean_text(text)[None], x.dtype)
+
+
+def _first_layer(
+    model: AHSSeg,
+    params: Any,
+    dense: jax.Array,
+    appearance: jax.Array,
+    text: jax.Array,
+    mask: jax.Array,
+    onto: Sums,
+    *,
+    pooling: int,
+) -> tuple[jax.Array, Sums]:
+    """A chunk's embedded correlation of text `[t, p, e]` with dense features `[b, h, w, e]` after the first spatial layer
+    `[b, t, h, w, c]`, and the class layer's sums with its share."""
+
+    def run(m: AHSSeg) -> tuple[jax.Array, Sums]:
+        return _onward(m, m.aggregator.embed(m.correlate(dense, text)), appearance, text, mask, onto, 0, pooling)
+
+    return _call(model, params, run)
+
+
+def _next_layer(
     model: AHSSeg,
     params: Any,
     x: jax.Array,
     appearance: jax.Array,
     text: jax.Array,
     mask: jax.Array,
+    sums: Sums,
+    onto: Sums,
     *,
     index: int,
     pooling: int,
 ) -> tuple[jax.Array, Sums]:
-    """A chunk after spatial layer `index`, and its share of the class layer's sums."""
+    """A chunk through the class layer before layer `index`, whose `sums` are complete, and on as in `_first_layer`."""
 
-    def run(m: AHSSeg, x: jax.Array) -> tuple[jax.Array, Sums]:
-        layer = m.aggregator.layers[index]
-        x = layer.spatial(x, appearance, chunk=0, remat="none")
-        guidance = m.aggregator.guide_text(mean_text(text)[None], x.dtype)
-        return x, layer.classes.sums(x, guidance, pooling=pooling, class_mask=mask[None])
-
-    return _call(model, params, run, x)
-
-
-def _complete_sums(model: AHSSeg, params: Any, sums: Sums, classes: jax.Array, *, index: int) -> Sums:
-    """The sums of class layer `index` over all chunks, which hold `classes` (a scalar) in all, with the padding's."""
-
-    def run(m: AHSSeg) -> Sums:
-        padding = m.aggregator.padding(classes.reshape(1))
-        return m.aggregator.layers[index].classes.complete(sums, padding, jnp.dtype(model.config.dtype))
+    def run(m: AHSSeg) -> tuple[jax.Array, Sums]:
+        y = _updated(m, x, text, sums, index - 1, pooling)
+        return _onward(m, y, appearance, text, mask, onto, index, pooling)
 
     return _call(model, params, run)
 
 
-def _class_layer(
-    model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, *, index: int, pooling: int
+def _last_layer(
+    model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, prepared: list[Prepared], *, pooling: int
 ) -> jax.Array:
-    """A chunk after class layer `index`; `sums` are complete."""
+    """A chunk through the last class layer, whose `sums` are complete, and the decoder: logits float32 `[b, t, g, g]`."""
 
-    def run(m: AHSSeg, x: jax.Array) -> jax.Array:
-        guidance = m.aggregator.guide_text(mean_text(text)[None], x.dtype)
-        return m.aggregator.layers[index].classes.update(x, guidance, sums, pooling=pooling)
+    def run(m: AHSSeg) -> jax.Array:
+        y = _updated(m, x, text, sums, model.config.aggregator.layers - 1, pooling)
+        return m.aggregator.decode(y, prepared)
 
-    return _call(model, params, run, x)
+    return _call(model, params, run)
+
+
+def _complete_sums(model: AHSSeg, params: Any, sums: list[Sums], classes: jax.Array, *, index: int) -> Sums:
+    """The sums of class layer `index` over all chunks, which hold `classes` (a scalar) in all, with the padding's."""
+
+    def run(m: AHSSeg) -> Sums:
+        padding = m.aggregator.padding(classes.reshape(1))
+        every = functools.reduce(operator.add, sums)
+        return m.aggregator.layers[index].classes.complete(every, padding, jnp.dtype(model.config.dtype))
+
+    return _call(model, params, run)
 
 
 def _prepare_decoder(model: AHSSeg, params: Any, first: jax.Array, second: jax.Array) -> list[Prepared]:
@@ -93,19 +137,13 @@ def _prepare_decoder(model: AHSSeg, params: Any, first: jax.Array, second: jax.A
     return _call(model, params, lambda m: m.aggregator.prepare_decoder((first, second)))
 
 
-def _decode(model: AHSSeg, params: Any, x: jax.Array, prepared: list[Prepared]) -> jax.Array:
-    """Logits float32 `[b, t, g, g]` of an aggregated chunk."""
-    return _call(model, params, lambda m, x: m.aggregator.decode(x, prepared), x)
-
-
 encode_image = Compiled(_encode_image, "encode_image", static=("model",))
 best_correlation = Compiled(_best_correlation, "best_correlation", static=("model",))
-embed_classes = Compiled(_embed_classes, "embed_classes", static=("model",))
-spatial_layer = Compiled(_spatial_layer, "spatial_layer", static=("model", "index", "pooling"))
+first_layer = Compiled(_first_layer, "first_layer", static=("model", "pooling"), donate=("onto",))
+next_layer = Compiled(_next_layer, "next_layer", static=("model", "index", "pooling"), donate=("onto",))
+last_layer = Compiled(_last_layer, "last_layer", static=("model", "pooling"))
 complete_sums = Compiled(_complete_sums, "complete_sums", static=("model", "index"))
-class_layer = Compiled(_class_layer, "class_layer", static=("model", "index", "pooling"))
 prepare_decoder = Compiled(_prepare_decoder, "prepare_decoder", static=("model",))
-decode = Compiled(_decode, "decode", static=("model",))
 
 
 def segment_all(model: AHSSeg, params: Any, images: jax.Array, text: jax.Array) -> jax.Array:

@@ -9,7 +9,6 @@ import collections
 import concurrent.futures
 import functools
 import hashlib
-import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 
 from ahs_seg_jax import inference, programs
-from ahs_seg_jax.models import aggregator
+from ahs_seg_jax.models import aggregator, class_attention
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.class_attention import Sums
 
@@ -94,33 +93,40 @@ def _all_classes(
     Between two meetings of all classes a chunk goes its way alone: from a class layer through the next spatial layer, or
     through the decoder.
     """
-    pieces, last = list(_chunks(text, chunk)), model.config.aggregator.layers
-    state: list[Any] = [None] * len(pieces)
+    pieces, layers = list(_chunks(text, chunk)), model.config.aggregator.layers
+    lanes = min(len(pieces), passes_at_once(jax.default_backend()))
+    views, side = len(features["dense"]), model.config.grid // pooling
     of_image = programs.prepare_decoder(model, params, features["decoder_1"], features["decoder_2"])
     # A call looks at every parameter that it is given; these are all that the programs below need.
     params = {"aggregator": params["aggregator"]}
+    appearance, dense = features["appearance"], features["dense"]
+    state: list[Any] = [None] * len(pieces)
+    shares: list[
+        Sums
+    ] = []  # of every lane: a chunk adds its own to those of the last one that has left its place to it
+    sums: Any = None
 
-    def onward(i: int, index: int, sums: Sums | None) -> jax.Array:
+    def first(i: int) -> None:
         _, piece, mask = pieces[i]
-        if sums is None:
-            x = programs.embed_classes(model, params, features["dense"], piece)
-        else:
-            x = programs.class_layer(model, params, state[i], piece, sums, index=index - 1, pooling=pooling)
-        if index == last:
-            state[i] = None  # frees it while the later chunks are decoded
-            return programs.decode(model, params, x, of_image)
-        appearance = features["appearance"]
-        state[i], share = programs.spatial_layer(
-            model, params, x, appearance, piece, mask, index=index, pooling=pooling
+        state[i], shares[i % lanes] = programs.first_layer(
+            model, params, dense, appearance, piece, mask, shares[i % lanes], pooling=pooling
         )
-        return share
 
-    found = _each(functools.partial(onward, index=0, sums=None), len(pieces))
-    for index in range(last):
-        count = np.asarray(len(text))
-        sums = programs.complete_sums(model, params, functools.reduce(operator.add, found), count, index=index)
-        found = _each(functools.partial(onward, index=index + 1, sums=sums), len(pieces))
-    for (start, _, mask), logits in zip(pieces, found, strict=True):
+    def following(index: int, i: int) -> None:
+        _, piece, mask = pieces[i]
+        state[i], shares[i % lanes] = programs.next_layer(
+            model, params, state[i], appearance, piece, mask, sums, shares[i % lanes], index=index, pooling=pooling
+        )
+
+    def decoded(i: int) -> jax.Array:
+        x, state[i] = state[i], None  # freed while the later chunks are decoded
+        return programs.last_layer(model, params, x, pieces[i][1], sums, of_image, pooling=pooling)
+
+    for index in range(layers):
+        shares[:] = [class_attention.no_sums(model.config.aggregator, views, side) for _ in range(lanes)]
+        collections.deque(_each(functools.partial(following, index) if index else first, len(pieces)), maxlen=0)
+        sums = programs.complete_sums(model, params, shares, np.asarray(len(text)), index=index)
+    for (start, _, mask), logits in zip(pieces, _each(decoded, len(pieces)), strict=True):
         yield start, np.asarray(logits)[:, : mask.sum()]
 
 
@@ -146,12 +152,19 @@ def _each(function: Callable[[int], Any], count: int) -> Iterator[Any]:
 
 def labels(logits: np.ndarray, size: tuple[int, int], protocol: str) -> tuple[np.ndarray, np.ndarray]:
     """Label int32 and probability float32 `[H, W]` of the most probable class; logits `[v, t, g, g]` of one image."""
-    best = None
-    for start, piece, _ in _chunks(logits.swapaxes(0, 1), LABELLED_AT_ONCE):
+    best, shown = None, _shown(logits)
+    for start, classes, _ in _chunks(shown, LABELLED_AT_ONCE):
         # What fills up the last piece is copies of its last class: equal, and later, so never the best.
-        best = inference.best_classes(piece.swapaxes(0, 1), size, protocol, before=best, first=start)
+        best = inference.best_classes(logits[:, classes], size, protocol, before=best, first=start)
     label, value = (np.asarray(array)[: size[0], : size[1]] for array in best or ())
-    return label, value
+    return shown.astype(np.int32)[label], value
+
+
+def _shown(logits: np.ndarray) -> np.ndarray:
+    """Indices of the classes that a view has kept; and the first class, the label where all probabilities are 0."""
+    kept = (logits[:, :, 0, 0] != aggregator.DROPPED_LOGIT).any(axis=0)
+    kept[:1] = True
+    return np.flatnonzero(kept)
 
 
 def probabilities(logits: np.ndarray, size: tuple[int, int], protocol: str) -> np.ndarray:

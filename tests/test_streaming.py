@@ -94,6 +94,24 @@ def test_labels_in_parts_are_the_labels(monkeypatch, protocol):
     np.testing.assert_allclose(streaming.probabilities(logits, (29, 131), protocol), expected, atol=1e-6)
 
 
+def test_classes_that_no_view_has_kept_cost_no_labels(monkeypatch):
+    views = inference.views_shape("cat_seg", 32)[0]
+    logits = np.random.default_rng(0).normal(0, 3, (views, 43, 6, 6)).astype(np.float32)
+    logits[:, 2:33] = aggregator.DROPPED_LOGIT
+    logits[1, 40] = aggregator.DROPPED_LOGIT  # in one view only
+    expected = np.asarray(inference.probabilities(jnp.asarray(logits), (29, 31), "cat_seg"))
+    asked = []
+    best = inference.best_classes
+    monkeypatch.setattr(
+        inference, "best_classes", lambda part, *a, **k: asked.append(part.shape[1]) or best(part, *a, **k)
+    )
+    labels, confidence = streaming.labels(logits, (29, 31), "cat_seg")
+    assert asked == [16]  # 12 in their bucket, not 43
+    np.testing.assert_array_equal(labels, expected.argmax(axis=0))
+    assert labels.max() > 33
+    np.testing.assert_allclose(confidence, expected.max(axis=0), atol=1e-6)
+
+
 def test_features_are_forgotten_by_size():
     cache = streaming.FeatureCache(limit_bytes=100)
     for key in (b"a", b"b", b"c"):

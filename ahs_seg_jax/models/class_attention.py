@@ -21,6 +21,7 @@ from ahs_seg_jax.models.architecture import AggregatorConfig
 from ahs_seg_jax.models.layers import Arrays
 
 Sums = jax.Array  # over classes [b, h, w, m, d, e + 1]: keys times values and, in the last column, the keys
+FEW = 8  # classes that are added to sums one after another
 
 
 def _by_head(x: jax.Array, heads: int) -> jax.Array:
@@ -42,8 +43,9 @@ def attention_sums(
     *,
     heads: int,
     class_mask: Bool[Array, "b1 t"] | None,
+    onto: Sums | None = None,
 ) -> Sums:
-    """The two sums over the classes of each position. Classes with a False mask take no part."""
+    """The two sums over the classes of each position, on top of `onto`. Classes with a False mask take no part."""
     normed = layers.layer_norm(y, p["ln_1"])
     key = _mapped(p, "key", normed, guidance[:, :, None, None], heads)
     if class_mask is not None:
@@ -52,7 +54,27 @@ def attention_sums(
     value = jnp.pad(
         _by_head(layers.learned_linear(normed, p["value"]), heads), [(0, 0)] * 5 + [(0, 1)], constant_values=1.0
     )
+    return _sums(key, value) if onto is None else _added(onto, key, value)
+
+
+def _sums(key: jax.Array, value: jax.Array) -> Sums:
     return jnp.einsum("bhwmtd,bhwmte->bhwmde", key, value)
+
+
+def _added(sums: Sums, key: jax.Array, value: jax.Array) -> Sums:
+    """`sums + _sums(key, value)`, of few classes in one walk over the sums: they are larger than what is added, and a
+    product so short takes a CPU several times as long."""
+    if key.shape[4] > FEW:
+        return sums + _sums(key, value)
+    for t in range(key.shape[4]):
+        sums = sums + key[..., t, :, None] * value[..., t, None, :]
+    return sums
+
+
+def no_sums(config: AggregatorConfig, images: int, side: int) -> Sums:
+    """The sums over no classes, of a (pooled) grid of `side` x `side`."""
+    depth = config.hidden // config.heads
+    return jnp.zeros((images, side, side, config.heads, depth, depth + 1), jnp.float32)
 
 
 def add_padding(sums: Sums, p: Arrays, *, heads: int, count: Float[Array, "b1"], dtype: Any) -> Sums:
@@ -105,10 +127,16 @@ class ClassLayer(nn.Module):
         *,
         pooling: int,
         class_mask: Bool[Array, "b1 t"] | None,
+        onto: Sums | None = None,
     ) -> Sums:
-        """These classes' share of the two sums; shares of several parts add up."""
+        """These classes' share of the two sums, on top of `onto`; shares of several parts add up."""
         return attention_sums(
-            _pooled(x, pooling), guidance, self._parameters(), heads=self.config.heads, class_mask=class_mask
+            _pooled(x, pooling),
+            guidance,
+            self._parameters(),
+            heads=self.config.heads,
+            class_mask=class_mask,
+            onto=onto,
         )
 
     def complete(self, sums: Sums, padding: Float[Array, "b1"], dtype: Any) -> Sums:
