@@ -93,7 +93,7 @@ def _job(options: argparse.Namespace, work: str, weights: pathlib.Path) -> Job:
         threads=options.threads,
         device=options.device,
         dtype=options.dtype,
-        class_chunk=options.class_chunk,
+        class_chunk=options.class_chunk if work == "training" else 0,
     )
 
 
