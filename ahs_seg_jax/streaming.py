@@ -153,8 +153,10 @@ def _each(function: Callable[[int], Any], count: int) -> Iterator[Any]:
 def labels(logits: np.ndarray, size: tuple[int, int], protocol: str) -> tuple[np.ndarray, np.ndarray]:
     """Label int32 and probability float32 `[H, W]` of the most probable class; logits `[v, t, g, g]` of one image."""
     best, shown = None, _shown(logits)
-    for start, classes, _ in _chunks(shown, LABELLED_AT_ONCE):
+    at_once = chunk_size(logits.shape[1], LABELLED_AT_ONCE)  # the same for every picture, however many are shown
+    for start in range(0, len(shown), at_once):
         # What fills up the last piece is copies of its last class: equal, and later, so never the best.
+        classes = _padded(shown[start : start + at_once], at_once)
         best = inference.best_classes(logits[:, classes], size, protocol, before=best, first=start)
     label, value = (np.asarray(array)[: size[0], : size[1]] for array in best or ())
     return shown.astype(np.int32)[label], value

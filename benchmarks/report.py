@@ -69,15 +69,10 @@ def main_table(records: Sequence[Record]) -> str:
 
 
 def _row(record: Record) -> list[str]:
-    seconds, settings = record["seconds"], record["settings"]
+    seconds = record["seconds"]
     low, high = seconds["quartiles"]
-    amount = (
-        f"batch {settings['batch']}, {settings['train_classes']} classes"
-        if record["name"].startswith(("train", "part"))
-        else f"{settings['classes']} classes"
-    )
     cells = [
-        f"{record['title']} ({amount})",
+        record["title"] + _amount(record),
         duration(seconds["median"]),
         f"{50 * (high - low) / seconds['median']:.0f} %",
         f"{number(record['throughput'])} {record['unit']}/s",
@@ -95,6 +90,16 @@ def _row(record: Record) -> list[str]:
     peak = record["peak_memory"].get("device_bytes") or record["peak_memory"]["process_bytes"]
     compiles = record.get("compiles")
     return [*cells, f"{peak / 1e9:.2f} GB", f"{compiles['before']} + {compiles['timed']}" if compiles else ""]
+
+
+def _amount(record: Record) -> str:
+    """How much of it, in brackets; nothing where the title says it."""
+    settings = record["settings"]
+    if record["name"].startswith(("train", "part")):
+        return f" (batch {settings['batch']}, {settings['train_classes']} classes)"
+    if record["name"] in ("data_pipeline", "checkpoint_save", "evaluation"):
+        return f" ({record['items']:.0f} {record['unit']})"
+    return "" if "classes" in record["title"] else f" ({settings['classes']} classes)"
 
 
 def number(value: float) -> str:
