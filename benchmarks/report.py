@@ -246,7 +246,8 @@ def plot(records: Sequence[Record], path: pathlib.Path) -> bool:
             axes[row, column].xaxis.set_minor_formatter("")
             axes[row, column].grid(alpha=0.3)
         axes[0, column].yaxis.set_major_formatter("{x:g}")
-        axes[0, column].yaxis.set_minor_formatter("{x:g}")
+        low, high = axes[0, column].get_ylim()
+        axes[0, column].yaxis.set_minor_formatter("{x:g}" if high < 30 * low else "")  # more would overlap
         axes[1, column].set_ylim(bottom=0)
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
