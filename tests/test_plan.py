@@ -22,7 +22,9 @@ def test_a_thousand_classes_on_twelve_megapixels_fit():
     made = make(memory_gb=6)
     assert (made.kept, made.views, made.chunk, made.at_once) == (1000, 5, 6, 1)
     assert made.gigabytes < 6
-    assert made.parts["classes between the passes"] == 1002 * 24 * 24 * 128 * 4
+    assert made.parts["classes between the passes"] == 2 * 1002 * 24 * 24 * 128 * 4
+    elsewhere = make(classes=256, platform="gpu", protocol="whole")
+    assert elsewhere.parts["classes between the passes"] == 256 * 24 * 24 * 128 * 4
     text = str(made)
     assert "4000 x 3000 pixels, 5 view(s), 1 at once" in text
     assert "1000 classes, in 167 pass(es) of 6" in text
