@@ -36,8 +36,6 @@ CLASSES_AT_ONCE = 8  # classes whose probabilities exist at the output size toge
 ROWS_AT_ONCE = 128  # and output rows of them; divides every output bucket
 PROMPTS_AT_ONCE = 256  # prompts that the text tower encodes together
 
-Taps = tuple[np.ndarray, np.ndarray, np.ndarray]  # per output: two source indices and the second one's weight
-
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
@@ -118,7 +116,7 @@ def _merge(config: ModelConfig, params: Any) -> Any:
     return orthogonal.merge(config, params)[1]
 
 
-def taps(size_in: int, size_out: int) -> Taps:
+def taps(size_in: int, size_out: int) -> resize.Taps:
     """The two source indices (int32 `[m]`) and the second one's weight (float32 `[m]`) of a bilinear resize."""
     index, weight = resize.linear_taps(size_in, size_out)
     return index[:, 0].astype(np.int32), index[:, 1].astype(np.int32), weight[:, 1].astype(np.float32)
@@ -237,9 +235,9 @@ def _blend(logits: jax.Array, protocol: str, windows: Windows) -> jax.Array:
         return jax.nn.sigmoid(logits[0])
     side, size, across = windows.window, windows.size, len(windows.starts)
     # Columns stand before rows from here to the sum: so no step gathers across rows.
-    probabilities = jax.nn.sigmoid(_turned(logits, *_taps_of(logits, (side, side))))
+    probabilities = jax.nn.sigmoid(resize.turned(logits, *_taps_of(logits, (side, side))))
     rows = [_overlapped(list(probabilities[i * across : (i + 1) * across]), windows, -2) for i in range(across)]
-    whole = _turned(probabilities[-1], *_taps_of(probabilities, (size, size)))
+    whole = resize.turned(probabilities[-1], *_taps_of(probabilities, (size, size)))
     return (jnp.swapaxes(_overlapped(rows, windows, -1), -1, -2) + whole) / 2
 
 
@@ -257,28 +255,7 @@ def _overlapped(parts: Sequence[jax.Array], windows: Windows, axis: int) -> jax.
     return jnp.concatenate(pieces, axis)
 
 
-def interpolated(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
-    """Bilinear resize of the last two axes. The taps may be arguments, so that one program serves all sizes.
-
-    Gathering two neighbours is far cheaper here than a product with a matrix of zeros, and needs no rounding mode.
-    """
-    return _turned(jnp.swapaxes(x, -1, -2), column_taps, row_taps)
-
-
-def _turned(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
-    """The same of rows, then columns, which change places: `[..., h, w] -> [..., W, H]`."""
-    return _along(jnp.swapaxes(_along(x, row_taps), -1, -2), column_taps)
-
-
-def _along(x: jax.Array, taps: Taps) -> jax.Array:
-    """Linear interpolation of the last axis but one."""
-    low, high, weight = taps
-    first, second = (jnp.take(x, index, axis=-2, mode="clip") for index in (low, high))
-    weight = weight.reshape((1,) * (x.ndim - 2) + (-1, 1))
-    return first * (1 - weight) + second * weight
-
-
-def _taps_of(x: jax.Array, size: tuple[int, int]) -> tuple[Taps, Taps]:
+def _taps_of(x: jax.Array, size: tuple[int, int]) -> tuple[resize.Taps, resize.Taps]:
     return taps(x.shape[-2], size[0]), taps(x.shape[-1], size[1])
 
 
@@ -286,7 +263,7 @@ def probabilities(logits: jax.Array, size: tuple[int, int], protocol: str, windo
     """Probabilities float32 `[t, H, W]` of the views' logits `[v, t, g, g]` at the output size (H, W)."""
     check_protocol(protocol)
     blended = _blend(logits, protocol, windows)
-    return interpolated(blended, *_taps_of(blended, size))
+    return resize.interpolated(blended, *_taps_of(blended, size))
 
 
 def padded_probabilities(
@@ -299,8 +276,10 @@ def padded_probabilities(
     return _blend_to_size(logits, row_taps, column_taps, protocol=protocol, windows=windows)
 
 
-def _blended_at(logits: jax.Array, row_taps: Taps, column_taps: Taps, protocol: str, windows: Windows) -> jax.Array:
-    return interpolated(_blend(logits, protocol, windows), row_taps, column_taps)
+def _blended_at(
+    logits: jax.Array, row_taps: resize.Taps, column_taps: resize.Taps, protocol: str, windows: Windows
+) -> jax.Array:
+    return resize.interpolated(_blend(logits, protocol, windows), row_taps, column_taps)
 
 
 _blend_to_size = Compiled(_blended_at, "probabilities", static=("protocol", "windows"))
@@ -339,7 +318,7 @@ def best_classes(
     return _best_classes(logits, np.int32(first), before, row_taps, column_taps, protocol=protocol, windows=windows)
 
 
-def _padded_taps(size_in: int, size_out: int) -> Taps:
+def _padded_taps(size_in: int, size_out: int) -> resize.Taps:
     low, high, weight = taps(size_in, size_out)
     padding = (0, bucket(size_out, OUTPUT_BUCKETS) - size_out)
     return np.pad(low, padding), np.pad(high, padding), np.pad(weight, padding)
@@ -349,8 +328,8 @@ def _best_of_all(
     logits: jax.Array,
     first: jax.Array,
     before: Best,
-    row_taps: Taps,
-    column_taps: Taps,
+    row_taps: resize.Taps,
+    column_taps: resize.Taps,
     protocol: str,
     windows: Windows,
 ) -> Best:
@@ -365,11 +344,11 @@ def _best_of_all(
     def step(best: Best, chunk: tuple[jax.Array, jax.Array]) -> tuple[Best, None]:
         first, chunk_logits = chunk
         blended = _blend(chunk_logits, protocol, windows)
-        wide = jnp.swapaxes(_along(jnp.swapaxes(blended, -1, -2), column_taps), -1, -2)
+        wide = jnp.swapaxes(resize.along(jnp.swapaxes(blended, -1, -2), column_taps), -1, -2)
 
-        def band(parts: tuple[jax.Array, jax.Array, Taps]) -> Best:
+        def band(parts: tuple[jax.Array, jax.Array, resize.Taps]) -> Best:
             label, value, taps = parts
-            resized = _along(wide, taps)
+            resized = resize.along(wide, taps)
             better = resized.max(axis=0) > value
             index = first + resized.argmax(axis=0).astype(jnp.int32)
             return jnp.where(better, index, label), jnp.maximum(resized.max(axis=0), value)

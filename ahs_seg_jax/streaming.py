@@ -101,9 +101,8 @@ def _all_classes(
     params = {"aggregator": params["aggregator"]}
     appearance, dense = features["appearance"], features["dense"]
     state: list[Any] = [None] * len(pieces)
-    shares: list[
-        Sums
-    ] = []  # of every lane: a chunk adds its own to those of the last one that has left its place to it
+    # Of every lane: a chunk adds its own to those of the chunk that has left its place to it.
+    shares: list[Sums] = []
     sums: Any = None
 
     def first(i: int) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from ahs_seg_jax import inference
 from ahs_seg_jax.compiled import Compiled
+from ahs_seg_jax.models import resize
 from ahs_seg_jax.native_windows import TILE, Axis, Grid, NativeWindows
 
 logger = logging.getLogger("ahs_seg_jax")
@@ -169,7 +170,7 @@ class _Placed(NamedTuple):
     """Along one axis: where a window's pixels lie in a tile, its logits' taps there, and its weights."""
 
     start: np.int32  # from the tile's corner
-    taps: inference.Taps  # [n] each
+    taps: resize.Taps  # [n] each
     weights: np.ndarray  # float32 [n], 0 where the window has ended
 
 
@@ -243,7 +244,7 @@ def _filled(start: int, taps: Sequence[np.ndarray], weights: np.ndarray, length:
 
 def _added(total: jax.Array, logits: jax.Array, rows: _Placed, columns: _Placed) -> jax.Array:
     """Weighted probabilities `[c, h, w]` of the classes, and a window's, from its logits `[c, g, g]`."""
-    values = jax.nn.sigmoid(inference.interpolated(logits, rows.taps, columns.taps))
+    values = jax.nn.sigmoid(resize.interpolated(logits, rows.taps, columns.taps))
     values = values * rows.weights.reshape(1, -1, 1) * columns.weights.reshape(1, 1, -1)
     place = (0, rows.start, columns.start)
     return jax.lax.dynamic_update_slice(total, jax.lax.dynamic_slice(total, place, values.shape) + values, place)

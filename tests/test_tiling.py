@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax import inference, tiling
+from ahs_seg_jax.models import resize
 from ahs_seg_jax.native_windows import NativeWindows
 from tests.test_inference import photo
 
@@ -33,7 +34,7 @@ def run(image, windows, segment=colours, **options):
 
 def resized(logits, size):
     taps = [inference.taps(side, extent) for side, extent in zip(logits.shape[1:], size, strict=True)]
-    return 1 / (1 + np.exp(-np.asarray(inference.interpolated(logits, *taps), np.float64)))
+    return 1 / (1 + np.exp(-np.asarray(resize.interpolated(logits, *taps), np.float64)))
 
 
 def by_hand(image, windows, segment):

@@ -1,7 +1,7 @@
 """Resizes as products with constant matrices: no anti-aliasing, PyTorch's sampling positions.
 
 A resize along one axis is a linear map with a fixed matrix. Two small matrix products are fast on every
-accelerator, and the transpose is the gradient.
+accelerator, and the transpose is the gradient. What is resized once, after the model, is gathered instead (`interpolated`).
 
 Axes: any array; `axes` names the two that are resized (rows, then columns).
 Source: parity with PyTorch's interpolate, golden/resize.npz.
@@ -12,6 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Taps = tuple[np.ndarray, np.ndarray, np.ndarray]  # per output: two source indices and the second one's weight
 
 
 def _from_taps(size_in: int, indices: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -97,3 +99,24 @@ def nearest(x: jax.Array, size: tuple[int, int], axes: tuple[int, int] = (-2, -1
     for axis, out in zip(axes, size, strict=True):
         x = jnp.take(x, np.arange(out) * x.shape[axis] // out, axis=axis)
     return x
+
+
+def interpolated(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
+    """Bilinear resize of the last two axes. The taps may be arguments, so that one program serves all sizes.
+
+    Gathering two neighbours is far cheaper here than a product with a matrix of zeros, and needs no rounding mode.
+    """
+    return turned(jnp.swapaxes(x, -1, -2), column_taps, row_taps)
+
+
+def turned(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
+    """`interpolated`, rows first, then columns, which change places: `[..., h, w] -> [..., W, H]`."""
+    return along(jnp.swapaxes(along(x, row_taps), -1, -2), column_taps)
+
+
+def along(x: jax.Array, taps: Taps) -> jax.Array:
+    """Linear interpolation of the last axis but one: `[..., h, w] -> [..., H, w]`."""
+    low, high, weight = taps
+    first, second = (jnp.take(x, index, axis=-2, mode="clip") for index in (low, high))
+    weight = weight.reshape((1,) * (x.ndim - 2) + (-1, 1))
+    return first * (1 - weight) + second * weight
