@@ -228,7 +228,7 @@ class _Run:
             self._text.text,
             self._text.mask,
             class_pooling=self._class_pooling,
-            sharding=parallel.along_batch(self._mesh),
+            mesh=self._mesh,
         )
         # Label maps depend on each image's size: they are made where its logits lie, one image at a time.
         shards = sorted(logits.addressable_shards, key=lambda shard: shard.index[0].start or 0)

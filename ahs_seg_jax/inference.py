@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from ahs_seg_jax.compiled import Compiled, traces
-from ahs_seg_jax.models import clip, orthogonal, resize
+from ahs_seg_jax.models import clip, orthogonal, resize, sharding
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.vocabulary import Vocabulary
 
@@ -195,7 +195,7 @@ def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary, pad_to: i
     return EncodedVocabulary(text, np.arange(padded) < count, count)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "class_pooling", "one_by_one", "sharding"))
+@functools.partial(jax.jit, static_argnames=("model", "class_pooling", "one_by_one", "mesh"))
 def view_logits(
     model: Any,
     params: Any,
@@ -204,12 +204,12 @@ def view_logits(
     mask: jax.Array,
     class_pooling: int = 1,
     one_by_one: bool = True,
-    sharding: jax.sharding.Sharding | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> jax.Array:
     """Logits of every view: `[b, v, s, s, 3]` RGB 0..255 and text `[T, p, e]`, mask `[T]` -> float32 `[b, v, T, g, g]`.
 
     `one_by_one` segments one view of every image at a time (less memory) instead of all b v at once; same results.
-    `sharding` of the result, when the images are spread over devices.
+    `mesh`: the devices that the images are spread over, and the result.
     """
     traces["view_logits"] += 1
     variables = {"params": params}
@@ -221,12 +221,11 @@ def view_logits(
         )
         return logits
 
-    if one_by_one and views.shape[1] > 1:
-        logits = jnp.moveaxis(jax.lax.map(segment, jnp.moveaxis(views, 1, 0)), 0, 1)
-    else:
+    with sharding.on(mesh):
+        if one_by_one and views.shape[1] > 1:
+            return sharding.by_image(jnp.moveaxis(jax.lax.map(segment, jnp.moveaxis(views, 1, 0)), 0, 1))
         flat = segment(views.reshape(-1, *views.shape[2:]))
-        logits = flat.reshape(*views.shape[:2], *flat.shape[1:])
-    return logits if sharding is None else jax.lax.with_sharding_constraint(logits, sharding)
+        return sharding.by_image(flat.reshape(*views.shape[:2], *flat.shape[1:]))
 
 
 def _blend(logits: jax.Array, protocol: str, windows: Windows) -> jax.Array:

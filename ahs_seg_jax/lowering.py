@@ -17,7 +17,7 @@ from ahs_seg_jax import config, inference, initialise, losses, parallel
 from ahs_seg_jax.config import Experiment
 from ahs_seg_jax.data.scenes import scenes_vocabulary
 from ahs_seg_jax.data.sources import open_source
-from ahs_seg_jax.models import prompts
+from ahs_seg_jax.models import prompts, sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.step import abstract_state, jitted_step
 from ahs_seg_jax.vocabulary import Vocabulary, hierarchy_pairs
@@ -85,16 +85,15 @@ def _training(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> tup
 
 
 def _evaluation(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    model, settings = AHSSeg(experiment.model.replace(adaptation="none")), experiment.eval
+    settings = experiment.eval
+    model = AHSSeg(experiment.model.replace(adaptation="none"), tpu=sharding.is_tpu(mesh))
     rows = -(-settings.batch_size // parallel.batch_shards(mesh)) * parallel.batch_shards(mesh)
     shapes = jax.eval_shape(lambda: initialise.fresh_params(dataclasses.replace(experiment, model=model.config)))
     params = jax.tree.map(lambda leaf: _whole(mesh, leaf.shape, leaf.dtype), shapes)
     classes = -(-len(vocabulary) // inference.CLASSES_AT_ONCE) * inference.CLASSES_AT_ONCE
     views = inference.views_shape(settings.protocol, experiment.model.image.crop)
     text = (classes, experiment.model.aggregator.prompts, experiment.model.embed_dim)
-    logits = functools.partial(
-        inference.view_logits, model, class_pooling=settings.class_pooling, sharding=parallel.along_batch(mesh)
-    )
+    logits = functools.partial(inference.view_logits, model, class_pooling=settings.class_pooling, mesh=mesh)
     arguments = (
         params,
         _by_row(mesh, (rows, *views), jnp.float32),

@@ -10,7 +10,7 @@ and there is one for each way from a meeting to the next.
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ def _onward(
 ) -> tuple[jax.Array, Sums]:
     """Through spatial layer `index`, and the class layer's sums with this chunk's share added."""
     layer = m.aggregator.layers[index]
-    x = layer.spatial(x, appearance, chunk=0, remat="none")
+    x = layer.spatial(x, appearance, chunk=m.aggregator.at_once(len(x), 0), remat="none")
     return x, layer.classes.sums(x, _guide(m, text, x), pooling=pooling, class_mask=mask[None], onto=onto)
 
 
@@ -110,7 +110,7 @@ def _next_layer(
 
 
 def _last_layer(
-    model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, prepared: list[Prepared], *, pooling: int
+    model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, prepared: Sequence[Prepared], *, pooling: int
 ) -> jax.Array:
     """A chunk through the last class layer, whose `sums` are complete, and the decoder: logits float32 `[b, t, g, g]`."""
 
@@ -132,7 +132,7 @@ def _complete_sums(model: AHSSeg, params: Any, sums: list[Sums], classes: jax.Ar
     return _call(model, params, run)
 
 
-def _prepare_decoder(model: AHSSeg, params: Any, first: jax.Array, second: jax.Array) -> list[Prepared]:
+def _prepare_decoder(model: AHSSeg, params: Any, first: jax.Array, second: jax.Array) -> Sequence[Prepared]:
     """What the decoder needs of the views' guidance, for any chunk."""
     return _call(model, params, lambda m: m.aggregator.prepare_decoder((first, second)))
 

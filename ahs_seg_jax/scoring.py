@@ -17,6 +17,7 @@ from ahs_seg_jax.checkpoints import pretrained, store
 from ahs_seg_jax.checkpoints.errors import CheckpointError
 from ahs_seg_jax.config import RANDOM_INIT, Experiment, InputError, checking_input
 from ahs_seg_jax.data.sources import Source, open_source
+from ahs_seg_jax.models import sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.predictions import PredictionWriter
 from ahs_seg_jax.results import Evaluation
@@ -44,7 +45,7 @@ def score(
     with _problems_of_data():
         predictions = _predictions(settings.save_predictions, source, stem) if stem else None
         return evaluate.evaluate(
-            AHSSeg(experiment.model),
+            AHSSeg(experiment.model, tpu=sharding.is_tpu(mesh)),
             params,
             source,
             protocol=settings.protocol,

@@ -11,6 +11,7 @@ import numpy as np
 
 from ahs_seg_jax import inference, streaming, tiling
 from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.models import sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.native_windows import NativeWindows
@@ -53,7 +54,8 @@ class Segmenter:
         """
         inference.check_protocol(protocol)
         self.templates, self.protocol = templates, protocol
-        self.model, self.params = inference.listed(*inference.merged(AHSSeg(config), jax.device_put(params)))
+        model = AHSSeg(config, tpu=sharding.is_tpu())
+        self.model, self.params = inference.listed(*inference.merged(model, jax.device_put(params)))
         self.keep, self.memory_gb = self._classes_kept(keep), memory_gb
         self.vocabulary: Vocabulary | None = None
         self._encoded: collections.OrderedDict[Vocabulary, inference.EncodedVocabulary] = collections.OrderedDict()

@@ -5,7 +5,6 @@ int32 [b] (where the example stands in the source). Everything is of the global 
 """
 
 import collections
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from jaxtyping import Array, Bool, Int
 
 from ahs_seg_jax import initialise, losses, optimizer, parallel
 from ahs_seg_jax.config import Experiment, TrainConfig
+from ahs_seg_jax.models import sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.prompts import Prompts
 
@@ -91,7 +91,7 @@ def make_train_step(
     `learning_rate/...`, `skipped_updates` (only if they may be skipped), and `watched`. Dropout depends on the seed, the
     step and the position in the global batch alone.
     """
-    train, model = experiment.train, AHSSeg(experiment.model)
+    train, model = experiment.train, AHSSeg(experiment.model, tpu=sharding.is_tpu(mesh))
     adamw, rate = optimizer.make_optimizer(train), optimizer.learning_rate(train)
 
     def loss(trainable: Any, frozen: Any, batch: Batch, tokens: Tokens, key: Array) -> tuple[Array, Metrics]:
@@ -133,7 +133,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, tokens: Tokens) -> tuple[TrainState, Metrics]:
         traces["train_step"] += 1
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
-        with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with sharding.on(mesh):
             (total, parts), gradients = accumulated(state, batch, tokens, key)
         norm, new = optax.tree.norm(gradients), update(state, gradients)
         metrics = {

@@ -46,6 +46,7 @@ class StandIn(nn.Module):
     """
 
     config: ModelConfig
+    tpu: bool = False
 
     def setup(self) -> None:
         self.clip = _Clip(self.config.embed_dim)

@@ -85,11 +85,12 @@ def test_catseg(shared, stored, layout):
     assert_close(logits, case["logits"], 1e-4, "logits")
 
 
-def test_the_same_256_of_300_classes_merged_and_in_chunks(shared, stored):
+@pytest.mark.parametrize("tpu", [False, True])
+def test_the_same_256_of_300_classes_merged_and_in_chunks(shared, stored, tpu):
     config, params = load(shared, "ahs_seg_vitb16")
     config, params = orthogonal.merge(config, params)
     case = stored("vitb_many_classes")
-    model = AHSSeg(config.replace(class_chunk=32))
+    model = AHSSeg(config.replace(class_chunk=32), tpu=tpu)
     apply = jax.jit(functools.partial(model.apply, class_pooling=2))
     logits, out = apply({"params": params}, jnp.asarray(case["image"])[None], tokens_of(case))
     assert (np.asarray(out["kept"][0]) == case["kept"]).all()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MESHES = ("1,1,1", "8,1,1", "2,2,2", "4,1,2", "2,2,2c")  # c: classes in chunks
+# c: classes in chunks; t: arranged as for TPUs
+MESHES = ("1,1,1", "8,1,1", "2,2,2", "4,1,2", "2,2,2c", "2,2,2t")
 
 
 @pytest.fixture(scope="module")

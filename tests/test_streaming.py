@@ -49,10 +49,12 @@ def close(actual, expected):
 
 @pytest.mark.parametrize("count", [7, CLASSES])
 def test_it_is_what_the_model_computes(features, text, count):
-    """Below and above the classes that the model keeps: padding tokens, and the cut."""
+    """Below and above the classes that the model keeps: padding tokens, and the cut. Also as a TPU would do it."""
     module, params = model()
     expected, _ = module.apply({"params": params}, features, text[:count], method="segment")
     close(segment(features, text[:count], keep=16), np.asarray(expected))
+    tpu, options = module.clone(tpu=True), {"keep": 16, "chunk": 32, "at_once": 4}
+    close(streaming.segment_views(tpu, params, features, text[:count], **options), np.asarray(expected))
 
 
 @pytest.mark.parametrize(

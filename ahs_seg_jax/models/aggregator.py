@@ -6,6 +6,8 @@ Source: CAT-Seg (Cho et al., 2024), aggregator; parity: golden/aggregator.npz.
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,12 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ahs_seg_jax.models import decoder, layers
+from ahs_seg_jax.models import blocks, decoder, layers, sharding
 from ahs_seg_jax.models.architecture import AggregatorConfig
 from ahs_seg_jax.models.class_attention import ClassLayer
 from ahs_seg_jax.models.swin import SpatialLayer
 
 DROPPED_LOGIT = -100.0  # of a class outside the kept ones
+TPU_PASS = 16  # images x classes of a pass on one TPU: its fast memory holds all that the pass computes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +74,16 @@ class AggregationLayer(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """Embedding of the correlation, aggregation layers, decoder. `features` are the joint embedding's channels."""
+    """Embedding of the correlation, aggregation layers, decoder. `features` are the joint embedding's channels.
+
+    `tpu`: as `AHSSeg` says.
+    """
 
     config: AggregatorConfig
     features: int
     chunk: int = 0
     remat: str = "none"
+    tpu: bool = False
 
     def setup(self) -> None:
         c = self.config
@@ -97,6 +104,12 @@ class Aggregator(nn.Module):
         self.decoder_1 = decoder.Stage(c.hidden, c.decoder_guidance[0], first)
         self.decoder_2 = decoder.Stage(first, c.decoder_guidance[1], second)
         self.head = layers.convolution(3, second, 1)
+
+    def at_once(self, images: int, chunk: int) -> int:
+        """Classes of a pass of the spatial layers and the decoder (0: all): `chunk`, unless a TPU's memory says it."""
+        if not self.tpu:
+            return chunk
+        return sharding.class_shards() * max(1, TPU_PASS * sharding.batch_shards() // images)
 
     def embed(self, correlation: Float[Array, "b t h w p"]) -> Float[Array, "b t h w c"]:
         """7x7 convolution of each class's correlation, as one product over its neighbourhoods."""
@@ -142,7 +155,7 @@ class Aggregator(nn.Module):
                 x,
                 appearance,
                 guidance,
-                chunk=self.chunk,
+                chunk=self.at_once(x.shape[0], self.chunk),
                 remat=self.remat,
                 pooling=pooling,
                 class_mask=class_mask,
@@ -152,18 +165,15 @@ class Aggregator(nn.Module):
 
     def prepare_decoder(
         self, guidance: tuple[Float[Array, "b h2 w2 g1"], Float[Array, "b h4 w4 g2"]]
-    ) -> list[decoder.Prepared]:
+    ) -> Sequence[decoder.Prepared]:
         """What the decoder's stages need of the image, once for all classes."""
-        stages = (self.decoder_1(), self.decoder_2())
-        return [decoder.prepare(g, p) for g, p in zip(guidance, stages, strict=True)]
+        prepare = blocks.prepare if self.tpu else decoder.prepare
+        return [prepare(g, p) for g, p in zip(guidance, (self.decoder_1(), self.decoder_2()), strict=True)]
 
-    def decode(self, x: Float[Array, "b t h w c"], prepared: list[decoder.Prepared]) -> Float[Array, "b t h4 w4"]:
+    def decode(self, x: Float[Array, "b t h w c"], prepared: Sequence[decoder.Prepared]) -> Float[Array, "b t h4 w4"]:
         """Upsampled four times under the decoder guidance (`prepare_decoder`), to float32 logits."""
-        stages, head, in_loop = (self.decoder_1(), self.decoder_2()), self.head(), 0 < self.chunk < x.shape[1]
-
-        def all_stages(x: jax.Array) -> jax.Array:
-            for p, of_image in zip(stages, prepared, strict=True):
-                x = decoder.run_stage(x, p, of_image, in_loop=in_loop)
-            return decoder.head(x, head).astype(jnp.float32)
-
-        return layers.over_classes(all_stages, x, chunk=self.chunk, remat=self.remat)
+        stages, head = (self.decoder_1(), self.decoder_2()), self.head()
+        chunk = self.at_once(len(x), self.chunk)
+        run = blocks.decode if self.tpu else functools.partial(decoder.decode, in_loop=0 < chunk < x.shape[1])
+        all_stages = functools.partial(run, stages=stages, head_parameters=head, prepared=prepared)
+        return layers.over_classes(all_stages, x, chunk=chunk, remat=self.remat)

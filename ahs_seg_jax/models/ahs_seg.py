@@ -57,10 +57,13 @@ class AHSSeg(nn.Module):
     """The whole model. `encode_text` once for a vocabulary, `encode_image` once for a view, `segment` for each pair.
 
     `scan_layers=False`, for a model without rotations: parameters as `clip.listed` makes them, faster for few images.
+    `tpu`: same results in the way that suits a TPU, which is passes of few classes whatever `config.class_chunk` says, and
+    the decoder in blocks of pixels (models/blocks.py).
     """
 
     config: ModelConfig
     scan_layers: bool = True
+    tpu: bool = False
 
     def setup(self) -> None:
         c = self.config
@@ -70,7 +73,7 @@ class AHSSeg(nn.Module):
             kernel = (decoder.UP_INIT, (side, side, c.image.width, channels))
             bias = (layers.zeros, (channels,))
             setattr(self, f"guidance_up_{index}", layers.Parameters({"kernel": kernel, "bias": bias}))
-        self.aggregator = aggregator.Aggregator(c.aggregator, c.embed_dim, c.class_chunk, c.remat)
+        self.aggregator = aggregator.Aggregator(c.aggregator, c.embed_dim, c.class_chunk, c.remat, self.tpu)
         if c.mh_fpn:
             self.mh_fpn = MHFPN(c.embed_dim, c.mh_fpn_fusion)
         if c.dc_hsp:

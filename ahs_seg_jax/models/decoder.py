@@ -6,6 +6,7 @@ Source: CAT-Seg (Cho et al., 2024), decoder; parity: golden/aggregator.npz.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -22,10 +23,11 @@ UP_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in
 
 
 class Prepared(NamedTuple):
-    """What a stage needs beside its parameters, the same for every class."""
+    """What a stage needs beside its norms, the same for every class."""
 
-    kernel: jax.Array  # `joined_kernel`
+    upsampling: jax.Array  # `joined_kernel`
     share: jax.Array  # `guidance_share`
+    convolution: jax.Array  # the second convolution's kernel
 
 
 class Stage(nn.Module):
@@ -57,7 +59,7 @@ def guidance_share(guidance: Float[Array, "b h w g"], p: Arrays) -> Float[Array,
 
 
 @functools.cache
-def _meeting() -> np.ndarray:
+def meeting() -> np.ndarray:
     """`[i, a, p, s]`: 1 where tap a of the 3x3 kernel, at row i of an output block, meets row s of the 2x2 upsampled from
     row p of its patch. A block lies around the corner between two input rows: its first row belongs to the upper one."""
     found = np.zeros((2, 3, 2, 2), np.float32)
@@ -72,15 +74,15 @@ def joined_kernel(p: Arrays) -> Float[Array, "p q c i j o"]:
 
     Nothing stands between the two, so that they are one linear map: half the work of both.
     """
-    meeting, up = _meeting(), p["up"]["kernel"]
+    meets, up = meeting(), p["up"]["kernel"]
     kernel = p["conv_1"]["kernel"][:, :, : up.shape[-1]]
-    spread = jnp.einsum("iaps,jbqt,abuo->pqstuijo", meeting, meeting, kernel, precision=jax.lax.Precision.HIGHEST)
+    spread = jnp.einsum("iaps,jbqt,abuo->pqstuijo", meets, meets, kernel, precision=jax.lax.Precision.HIGHEST)
     return jnp.einsum("stcu,pqstuijo->pqcijo", up, spread, precision=jax.lax.Precision.HIGHEST)
 
 
 def prepare(guidance: Float[Array, "b h w g"], p: Arrays) -> Prepared:
     """Of a stage whose output is of the guidance's size."""
-    return Prepared(joined_kernel(p), guidance_share(guidance, p))
+    return Prepared(joined_kernel(p), guidance_share(guidance, p), p["conv_2"]["kernel"])
 
 
 def _padded(x: jax.Array) -> jax.Array:
@@ -129,9 +131,10 @@ def upsample(x: Float[Array, "b t h w c"], kernel: Float[Array, "p q c i j o"]) 
 def run_stage(x: jax.Array, p: Arrays, prepared: Prepared, *, in_loop: bool) -> jax.Array:
     """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`; `prepared` as `prepare` makes it of the same parameters."""
     groups = p["norm_1"]["scale"].shape[0] // 16
-    x = upsample(x, prepared.kernel) + layers.for_classes(prepared.share, x.shape[1])
+    x = upsample(x, prepared.upsampling) + layers.for_classes(prepared.share, x.shape[1])
     x = jax.nn.relu(layers.group_norm(x, p["norm_1"], groups))
-    return jax.nn.relu(layers.group_norm(layers.conv_same(x, p["conv_2"], in_loop=in_loop), p["norm_2"], groups))
+    x = layers.conv_same(x, {"kernel": prepared.convolution}, in_loop=in_loop)
+    return jax.nn.relu(layers.group_norm(x, p["norm_2"], groups))
 
 
 def _shifted(x: Float[Array, "n h w"]) -> Float[Array, "9 n h w"]:
@@ -169,3 +172,17 @@ def head(x: Float[Array, "*batch h w c"], p: Arrays) -> Float[Array, "*batch h w
     """3x3 convolution to one channel."""
     kernel = p["kernel"].astype(x.dtype).reshape(9, x.shape[-1])
     return _to_one_channel(x.reshape(-1, *x.shape[-3:]), kernel).reshape(x.shape[:-1]) + p["bias"].astype(x.dtype)[0]
+
+
+def decode(
+    x: Float[Array, "b t h w c"],
+    stages: Sequence[Arrays],
+    prepared: Sequence[Prepared],
+    head_parameters: Arrays,
+    *,
+    in_loop: bool,
+) -> Float[Array, "b t h4 w4"]:
+    """All stages and the head, to float32 logits."""
+    for p, of_image in zip(stages, prepared, strict=True):
+        x = run_stage(x, p, of_image, in_loop=in_loop)
+    return head(x, head_parameters).astype(jnp.float32)

@@ -75,9 +75,12 @@ def _check(p, x, sizes, gradient, **options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"chunk": 2, "remat": "all"}, {"chunk": 3, "remat": "cheap"}], ids=["whole", "all", "cheap"]
+    "options",
+    [{}, {"chunk": 2, "remat": "all"}, {"chunk": 3, "remat": "cheap"}, {"tpu": True, "remat": "all"}],
+    ids=["whole", "all", "cheap", "tpu"],
 )
-def test_golden(golden, options):
+def test_golden(golden, options, monkeypatch):
+    monkeypatch.setattr(aggregator, "TPU_PASS", 2)  # several passes
     _check(*_case(golden / "aggregator_few.npz", "few"), **options)
 
 
