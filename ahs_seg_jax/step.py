@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Int
 
 from ahs_seg_jax import initialise, losses, optimizer, parallel
 from ahs_seg_jax.config import Experiment, TrainConfig
-from ahs_seg_jax.models import sharding
+from ahs_seg_jax.models import layers, sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.prompts import Prompts
 
@@ -104,7 +104,9 @@ def make_train_step(
             rngs={"dropout": key},
         )
         logits, out = applied
-        return losses.total_loss(logits, out, batch["label"], experiment.losses, pairs=pairs)
+        chunk = layers.few_classes(len(logits)) if model.tpu else experiment.losses.class_chunk
+        settings = dataclasses.replace(experiment.losses, class_chunk=chunk)
+        return losses.total_loss(logits, out, batch["label"], settings, pairs=pairs)
 
     differentiated = jax.value_and_grad(loss, has_aux=True)
 

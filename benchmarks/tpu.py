@@ -3,7 +3,7 @@
     pip install -e ".[tpu,bench]"
     python -m benchmarks.tpu                     # training step and inference, one v5e and one v6e chip: minutes
     python -m benchmarks.tpu --keep FOLDER       # programs are kept there, and not compiled again
-    python -m benchmarks.tpu --finish            # up to the machine code, for XLA's own estimate: an hour and more
+    python -m benchmarks.tpu --finish            # up to the machine code, for XLA's own estimate: half an hour
     python -m benchmarks.report
 
 Nothing runs on a TPU: every time is an estimate. Each program's record goes to the result file as soon as it is there.
@@ -29,22 +29,21 @@ from benchmarks.tpu_chips import Chip, chip_of
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 BATCH = 16
-# Work, its mode, the protocol of evaluation, micro-batches by chip where one chip cannot hold all images at once.
-WORKS: dict[str, tuple[str, str, dict[str, int]]] = {
-    "training step": ("train", "cat_seg", {"v5e": 4}),
-    "inference, whole image": ("eval", "whole", {}),
-    "inference, sliding window": ("eval", "cat_seg", {}),
+WORKS = {  # their mode and the protocol of evaluation
+    "training step": ("train", "cat_seg"),
+    "inference, whole image": ("eval", "whole"),
+    "inference, sliding window": ("eval", "cat_seg"),
 }
 KINDS = ("matrix work", "rearranging", "others")
 REARRANGING = frozenset(["copy", "slice", "reshape", "transpose", "pad", "concatenate"])  # alone, not within others
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
-def experiment_of(size: str, work: str, chip: str) -> Experiment:
+def experiment_of(size: str, work: str) -> Experiment:
     """The published recipe of a size at BATCH images."""
-    mode, protocol, parts = WORKS[work]
+    mode, protocol = WORKS[work]
     found = dataclasses.replace(importlib.import_module(f"configs.{size}").experiment(), init=config.RANDOM_INIT)
-    train = dataclasses.replace(found.train, batch_size=BATCH, accumulation=parts.get(chip, 1))
+    train = dataclasses.replace(found.train, batch_size=BATCH)
     evaluation = dataclasses.replace(found.eval, batch_size=BATCH, protocol=protocol)
     return dataclasses.replace(found, mode=mode, train=train, eval=evaluation)
 
@@ -120,7 +119,7 @@ def records(
     """One record for each chip and work, as soon as it is made."""
     for chip in chips:
         for work in works:
-            experiment, topology = experiment_of(size, work, chip), f"{chip}:1x1"
+            experiment, topology = experiment_of(size, work), f"{chip}:1x1"
             name = f"{size} {work} {chip}".replace(",", "").replace(" ", "_") + ("_finished" if finish else "")
             program = kept(keep, name, lambda: compiled(experiment, topology, finish))  # noqa: B023  called at once
             asked = {"size": size, "chip": chip, "work": work, "batch": BATCH, "dtype": experiment.model.dtype}
@@ -128,7 +127,6 @@ def records(
                 "key": results_file.key("tpu", asked),
                 "name": "tpu",
                 **asked,
-                "accumulation": experiment.train.accumulation if experiment.mode == "train" else 1,
                 **figures(program, chip_of(topology)),
                 "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
             }

@@ -7,6 +7,8 @@ Axes that lie outside the tiles are never padded.
 
 A second figure asks more: what the matrix unit would leave unused even if everything were laid out perfectly, because it
 takes `unit` x `unit` numbers at a time: the contracted axes, and the larger of the two others, in multiples of `unit`.
+
+Zeros in the kernels of the decoder's blocks (`blocks.SPARSE`) count as padding too.
 """
 
 import collections
@@ -16,6 +18,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
+from ahs_seg_jax.models import blocks
 from benchmarks import cost
 from benchmarks.program_text import UNKNOWN_TRIPS, Instruction, parse, runs
 
@@ -164,7 +167,9 @@ def _works(program: str, unit: int, unknown: int) -> Iterator[tuple[str, Work]]:
             if line.opcode == "convolution":
                 image, kernel = (array(lines[operand].kind) for operand in line.operands)
                 called = found[1] if (found := _NAME.search(line.text)) else ""
-                yield called, convolution(line, image, kernel, array(line.kind), unit) * times
+                work = convolution(line, image, kernel, array(line.kind), unit) * times
+                filled = blocks.FILLED if blocks.SPARSE in called else 1.0
+                yield called, dataclasses.replace(work, useful=work.useful * filled)
 
 
 def by_part(program: str, unit: int, unknown_trips: int = UNKNOWN_TRIPS) -> dict[str, Work]:

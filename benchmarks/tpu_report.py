@@ -21,8 +21,7 @@ def _estimate(record: Record) -> str:
 
 
 def _name(record: Record) -> str:
-    parts = f" in {record['accumulation']} micro-batches" if record["accumulation"] > 1 else ""
-    return f"{record['work']}, batch {record['batch']}{parts}"
+    return f"{record['work']}, batch {record['batch']}"
 
 
 def times(records: Sequence[Record]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ahs_seg_jax.config import MeshConfig
 from ahs_seg_jax.losses import ClassPairs, LossConfig
-from ahs_seg_jax.models import aggregator, sharding
+from ahs_seg_jax.models import layers, sharding
 from tests.small import batch, experiment, run_steps, small_model
 
 PAIRS = ClassPairs(np.array([[0, 1]], np.int32), np.array([[2, 3]], np.int32))
@@ -38,7 +38,7 @@ def one_step(sizes: tuple[int, int, int], chunk: int) -> dict[str, np.ndarray]:
 def main() -> None:
     """Writes `<mesh>:<name>` for every mesh; a `c` after its sizes means classes in chunks of two, a `t` as for TPUs."""
     found = {}
-    aggregator.TPU_PASS = 2  # several passes although there are few classes
+    layers.TPU_PASS = 2  # several passes although there are few classes
     for mesh in sys.argv[2:]:
         sizes = tuple(int(size) for size in mesh.rstrip("ct").split(","))
         with mock.patch.object(sharding, "is_tpu", return_value=mesh.endswith("t")):

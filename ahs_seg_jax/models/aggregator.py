@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ahs_seg_jax.models import blocks, decoder, layers, sharding
+from ahs_seg_jax.models import blocks, decoder, layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
 from ahs_seg_jax.models.class_attention import ClassLayer
 from ahs_seg_jax.models.swin import SpatialLayer
 
 DROPPED_LOGIT = -100.0  # of a class outside the kept ones
-TPU_PASS = 16  # images x classes of a pass on one TPU: its fast memory holds all that the pass computes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +106,13 @@ class Aggregator(nn.Module):
 
     def at_once(self, images: int, chunk: int) -> int:
         """Classes of a pass of the spatial layers and the decoder (0: all): `chunk`, unless a TPU's memory says it."""
-        if not self.tpu:
-            return chunk
-        return sharding.class_shards() * max(1, TPU_PASS * sharding.batch_shards() // images)
+        return layers.few_classes(images) if self.tpu else chunk
 
     def embed(self, correlation: Float[Array, "b t h w p"]) -> Float[Array, "b t h w c"]:
-        """7x7 convolution of each class's correlation, as one product over its neighbourhoods."""
+        """7x7 convolution of each class's correlation: as one product over its neighbourhoods, which is how a CPU is fast."""
         p = self.correlation_embedding()
+        if self.tpu:
+            return layers.conv_same(correlation, p)
         side, _, prompts, hidden = p["kernel"].shape
         flat = {"kernel": p["kernel"].reshape(side * side * prompts, hidden), "bias": p["bias"]}
         return layers.linear(layers.patches(correlation, side), flat)

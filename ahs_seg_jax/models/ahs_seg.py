@@ -57,8 +57,8 @@ class AHSSeg(nn.Module):
     """The whole model. `encode_text` once for a vocabulary, `encode_image` once for a view, `segment` for each pair.
 
     `scan_layers=False`, for a model without rotations: parameters as `clip.listed` makes them, faster for few images.
-    `tpu`: same results in the way that suits a TPU, which is passes of few classes whatever `config.class_chunk` says, and
-    the decoder in blocks of pixels (models/blocks.py).
+    `tpu`: same results in the way that suits a TPU: passes of few classes whatever `config.class_chunk` says, the decoder
+    in blocks of pixels (models/blocks.py), a convolution where others take a product.
     """
 
     config: ModelConfig

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from ahs_seg_jax.models import sharding
 
 SHORT = 256  # channels: products of shorter vectors are computed again rather than kept
+TPU_PASS = 16  # images x classes of a pass on one TPU: its fast memory holds all that the pass computes
 EPSILON = 1e-5  # PyTorch's default of LayerNorm and GroupNorm; Flax's differs
 
 Arrays = Mapping[str, Any]  # nested dictionary of arrays
@@ -324,6 +325,11 @@ def rematerialised(function: Callable[..., Any], remat: str, *, in_loop: bool) -
         return function
     policy = _is_worth_keeping if remat == "cheap" else None
     return jax.checkpoint(function, prevent_cse=not in_loop, policy=policy)
+
+
+def few_classes(images: int) -> int:
+    """Classes of a pass that suits TPUs, for so many images on all of them."""
+    return sharding.class_shards() * max(1, TPU_PASS * sharding.batch_shards() // images)
 
 
 def over_classes(function: Callable[..., jax.Array], *arrays: jax.Array, chunk: int, remat: str = "none") -> jax.Array:

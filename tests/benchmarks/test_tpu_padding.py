@@ -42,6 +42,16 @@ def test_product():
     assert found.padded == pytest.approx(2 * 128 * 8 * 128)  # images along the lanes: 7 needs a multiple of 8
 
 
+def test_zeros_of_the_decoders_blocks_are_padding():
+    image, kernel = "5,7]{1,0:T(8,128)(2,1)}", "7,3]{1,0:T(8,128)(2,1)}"
+    plain = program(image, kernel, PRODUCT)
+    (dense,), (sparse,) = (
+        tpu_padding.by_part(text, 128).values() for text in (plain, plain.replace("decode/", "decode/sparse_blocks/"))
+    )
+    assert sparse.useful == dense.useful * 9 / 16
+    assert (sparse.padded, sparse.unit) == (dense.padded, dense.unit)
+
+
 def test_batch_of_products_is_padded_in_its_tiles_alone():
     product = (
         "%c = bf16[11,5,3]{2,1,0:T(8,128)(2,1)} convolution(%a, %b), window={size=11 stride=10 lhs_dilate=11}, "
@@ -105,16 +115,9 @@ def test_record_and_tables():
     assert found["roofline"] == {"seconds": found["memory_seconds"], "bound_by": "memory"}
     assert found["estimated_seconds"] == pytest.approx(7e-3)
     assert tpu.figures(text.replace("estimated_cycles", "x"), chip)["estimated_seconds"] is None
-    record = {
-        "size": "vitb",
-        "chip": "v5e",
-        "work": "training step",
-        "batch": 16,
-        "accumulation": 4,
-        "dtype": "bfloat16",
-    }
+    record = {"size": "vitb", "chip": "v5e", "work": "training step", "batch": 16, "dtype": "bfloat16"}
     page = tpu_report.block([{**record, **found}])
-    assert "| training step, batch 16 in 4 micro-batches | v5e | 0.0 TFLOP | 0 ms | 262 ms | 142 ms |" in page
+    assert "| training step, batch 16 | v5e | 0.0 TFLOP | 0 ms | 262 ms | 142 ms |" in page
     assert "| 142 ms (memory) | 7 ms (matrix work 100%) |" in page
     assert "| decoder | 100%, 100% of all |" in page
     unfinished = {**record, **found, "estimated_seconds": None, "estimated_by_kind": {}}

@@ -80,7 +80,7 @@ def _check(p, x, sizes, gradient, **options):
     ids=["whole", "all", "cheap", "tpu"],
 )
 def test_golden(golden, options, monkeypatch):
-    monkeypatch.setattr(aggregator, "TPU_PASS", 2)  # several passes
+    monkeypatch.setattr(layers, "TPU_PASS", 2)  # several passes
     _check(*_case(golden / "aggregator_few.npz", "few"), **options)
 
 
