@@ -107,6 +107,7 @@ class _Program:
 
 def _programs(model: AHSSeg, baked: bool) -> dict[str, _Program]:
     """What is written, by file name."""
+    model = model.clone(tpu=False)  # for any platform, and any number of images and words
     prompts, context, side = model.config.aggregator.prompts, model.config.text.context, model.config.image.crop
 
     def segment(weights: dict[str, jax.Array], images: jax.Array, text: jax.Array | None = None) -> jax.Array:

@@ -104,7 +104,7 @@ def make_train_step(
             rngs={"dropout": key},
         )
         logits, out = applied
-        chunk = layers.few_classes(len(logits)) if model.tpu else experiment.losses.class_chunk
+        chunk = layers.few_classes(logits.shape[0]) if model.tpu else experiment.losses.class_chunk
         settings = dataclasses.replace(experiment.losses, class_chunk=chunk)
         return losses.total_loss(logits, out, batch["label"], settings, pairs=pairs)
 

@@ -7,7 +7,7 @@ memory beside the main one (a TPU's) counts when it is copied there.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from benchmarks.program_text import UNKNOWN_TRIPS, Computations, Instruction, parse, trips
 
@@ -44,15 +44,14 @@ def _traffic(name: str, computations: Computations, unknown: int) -> float:
         elif instruction.opcode == "conditional":
             total += max((_traffic(branch, computations, unknown) for branch in called), default=0.0)
         else:
-            fused = computations.get(called[0], []) if instruction.opcode == "fusion" and called else None
-            total += _own(instruction, instructions, fused)
+            total += _own(instruction, instructions, computations)
     return total
 
 
-def _own(instruction: Instruction, known: dict[str, Instruction], fused: Iterable[Instruction] | None) -> float:
+def _own(instruction: Instruction, known: dict[str, Instruction], computations: Computations) -> float:
     sizes = [known[name].size if name in known else 0 for name in instruction.operands]
-    if fused is not None:
-        return _of_fusion(instruction, sizes, list(fused))
+    if instruction.opcode == "fusion" and instruction.called:
+        return _of_fusion(instruction, sizes, computations)
     if instruction.opcode in SLICES:
         return float(instruction.size + (instruction.whole if sizes[0] else 0))
     if instruction.opcode == "dynamic-update-slice":
@@ -64,8 +63,28 @@ def _own(instruction: Instruction, known: dict[str, Instruction], fused: Iterabl
     return float(instruction.size + sum(sizes))
 
 
-def _of_fusion(instruction: Instruction, sizes: list[int], fused: list[Instruction]) -> float:
+def _slices(name: str, fused: Sequence[Instruction], computations: Computations) -> float | None:
+    """Bytes of the slices that a computation, and fusions within it, take of an array of it; None if they take all of it."""
+    total, users = 0.0, [line for line in fused if name in line.operands]
+    for user in users:
+        if user.opcode in SLICES and user.operands[0] == name:
+            total += user.whole
+            continue
+        inner = computations.get(user.called[0], []) if user.opcode == "fusion" and user.called else []
+        taken = [
+            _slices(line.name, inner, computations)
+            for line in inner
+            if (found := _PARAMETER.match(line.text)) and user.operands[int(found.group(1))] == name
+        ]
+        if not taken or None in taken:
+            return None
+        total += sum(part for part in taken if part is not None)
+    return total if users else None
+
+
+def _of_fusion(instruction: Instruction, sizes: list[int], computations: Computations) -> float:
     """Operands that the fusion only slices count with the slices; a result updated in place with the update."""
+    fused = computations.get(instruction.called[0], [])
     inside = {line.name: line for line in fused}
     result = float(instruction.size)
     read = list(map(float, sizes))
@@ -74,8 +93,8 @@ def _of_fusion(instruction: Instruction, sizes: list[int], fused: list[Instructi
             continue
         users = [user for user in fused if line.name in user.operands]
         index = int(found.group(1))
-        if users and all(user.opcode in SLICES and user.operands[0] == line.name for user in users):
-            read[index] = min(read[index], float(sum(user.whole for user in users)))
+        if (sliced := _slices(line.name, fused, computations)) is not None:
+            read[index] = min(read[index], sliced)
         elif users and all(user.opcode == "dynamic-update-slice" and user.operands[0] == line.name for user in users):
             update = sum(inside[user.operands[1]].whole for user in users if user.operands[1] in inside)
             read[index] = min(read[index], float(update))

@@ -9,6 +9,7 @@ file (`--write-only` does nothing else). Combinations that do not fit or do not 
 """
 
 import argparse
+import collections
 import dataclasses
 import functools
 import importlib
@@ -17,6 +18,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import time
 from typing import Any
@@ -45,7 +47,7 @@ TEXT = """# Scaling
 What a training step and a batch of evaluation need of each chip of a TPU slice. **Nothing here was measured on a TPU**: the
 real programs went through the TPU compiler on a machine without one (libtpu {libtpu}, jax {jax}), up to the point where
 every array has its place in memory. The machine code, which comes last and takes many times as long, was not made.
-`scripts/scaling_table.py` made this page.
+`scripts/scaling_table.py` made this page, from the code of {commits}.
 
 * *peak*: bytes of parameters, optimiser state, batch, results and temporaries on one chip, of the chip's memory, without the
   machine code. The compiler keeps 0.25 GiB of a v5e's 16 for itself. A v4's two cores count as a device each, with half of
@@ -70,9 +72,9 @@ for fewer images than chips. The result of a step is the same on all of them. On
 ```
 python -m ahs_seg_jax.memory --config=configs/vitb.py --topology=v5e:4x4 --config.train.batch_size=64
 ```
-Other levers: `model.remat` (`cheap` keeps what products and convolutions gave, `all` nothing) and `model.class_chunk`, `losses.class_chunk` (memory of one pass over some classes),
-`train.accumulation` (memory of one micro-batch), `model.dtype=bfloat16`. The recipes of both sizes use the first two with 19
-classes in a pass, and bfloat16.
+Other levers: `model.remat` (`cheap` keeps what products and convolutions gave, `all` nothing), `train.accumulation` (memory of
+one micro-batch), `model.dtype=bfloat16`. The recipes of both sizes use the first and the last. On TPUs a pass over classes
+takes 16 images x classes a chip, whatever `model.class_chunk` and `losses.class_chunk` say: elsewhere they bound its memory.
 """
 FSDP = """Training steps that differ in the mesh alone. *arguments*: parameters, optimiser state and the batch, which a chip holds from
 step to step. Both axes split the batch. Gathering parameters takes memory and traffic of its own: where all parameters fit on
@@ -234,6 +236,13 @@ def own_estimate(records: list[dict[str, Any]]) -> str:
     return f"XLA's own estimate for one chip is {said}\n  {longer}." if said else ""
 
 
+def commits_of(entries: list[dict[str, Any]]) -> str:
+    """Which commits' programs the entries are of, the most frequent first."""
+    counts = collections.Counter(entry.get("commit", "an earlier commit") for entry in entries)
+    named = [f"{commit} ({count} of {len(entries)})" for commit, count in counts.most_common()]
+    return next(iter(counts), "no commit") if len(counts) < 2 else ", ".join(named)
+
+
 def write_page(entries: list[dict[str, Any]]) -> None:
     """The page, from all entries; what was not compiled yet is said."""
     known = {key(entry): entry for entry in entries}
@@ -244,8 +253,9 @@ def write_page(entries: list[dict[str, Any]]) -> None:
         if not done_otherwise:
             known.setdefault(key(wanted), twin(wanted, entries) or wanted)
     versions = json.loads(JSON.read_text())["versions"] if JSON.exists() else {}
-    own = own_estimate(results_file.read(ONE_CHIP))
-    lines = [TEXT.format(libtpu=versions.get("libtpu"), jax=versions.get("jax"), own=own), *fsdp_table(entries)]
+    own, commits = own_estimate(results_file.read(ONE_CHIP)), commits_of(entries)
+    text = TEXT.format(libtpu=versions.get("libtpu"), jax=versions.get("jax"), own=own, commits=commits)
+    lines = [text, *fsdp_table(entries)]
     for size in SIZES:
         for program, title in (("train", "training step"), ("eval", "evaluation, protocol cat_seg")):
             lines += [
@@ -298,6 +308,8 @@ def main() -> None:
     options = parser.parse_args()
     entries: list[dict[str, Any]] = json.loads(JSON.read_text())["entries"] if JSON.exists() else []
     known = {key(entry) for entry in entries}
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     mesh = MeshConfig(fsdp=options.fsdp, classes=options.classes)
     wanted = combinations(
         options.sizes, options.topologies, options.programs, options.batches, mesh, options.accumulation
@@ -305,7 +317,7 @@ def main() -> None:
     for entry in [] if options.write_only else wanted:
         if key(entry) in known:
             continue
-        found = measure(entry)
+        found = measure(entry | {"commit": commit})
         print(found["size"], found["program"], row(found), flush=True)
         entries.append(found)
         entries.sort(key=key)

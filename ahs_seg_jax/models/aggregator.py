@@ -172,7 +172,7 @@ class Aggregator(nn.Module):
     def decode(self, x: Float[Array, "b t h w c"], prepared: Sequence[decoder.Prepared]) -> Float[Array, "b t h4 w4"]:
         """Upsampled four times under the decoder guidance (`prepare_decoder`), to float32 logits."""
         stages, head = (self.decoder_1(), self.decoder_2()), self.head()
-        chunk = self.at_once(len(x), self.chunk)
+        chunk = self.at_once(x.shape[0], self.chunk)
         run = blocks.decode if self.tpu else functools.partial(decoder.decode, in_loop=0 < chunk < x.shape[1])
         all_stages = functools.partial(run, stages=stages, head_parameters=head, prepared=prepared)
         return layers.over_classes(all_stages, x, chunk=chunk, remat=self.remat)

@@ -49,6 +49,27 @@ def test_by_hand(trips, passes):
     assert traffic.bytes_moved(program) == SUM + passes * ONE_PASS
 
 
+def test_slices_are_found_in_fusions_within_fusions():
+    """A product whose operand is a row of an array, sliced in a fusion of its own."""
+    outer = """
+%product (param_2: f32[7,4], param_3: s32[]) -> f32[4] {
+  %param_2 = f32[7,4]{1,0} parameter(0)
+  %param_3 = s32[] parameter(1)
+  %row = f32[4]{0} fusion(%param_2, %param_3), kind=kLoop, calls=%sliced
+  ROOT %twice = f32[4]{0} add(%row, %row)
+}
+
+%body"""
+    program = (
+        PROGRAM.replace("TRIPS", KNOWN)
+        .replace("\n%body", outer, 1)
+        .replace("calls=%sliced\n  ROOT %next", "calls=%product\n  ROOT %next")
+    )
+    assert traffic.bytes_moved(program) == SUM + 7 * ONE_PASS
+    whole = program.replace("add(%row, %row)", "add(%row, %param_2)")  # all of it is read as well
+    assert traffic.bytes_moved(whole) == SUM + 7 * (7 * 16 + 16 + 4)
+
+
 def test_update_in_place_counts_the_update():
     program = """HloModule m
 
