@@ -17,6 +17,7 @@ from ahs_seg_jax import evaluate, inference
 from ahs_seg_jax.config import DataConfig
 from ahs_seg_jax.data import sources
 from ahs_seg_jax.data.scenes import ScenesConfig
+from ahs_seg_jax.models import sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.segmenter import Segmenter
 from benchmarks import inputs
@@ -59,7 +60,7 @@ def forward(segmenter: Segmenter, classes: int, protocol: str) -> tuple[Any, tup
     """The model on all views of one picture, without padding and chunks: a function and its arguments' shapes."""
     config = segmenter.model.config
     cut = dataclasses.replace(config.aggregator, pad_len=segmenter.keep or 0)
-    model = segmenter.model.clone(config=config.replace(class_chunk=0, remat="none", aggregator=cut))
+    model = segmenter.model.clone(config=config.replace(class_chunk=0, remat="none", aggregator=cut), tpu=False)
 
     def run(params: Any, views: jax.Array, text: jax.Array) -> jax.Array:
         features = model.apply({"params": params}, views, method="encode_image")
@@ -90,7 +91,8 @@ def evaluation(settings: Settings) -> Record:
     images = 8 if settings.repetitions <= 3 else 32
     scenes = ScenesConfig(size=max(settings.image), val_images=images)
     source = sources.open_source(DataConfig(name="scenes", scenes=scenes), "val")
-    model, params = inference.merged(AHSSeg(settings.model()), jax.device_put(inputs.parameters(settings.model())))
+    model = AHSSeg(settings.model(), tpu=sharding.is_tpu())
+    model, params = inference.merged(model, jax.device_put(inputs.parameters(settings.model())))
     seconds = []
     for _ in range(2):
         started = time.perf_counter()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ahs_seg_jax import losses, optimizer, parallel, step
 from ahs_seg_jax.config import Experiment
+from ahs_seg_jax.models import layers, sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.prompts import Prompts
 from benchmarks import inputs
@@ -43,7 +44,7 @@ def _plain(experiment: Experiment) -> Experiment:
 
 
 def _loss(experiment: Experiment) -> Callable[..., jax.Array]:
-    model = AHSSeg(experiment.model)
+    model = AHSSeg(experiment.model, tpu=sharding.is_tpu())
 
     def loss(trainable: Any, frozen: Any, batch: Any, tokens: Prompts) -> jax.Array:
         applied: Any = model.apply(
@@ -55,7 +56,10 @@ def _loss(experiment: Experiment) -> Callable[..., jax.Array]:
             rngs={"dropout": jax.random.key(0)},
         )
         logits, out = applied
-        return losses.total_loss(logits, out, batch["label"], experiment.losses)[0]
+        chunk = layers.few_classes(logits.shape[0]) if model.tpu else experiment.losses.class_chunk
+        return losses.total_loss(
+            logits, out, batch["label"], dataclasses.replace(experiment.losses, class_chunk=chunk)
+        )[0]
 
     return loss
 
@@ -102,7 +106,7 @@ Apply = Callable[[Any, Any], Any]  # (bound model, what flows in) -> what comes 
 def _part(settings: Settings, apply: Apply, inflow: Any) -> Program:
     """Forward and backward of one stage: gradients of what learns and, if it is not integer, of what flows in."""
     experiment = inputs.experiment(settings)
-    model = AHSSeg(experiment.model)
+    model = AHSSeg(experiment.model, tpu=sharding.is_tpu())
     trainable, frozen = optimizer.split(inputs.parameters(experiment.model), experiment.train.finetune)
     flows_back = all(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(inflow))
 
@@ -150,7 +154,7 @@ def spatial(settings: Settings) -> Program:
 
     def apply(m: Any, x: jax.Array) -> jax.Array:
         for layer in m.aggregator.layers:
-            x = layer.spatial(x, appearance, chunk=c.class_chunk, remat=c.remat)
+            x = layer.spatial(x, appearance, chunk=m.aggregator.at_once(x.shape[0], c.class_chunk), remat=c.remat)
         return x
 
     return _part(settings, apply, _classwise(settings))

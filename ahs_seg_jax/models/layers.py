@@ -338,10 +338,9 @@ def over_classes(function: Callable[..., jax.Array], *arrays: jax.Array, chunk: 
     The result `[b, t, ...]` does not depend on the chunk (0: one pass); memory does. With `remat` (`rematerialised`)
     training holds the inner activations of one pass only.
     """
-    function = rematerialised(function, remat, in_loop=chunk > 0)
     classes = arrays[0].shape[1]
     if chunk == 0 or chunk >= classes:
-        return function(*arrays)
+        return rematerialised(function, remat, in_loop=False)(*arrays)
     shards = sharding.class_shards()
     passes = -(-classes // chunk)
     size = -(-classes // (passes * shards))  # classes of one shard in one pass
@@ -352,9 +351,11 @@ def over_classes(function: Callable[..., jax.Array], *arrays: jax.Array, chunk: 
         x = jnp.moveaxis(x.reshape(x.shape[0], shards, passes, size, *x.shape[2:]), 2, 0)
         return x.reshape(passes, x.shape[1], shards * size, *x.shape[4:])
 
-    def one_pass(parts: tuple[jax.Array, ...]) -> jax.Array:
+    def one_pass(*parts: jax.Array) -> jax.Array:
         return function(*(sharding.by_class(part) if part.ndim > 2 else part for part in parts))
 
-    y = jax.lax.map(one_pass, tuple(split(x) for x in arrays))
+    # What a pass takes is kept for its backward pass as it comes, a part of what is there; constrained it would be a copy.
+    one_pass = rematerialised(one_pass, remat, in_loop=True)
+    y = jax.lax.map(lambda parts: one_pass(*parts), tuple(split(x) for x in arrays))
     y = jnp.moveaxis(y.reshape(passes, y.shape[1], shards, size, *y.shape[3:]), 0, 2)
     return y.reshape(y.shape[0], passes * shards * size, *y.shape[4:])[:, :classes]
