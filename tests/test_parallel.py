@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 
 from ahs_seg_jax import parallel, step
 from ahs_seg_jax.config import Experiment, MeshConfig, TrainConfig
-from ahs_seg_jax.models import architecture
+from ahs_seg_jax.models import architecture, layers, sharding
 
 
 @pytest.fixture
@@ -110,3 +110,15 @@ def test_one_process_loads_the_whole_batch_and_prints(capsys):
     assert parallel.local_rows(8, parallel.make_mesh()) == range(8)
     parallel.log("hello")
     assert capsys.readouterr().out == "hello\n"
+
+
+def test_a_pass_over_classes_keeps_no_copy_of_what_it_takes(mesh):
+    """Its backward pass reads the part again from the whole, also where that is constrained to the mesh."""
+    x = jax.ShapeDtypeStruct((mesh.devices.size, 6, 3), "float32")
+
+    def forward(x):
+        with sharding.on(mesh):
+            return jax.vjp(lambda x: layers.over_classes(jax.numpy.sin, x, chunk=2, remat="all"), x)[0]
+
+    (loop,) = (e for e in jax.make_jaxpr(forward)(x).eqns if e.primitive.name == "scan")
+    assert [v.aval.shape for v in loop.outvars] == [(3, mesh.devices.size, 2, 3)]
