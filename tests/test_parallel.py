@@ -1,5 +1,7 @@
 """Devices: the mesh, where arrays lie, and the refusal of batches that cannot be split."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -122,3 +124,10 @@ def test_a_pass_over_classes_keeps_no_copy_of_what_it_takes(mesh):
 
     (loop,) = (e for e in jax.make_jaxpr(forward)(x).eqns if e.primitive.name == "scan")
     assert [v.aval.shape for v in loop.outvars] == [(3, mesh.devices.size, 2, 3)]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_mesh_says_what_its_devices_are(platform):
+    device = types.SimpleNamespace(platform=platform)
+    assert sharding.is_tpu(types.SimpleNamespace(devices=np.array([[device]]))) == (platform == "tpu")
+    assert not sharding.is_tpu()  # JAX's own, here
