@@ -75,6 +75,7 @@ python -m ahs_seg_jax.memory --config=configs/vitb.py --topology=v5e:4x4 --confi
 Other levers: `model.remat` (`cheap` keeps what products and convolutions gave, `all` nothing), `train.accumulation` (memory of
 one micro-batch), `model.dtype=bfloat16`. The recipes of both sizes use the first and the last. On TPUs a pass over classes
 takes 16 images x classes a chip, whatever `model.class_chunk` and `losses.class_chunk` say: elsewhere they bound its memory.
+More than 16 images a chip at once do not fit its fast memory, and move more than as many in micro-batches of 16.
 """
 FSDP = """Training steps that differ in the mesh alone. *arguments*: parameters, optimiser state and the batch, which a chip holds from
 step to step. Both axes split the batch. Gathering parameters takes memory and traffic of its own: where all parameters fit on
