@@ -41,6 +41,7 @@ ONE_CHIP = ROOT / "benchmarks" / "results" / "tpu_vitb.json"
 SIZES = ("vitb", "vitl")
 TOPOLOGIES = ("v5e:1x1", "v6e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x2", "v5p:2x2x2", "v6e:4x4")
 BATCHES = (16, 64, 256, 1024)
+EARLIER = "an earlier commit"  # entries from before they named theirs
 
 TEXT = """# Scaling
 
@@ -149,19 +150,19 @@ def row(entry: dict[str, Any]) -> str:
     axes = " x ".join("all" if mesh[axis] < 0 else str(mesh[axis]) for axis in ("data", "fsdp", "classes"))
     parts = f" in {entry['accumulation']} micro-batches" if entry.get("accumulation", 1) > 1 else ""
     start = f"| {entry['topology']} | {axes} | {entry['batch']}{parts} |"
+    notes = [across(entry)] if entry.get("collectives") else []
+    notes += [f"as {entry['as']}"] if "as" in entry else []
+    notes += [] if "commit" in entry else [EARLIER]
+    last = f" {'; '.join(notes)} |" if notes else " |"
     if "error" in entry:
-        source = f" as {entry['as']} |" if "as" in entry else " |"
-        return f"{start} {refused(entry['error'])} | | | |{source}"
+        return f"{start} {refused(entry['error'])} | | | |{last}"
     peak, gib = entry["peak"] / memory.GIB, memory.DEVICE_GIB[kind]
     fits = f"{peak:.2f} of {gib}" + ("" if peak <= gib else " **too much**")
     chip = chip_of(kind)
     least, most = sorted((chip.compute_seconds(entry["operations"]), chip.memory_seconds(entry["moved"])))
-    collectives = across(entry)
-    if "as" in entry:
-        collectives += f"{'; ' if collectives else ''}as {entry['as']}"
     return (
         f"{start} {fits} | {entry['operations'] / 1e12:.2f} | {entry['moved'] / 1e9:.0f} GB | "
-        f"{1e3 * least:.0f} to {1e3 * most:.0f} ms | {collectives} |"
+        f"{1e3 * least:.0f} to {1e3 * most:.0f} ms |{last}"
     )
 
 
@@ -239,7 +240,7 @@ def own_estimate(records: list[dict[str, Any]]) -> str:
 
 def commits_of(entries: list[dict[str, Any]]) -> str:
     """Which commits' programs the entries are of, the most frequent first."""
-    counts = collections.Counter(entry.get("commit", "an earlier commit") for entry in entries)
+    counts = collections.Counter(entry.get("commit", EARLIER) for entry in entries)
     named = [f"{commit} ({count} of {len(entries)})" for commit, count in counts.most_common()]
     return next(iter(counts), "no commit") if len(counts) < 2 else ", ".join(named)
 

@@ -8,6 +8,7 @@ ENTRY = {
     "program": "train",
     "batch": 8,
     "mesh": {"data": 4, "fsdp": 1, "classes": 1},
+    "commit": "abc1234",
 }
 FULL = (
     "v5e:1x1: jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
@@ -24,6 +25,13 @@ def test_row_by_hand():
     assert scaling_table.row(parts).startswith(
         "| v5e:2x2 | 4 x 1 x 1 | 8 in 2 micro-batches | 17.00 of 16 **too much** |"
     )
+
+
+def test_entries_of_an_earlier_commit_are_named():
+    old = {name: value for name, value in DONE.items() if name != "commit"}
+    assert scaling_table.row(old).endswith(" ms | an earlier commit |")
+    assert scaling_table.commits_of([DONE]) == "abc1234"
+    assert scaling_table.commits_of([old, DONE, DONE]) == "abc1234 (2 of 3), an earlier commit (1 of 3)"
 
 
 def test_refusal_is_short():
