@@ -82,6 +82,13 @@ def _finite(*values: Array) -> Bool[Array, ""]:
     return jnp.isfinite(jnp.stack(values)).all()
 
 
+def loss_settings(experiment: Experiment, model: AHSSeg, images: int) -> losses.LossConfig:
+    """The experiment's, with as many classes in a pass as suit the model's devices, for so many images on all of them."""
+    if not model.tpu:
+        return experiment.losses
+    return dataclasses.replace(experiment.losses, class_chunk=layers.few_classes(images))
+
+
 def make_train_step(
     experiment: Experiment, pairs: losses.ClassPairs | None = None, mesh: Mesh | None = None
 ) -> TrainStep:
@@ -104,8 +111,7 @@ def make_train_step(
             rngs={"dropout": key},
         )
         logits, out = applied
-        chunk = layers.few_classes(logits.shape[0]) if model.tpu else experiment.losses.class_chunk
-        settings = dataclasses.replace(experiment.losses, class_chunk=chunk)
+        settings = loss_settings(experiment, model, logits.shape[0])
         return losses.total_loss(logits, out, batch["label"], settings, pairs=pairs)
 
     differentiated = jax.value_and_grad(loss, has_aux=True)

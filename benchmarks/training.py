@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ahs_seg_jax import losses, optimizer, parallel, step
 from ahs_seg_jax.config import Experiment
-from ahs_seg_jax.models import layers, sharding
+from ahs_seg_jax.models import sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.prompts import Prompts
 from benchmarks import inputs
@@ -56,10 +56,8 @@ def _loss(experiment: Experiment) -> Callable[..., jax.Array]:
             rngs={"dropout": jax.random.key(0)},
         )
         logits, out = applied
-        chunk = layers.few_classes(logits.shape[0]) if model.tpu else experiment.losses.class_chunk
-        return losses.total_loss(
-            logits, out, batch["label"], dataclasses.replace(experiment.losses, class_chunk=chunk)
-        )[0]
+        settings = step.loss_settings(experiment, model, logits.shape[0])
+        return losses.total_loss(logits, out, batch["label"], settings)[0]
 
     return loss
 

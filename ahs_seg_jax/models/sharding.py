@@ -1,7 +1,8 @@
 """Where the model's large activations lie on a mesh of devices.
 
-The caller makes a mesh known (`on`, inside a traced function); without one everything here does nothing. Classes are independent but for the class attention's two sums, so that splitting them over
-the axis `classes` costs one small reduction in each aggregation layer.
+The caller makes a mesh known (`on`, inside a traced function); without one everything here does nothing. Classes are
+independent but for the class attention's two sums, so that splitting them over the axis `classes` costs one small reduction
+in each aggregation layer.
 
 Axes: b image, t class.
 """

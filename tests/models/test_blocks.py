@@ -1,4 +1,4 @@
-"""The decoder in blocks of pixels equals the decoder, forward and backward; what a TPU does besides changes no result."""
+"""The decoder in blocks of pixels equals the decoder, forward and backward; its blocks and kernels by hand."""
 
 import functools
 
