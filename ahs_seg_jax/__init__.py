@@ -3,16 +3,17 @@
 import importlib
 import typing
 
+from ahs_seg_jax.versions import __version__
+
 if typing.TYPE_CHECKING:
-    from ahs_seg_jax.native_windows import NativeWindows
+    from ahs_seg_jax.inference.native_windows import NativeWindows
     from ahs_seg_jax.segmenter import Segmenter
     from ahs_seg_jax.vocabulary import Vocabulary
 
-__version__ = "0.1.0"
-__all__ = ["NativeWindows", "Segmenter", "Vocabulary"]
+__all__ = ["NativeWindows", "Segmenter", "Vocabulary", "__version__"]
 
 _HOMES = {
-    "NativeWindows": "ahs_seg_jax.native_windows",
+    "NativeWindows": "ahs_seg_jax.inference.native_windows",
     "Segmenter": "ahs_seg_jax.segmenter",
     "Vocabulary": "ahs_seg_jax.vocabulary",
 }

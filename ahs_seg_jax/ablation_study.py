@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ahs_seg_jax import ablation
+from ahs_seg_jax.config import ablation
 
 METRICS = ("mIoU", "mIoU_seen", "mIoU_unseen")
 SCALE, LEFT, RIGHT, ROW, TOP = 2, 150, 20, 34, 40  # of the picture, in pixels before scaling

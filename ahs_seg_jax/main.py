@@ -4,11 +4,6 @@ Trains, or continues, or evaluates in the working directory. Any field of the co
 `--config.train.batch_size=8`. A user's mistake ends in one message and exit code 2; other codes: `resume.Ending`.
 """
 
-from ahs_seg_jax.host_memory import restart_with_huge_pages
-
-if __name__ == "__main__":
-    restart_with_huge_pages()  # before the imports that take seconds
-
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -16,27 +11,32 @@ from typing import NoReturn
 from absl import app, flags
 from ml_collections import config_flags
 
-from ahs_seg_jax import config, distributed
-from ahs_seg_jax.checkpoints.errors import CheckpointError
-from ahs_seg_jax.data.sources import CorruptExample
-from ahs_seg_jax.monitor import NonFiniteLoss
-from ahs_seg_jax.resume import Ending
-from ahs_seg_jax.scoring import evaluate_benchmarks
-from ahs_seg_jax.train import train
+from ahs_seg_jax import errors
+from ahs_seg_jax.config import MODES, command_line
+from ahs_seg_jax.devices import distributed
+from ahs_seg_jax.devices.huge_pages import restart_with_huge_pages
+from ahs_seg_jax.errors import CheckpointError, CorruptExample, Ending
+from ahs_seg_jax.evaluation.run import evaluate_benchmarks
+from ahs_seg_jax.training.monitor import NonFiniteLoss
+from ahs_seg_jax.training.train import train
+
+if __name__ == "__main__":
+    restart_with_huge_pages()  # before the imports that take seconds
+
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, such as configs/tiny.py or its :smoke.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, TensorBoard files, results, pictures.")
-_MODE = flags.DEFINE_enum("mode", None, config.MODES, "In place of the configuration's own mode.")
-USER_ERRORS = (config.InputError, CheckpointError, CorruptExample, NonFiniteLoss, distributed.LostProcess, OSError)
+_MODE = flags.DEFINE_enum("mode", None, MODES, "In place of the configuration's own mode.")
+USER_ERRORS = (errors.InputError, CheckpointError, CorruptExample, NonFiniteLoss, errors.LostProcess, OSError)
 
 
 def run() -> Ending:
     """Does what the flags say; returns how it ended."""
     if _CONFIG.value is None or not _WORKDIR.value:
-        raise config.InputError("both flags are needed, such as --config=configs/tiny.py --workdir=runs/tiny")
+        raise errors.InputError("both flags are needed, such as --config=configs/tiny.py --workdir=runs/tiny")
     values = _CONFIG.value.copy_and_resolve_references()
     values.mode = _MODE.value or values.mode
-    experiment = config.from_config_dict(values)
+    experiment = command_line.from_config_dict(values)
     distributed.join()
     return (evaluate_benchmarks if experiment.mode == "eval" else train)(experiment, _WORKDIR.value)
 
@@ -57,12 +57,12 @@ def fail(error: BaseException) -> NoReturn:
 
 def parse(argv: list[str]) -> list[str]:
     """Absl's flags from the command line, without its usage text around a mistake."""
-    if problems := config.unknown_overrides(argv):
-        fail(config.ConfigError(problems))
+    if problems := command_line.unknown_overrides(argv):
+        fail(errors.ConfigError(problems))
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        fail(config.innermost(error))
+        fail(command_line.innermost(error))
 
 
 if __name__ == "__main__":

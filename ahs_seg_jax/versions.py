@@ -6,7 +6,7 @@ import pathlib
 import platform
 from collections.abc import Sequence
 
-import ahs_seg_jax
+__version__ = "0.1.0"
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "pillow", "safetensors", "torch")
 OPTIONAL = ("gcsfs", "gradio", "libtpu", "onnxruntime", "rasterio")  # no number depends on them: for reports of bugs
@@ -14,7 +14,7 @@ OPTIONAL = ("gcsfs", "gradio", "libtpu", "onnxruntime", "rasterio")  # no number
 
 def versions(more: Sequence[str] = ()) -> dict[str, str]:
     """Name -> version of Python, of this program and of the packages among `PACKAGES` and `more` that are installed."""
-    found = {"python": platform.python_version(), "ahs_seg_jax": ahs_seg_jax.__version__}
+    found = {"python": platform.python_version(), "ahs_seg_jax": __version__}
     for package in (*PACKAGES, *more):
         try:
             found[package] = importlib.metadata.version(package)

@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 
-from ahs_seg_jax import step
 from ahs_seg_jax.checkpoints.store import CheckpointStore
-from ahs_seg_jax.config import DataConfig
-from ahs_seg_jax.data import sources
+from ahs_seg_jax.config import DataConfig, ScenesConfig
+from ahs_seg_jax.data import catalogue
 from ahs_seg_jax.data.pipeline import train_batches
-from ahs_seg_jax.data.scenes import ScenesConfig
+from ahs_seg_jax.training import step
 from benchmarks import inputs
 from benchmarks.measure import Action, Record, spread
 from benchmarks.settings import Settings
@@ -23,7 +22,7 @@ def data_pipeline(settings: Settings) -> Action:
     """Training batches of drawn scenes: drawing, augmentation, batching, by the default threads."""
     data = DataConfig(scenes=ScenesConfig(size=max(96, settings.crop)))
     batches = train_batches(
-        sources.open_source(data, "train"),
+        catalogue.open_source(data, "train"),
         crop=settings.crop,
         augment=data.augment,
         batch_size=settings.batch,

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ahs_seg_jax import initialise
-from ahs_seg_jax.config import RANDOM_INIT, Experiment, TrainConfig
-from ahs_seg_jax.losses import LossConfig
+from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.config import RANDOM_INIT, Experiment, LossConfig, TrainConfig
 from ahs_seg_jax.models import prompts
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.prompts import Prompts
@@ -30,7 +29,7 @@ def experiment(settings: Settings) -> Experiment:
 
 def parameters(config: ModelConfig) -> dict[str, Any]:
     """Parameters of plausible size in host memory, made without compiling anything."""
-    make = functools.partial(initialise.fresh_params, Experiment(init=RANDOM_INIT, model=config))
+    make = functools.partial(starting.fresh_params, Experiment(init=RANDOM_INIT, model=config))
     rng = np.random.default_rng(0)
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _fill(path, leaf.shape, rng), jax.eval_shape(make))
 

@@ -5,7 +5,7 @@ import pathlib
 import resource
 import sys
 
-from ahs_seg_jax.host_memory import SETTING, VARIABLE
+from ahs_seg_jax.devices.huge_pages import SETTING, VARIABLE
 
 
 def has_huge_pages() -> bool:

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 import optax
 
-from ahs_seg_jax import losses, optimizer
 from ahs_seg_jax.checkpoints import pretrained
-from ahs_seg_jax.losses import LossConfig
-from ahs_seg_jax.models import prompts
+from ahs_seg_jax.config import LossConfig
+from ahs_seg_jax.models import parameters, prompts
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.prompts import Prompts
 from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.training import losses, optimizer
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 from benchmarks import cost, machine, memory, serving
@@ -51,7 +51,7 @@ def _training(job: Job) -> Work:
     tokens = jax.device_put(prompts.split(Vocabulary(job.names).tokens(config.text.context)))
 
     def loss(trainable: Any, frozen: Any, images: jax.Array, labels: jax.Array, tokens: Prompts) -> jax.Array:
-        params = {"params": optimizer.merge(trainable, frozen)}
+        params = {"params": parameters.merge(trainable, frozen)}
         applied: Any = model.apply(params, images, tokens, class_pooling=POOLING, train=True)
         logits, out = applied
         return losses.total_loss(logits, out, labels, settings)[0]

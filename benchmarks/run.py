@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ahs_seg_jax import host_memory
+from ahs_seg_jax.devices import huge_pages
 from ahs_seg_jax.models import architecture
 from benchmarks import registry, results_file
 from benchmarks.settings import Settings
@@ -105,7 +105,7 @@ def _run(name: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
                     command,
                     check=False,
                     cwd=ROOT,
-                    env=host_memory.with_huge_pages(),
+                    env=huge_pages.with_huge_pages(),
                     stdout=lines,
                     stderr=lines,
                     timeout=timeout,

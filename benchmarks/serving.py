@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ahs_seg_jax import evaluate, inference
-from ahs_seg_jax.config import DataConfig
-from ahs_seg_jax.data import sources
-from ahs_seg_jax.data.scenes import ScenesConfig
+from ahs_seg_jax.config import DataConfig, ScenesConfig
+from ahs_seg_jax.data import catalogue
+from ahs_seg_jax.evaluation import score
+from ahs_seg_jax.inference import encoding
+from ahs_seg_jax.inference.views import views_shape
 from ahs_seg_jax.models import sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.segmenter import Segmenter
@@ -29,13 +30,13 @@ FIRST_RESULT_RUNS = 3  # processes that start from the cache
 
 def text_encoding(settings: Settings) -> Action:
     """A vocabulary of `classes` names through the merged text tower."""
-    model, params = inference.merged(AHSSeg(settings.model()), jax.device_put(inputs.parameters(settings.model())))
+    model, params = encoding.merged(AHSSeg(settings.model()), jax.device_put(inputs.parameters(settings.model())))
     words = inputs.vocabulary(settings.classes)
     prompts = jax.ShapeDtypeStruct(words.tokens(model.config.text.context).shape, jnp.int32)
     reference = lambda params, tokens: model.apply({"params": params}, tokens, method="encode_text")
 
     def call(index: int) -> Any:
-        return inference.encode_vocabulary(model, params, inputs.vocabulary(settings.classes, 100_000 * index)).text
+        return encoding.encode_vocabulary(model, params, inputs.vocabulary(settings.classes, 100_000 * index)).text
 
     return Action(call, settings.classes, "classes", (reference, (_shapes(params), prompts)))
 
@@ -66,7 +67,7 @@ def forward(segmenter: Segmenter, classes: int, protocol: str) -> tuple[Any, tup
         features = model.apply({"params": params}, views, method="encode_image")
         return model.apply({"params": params}, features, text, method="segment")[0]
 
-    views = jax.ShapeDtypeStruct(inference.views_shape(protocol, config.image.crop), jnp.float32)
+    views = jax.ShapeDtypeStruct(views_shape(protocol, config.image.crop), jnp.float32)
     text = jax.ShapeDtypeStruct((classes, 1, config.embed_dim), jnp.float32)
     return run, (_shapes(segmenter.params), views, text)
 
@@ -90,13 +91,13 @@ def evaluation(settings: Settings) -> Record:
     """Scoring drawn scenes, reading and counting included; the first batches, which compile, do not count."""
     images = 8 if settings.repetitions <= 3 else 32
     scenes = ScenesConfig(size=max(settings.image), val_images=images)
-    source = sources.open_source(DataConfig(name="scenes", scenes=scenes), "val")
+    source = catalogue.open_source(DataConfig(name="scenes", scenes=scenes), "val")
     model = AHSSeg(settings.model(), tpu=sharding.is_tpu())
-    model, params = inference.merged(model, jax.device_put(inputs.parameters(settings.model())))
+    model, params = encoding.merged(model, jax.device_put(inputs.parameters(settings.model())))
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        evaluate.evaluate(model, params, source, protocol="whole", batch_size=max(4, jax.device_count()))
+        score.evaluate(model, params, source, protocol="whole", batch_size=max(4, jax.device_count()))
         seconds.append(time.perf_counter() - started)
     found = spread(seconds[1:])
     return {"seconds": found, "items": images, "unit": "images", "throughput": images / found["median"], "flops": None}

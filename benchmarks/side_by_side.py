@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ahs_seg_jax import host_memory
+from ahs_seg_jax.devices import huge_pages
 from benchmarks import results_file
 from benchmarks.job import WORKS, Job
 from benchmarks.settings import CLASSES_PER_PASS_ON_CPU
@@ -109,7 +109,7 @@ def turn(program: str, job: Job, folder: pathlib.Path) -> dict[str, Any]:
     request, reply = folder / "job.json", folder / "reply.json"
     job.write(request)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
-    environment = host_memory.with_huge_pages() if program == "ours" else dict(os.environ)
+    environment = huge_pages.with_huge_pages() if program == "ours" else dict(os.environ)
     environment |= {"JAX_COMPILATION_CACHE_DIR": cache, "OMP_NUM_THREADS": str(job.threads)}
     command = [sys.executable, "-m", PROGRAMS[program], str(request), str(reply)]
     done = subprocess.run(
@@ -169,8 +169,8 @@ def _record(
         "names": len(job.names),
         "weights": "published" if options.weights else "random",
     }
-    if host_memory.SETTING in os.environ.get(host_memory.VARIABLE, ""):
-        settings["memory"] = os.environ[host_memory.VARIABLE]  # for both; else ours alone asks for huge pages
+    if huge_pages.SETTING in os.environ.get(huge_pages.VARIABLE, ""):
+        settings["memory"] = os.environ[huge_pages.VARIABLE]  # for both; else ours alone asks for huge pages
     settings = {name: value for name, value in settings.items() if name not in ("answer", "folder", "count_flops")}
     record = {
         "key": results_file.key(f"side_by_side_{job.work}", settings),

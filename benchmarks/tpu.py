@@ -21,8 +21,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ahs_seg_jax import ahead_of_time, config, lowering, parallel
-from ahs_seg_jax.config import Experiment
+from ahs_seg_jax.ahead_of_time import programs, tpu_compiler
+from ahs_seg_jax.config import Experiment, training
+from ahs_seg_jax.devices.mesh import make_mesh
 from benchmarks import results_file, tpu_padding, traffic
 from benchmarks.program_text import parse, runs
 from benchmarks.tpu_chips import Chip, chip_of
@@ -42,7 +43,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 def experiment_of(size: str, work: str) -> Experiment:
     """The published recipe of a size at BATCH images."""
     mode, protocol = WORKS[work]
-    found = dataclasses.replace(importlib.import_module(f"configs.{size}").experiment(), init=config.RANDOM_INIT)
+    found = dataclasses.replace(importlib.import_module(f"configs.{size}").experiment(), init=training.RANDOM_INIT)
     train = dataclasses.replace(found.train, batch_size=BATCH)
     evaluation = dataclasses.replace(found.eval, batch_size=BATCH, protocol=protocol)
     return dataclasses.replace(found, mode=mode, train=train, eval=evaluation)
@@ -51,10 +52,10 @@ def experiment_of(size: str, work: str) -> Experiment:
 def compiled(experiment: Experiment, topology: str, finish: bool) -> str:
     """The program's text: as planned, or, to the machine code, with the compiler's estimate beside each operation."""
     if not finish:
-        return ahead_of_time.planned(experiment, experiment.mode, topology).program
-    os.environ.update(ahead_of_time.ENVIRONMENT)
-    mesh = parallel.make_mesh(lowering.topology_devices(topology), experiment.mesh)
-    return lowering.lower(experiment, experiment.mode, mesh).compile().as_text()
+        return tpu_compiler.planned(experiment, experiment.mode, topology).program
+    os.environ.update(tpu_compiler.ENVIRONMENT)
+    mesh = make_mesh(programs.topology_devices(topology), experiment.mesh)
+    return programs.lower(experiment, experiment.mode, mesh).compile().as_text()
 
 
 def kept(folder: pathlib.Path | None, name: str, make: Any) -> str:

@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from ahs_seg_jax.models import blocks
+from ahs_seg_jax.models import tpu_decoder
 from benchmarks import cost
 from benchmarks.program_text import UNKNOWN_TRIPS, Instruction, parse, runs
 
@@ -168,7 +168,7 @@ def _works(program: str, unit: int, unknown: int) -> Iterator[tuple[str, Work]]:
                 image, kernel = (array(lines[operand].kind) for operand in line.operands)
                 called = found[1] if (found := _NAME.search(line.text)) else ""
                 work = convolution(line, image, kernel, array(line.kind), unit) * times
-                filled = blocks.FILLED if blocks.SPARSE in called else 1.0
+                filled = tpu_decoder.FILLED if tpu_decoder.SPARSE in called else 1.0
                 yield called, dataclasses.replace(work, useful=work.useful * filled)
 
 

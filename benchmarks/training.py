@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ahs_seg_jax import losses, optimizer, parallel, step
 from ahs_seg_jax.config import Experiment
-from ahs_seg_jax.models import sharding
+from ahs_seg_jax.devices import partition
+from ahs_seg_jax.devices.mesh import make_mesh, put_batch, put_replicated
+from ahs_seg_jax.models import parameters, sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.prompts import Prompts
+from ahs_seg_jax.training import losses, optimizer, step
 from benchmarks import inputs
 from benchmarks.measure import Program
 from benchmarks.settings import Settings
@@ -22,11 +24,11 @@ UNIT = "images"
 def whole_step(settings: Settings) -> Program:
     """Forward, backward and update, as `step.jitted_step` compiles it for the training run."""
     experiment = inputs.experiment(settings)
-    mesh = parallel.make_mesh(config=experiment.mesh)
+    mesh = make_mesh(config=experiment.mesh)
     state = step.create_state(inputs.parameters(experiment.model), experiment.train)
-    state = jax.device_put(state, parallel.tree_shardings(state, mesh))
-    batch = parallel.put_batch(inputs.batch(settings), mesh)
-    tokens = parallel.put_replicated(inputs.tokens(settings), mesh)
+    state = jax.device_put(state, partition.tree_shardings(state, mesh))
+    batch = put_batch(inputs.batch(settings), mesh)
+    tokens = put_replicated(inputs.tokens(settings), mesh)
     function = step.jitted_step(experiment, None, mesh, state)
     useful = step.make_train_step(_plain(experiment), None, mesh)
     return Program(
@@ -48,7 +50,7 @@ def _loss(experiment: Experiment) -> Callable[..., jax.Array]:
 
     def loss(trainable: Any, frozen: Any, batch: Any, tokens: Prompts) -> jax.Array:
         applied: Any = model.apply(
-            {"params": optimizer.merge(trainable, frozen)},
+            {"params": parameters.merge(trainable, frozen)},
             batch["image"],
             tokens,
             class_pooling=experiment.train.class_pooling,
@@ -110,7 +112,7 @@ def _part(settings: Settings, apply: Apply, inflow: Any) -> Program:
 
     def run(trainable: Any, frozen: Any, inflow: Any) -> Any:
         with jax.default_matmul_precision("highest" if settings.dtype == "float32" else "default"):
-            return model.apply({"params": optimizer.merge(trainable, frozen)}, inflow, method=apply)
+            return model.apply({"params": parameters.merge(trainable, frozen)}, inflow, method=apply)
 
     def both(trainable: Any, frozen: Any, inflow: Any, cotangent: Any) -> Any:
         if flows_back:

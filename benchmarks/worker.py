@@ -8,7 +8,7 @@ import sys
 
 import jax
 
-from ahs_seg_jax import parallel
+from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.versions import code_hash, versions
 from benchmarks import machine, memory, registry
 from benchmarks.measure import Action, Program, Record, measure
@@ -25,7 +25,7 @@ def run(name: str, settings: Settings) -> Record:
     else:
         peak = {"process_bytes": memory.peak_process_bytes(), "device_bytes": machine.peak_device_bytes()}
         record = work | {"peak_memory": peak}
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     about = {
         "title": benchmark.title,
         "series": benchmark.series,

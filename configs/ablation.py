@@ -15,8 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from ahs_seg_jax import ablation, config
-from ahs_seg_jax.config import Experiment
+from ahs_seg_jax.config import Experiment, ablation, command_line
 
 
 def experiment() -> Experiment:
@@ -31,4 +30,4 @@ def experiment() -> Experiment:
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: "", the rows of the ablation, and "smoke"."""
     rows = {row: ablation.ablated(experiment(), row) for row in ablation.ROWS}
-    return config.select(variant, {"": rows["all"], **rows, "smoke": config.smoke(rows["all"])})
+    return command_line.select(variant, {"": rows["all"], **rows, "smoke": command_line.smoke(rows["all"])})

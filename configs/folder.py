@@ -14,10 +14,7 @@ import dataclasses
 
 import ml_collections
 
-from ahs_seg_jax import config
-from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, TrainConfig
-from ahs_seg_jax.data.transforms import AugmentConfig
-from ahs_seg_jax.losses import LossConfig
+from ahs_seg_jax.config import AugmentConfig, DataConfig, EvalConfig, Experiment, LossConfig, TrainConfig, command_line
 from ahs_seg_jax.models import architecture
 
 
@@ -53,4 +50,4 @@ def experiment() -> Experiment:
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: "" and "smoke"."""
-    return config.select(variant, {"": experiment(), "smoke": config.smoke(experiment())})
+    return command_line.select(variant, {"": experiment(), "smoke": command_line.smoke(experiment())})

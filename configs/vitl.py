@@ -15,9 +15,7 @@ import os
 
 import ml_collections
 
-from ahs_seg_jax import config
-from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, TrainConfig
-from ahs_seg_jax.losses import LossConfig
+from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, LossConfig, TrainConfig, command_line, training
 from ahs_seg_jax.models import architecture
 
 
@@ -44,11 +42,11 @@ def experiment() -> Experiment:
 def smoke() -> Experiment:
     """The same recipe with a small model, random weights and drawn scenes, in a few steps."""
     stand_in = dataclasses.replace(
-        experiment(), init=config.RANDOM_INIT, model=architecture.tiny(), data=DataConfig(name="scenes")
+        experiment(), init=training.RANDOM_INIT, model=architecture.tiny(), data=DataConfig(name="scenes")
     )
-    return config.smoke(stand_in)
+    return command_line.smoke(stand_in)
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: "" and "smoke"."""
-    return config.select(variant, {"": experiment(), "smoke": smoke()})
+    return command_line.select(variant, {"": experiment(), "smoke": smoke()})

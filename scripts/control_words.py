@@ -12,10 +12,11 @@ import importlib.util
 import pathlib
 from typing import Any
 
-from ahs_seg_jax import config, initialise, parallel, scoring
-from ahs_seg_jax.checkpoints import pretrained
-from ahs_seg_jax.config import Experiment
-from ahs_seg_jax.data.sources import open_source
+from ahs_seg_jax.checkpoints import manifest, pretrained, starting
+from ahs_seg_jax.config import Experiment, command_line
+from ahs_seg_jax.data.catalogue import open_source
+from ahs_seg_jax.devices.mesh import make_mesh
+from ahs_seg_jax.evaluation import run
 
 
 def load_experiment(path: pathlib.Path) -> Experiment:
@@ -25,7 +26,7 @@ def load_experiment(path: pathlib.Path) -> Experiment:
         raise SystemExit(f"{path} is no Python file with a get_config(); configs/tiny.py is one")
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return config.from_config_dict(module.get_config())
+    return command_line.from_config_dict(module.get_config())
 
 
 def main() -> None:
@@ -34,11 +35,11 @@ def main() -> None:
     parser.add_argument("config", type=pathlib.Path, help="the configuration the run was started with")
     parser.add_argument("workdir", type=pathlib.Path, help="the run's folder")
     args = parser.parse_args()
-    experiment, mesh = load_experiment(args.config), parallel.make_mesh()
+    experiment, mesh = load_experiment(args.config), make_mesh()
     meta = pretrained.training_meta(str(args.workdir))
     if meta is None:
         raise SystemExit(f"{args.workdir} holds no checkpoint; train it first: --config={args.config}")
-    known = scoring.stored_vocabulary(meta)
+    known = manifest.stored_vocabulary(meta)
     source = open_source(experiment.data, experiment.eval.split)
     seen = source.vocabulary.seen_by(known)
     names = [
@@ -46,10 +47,10 @@ def main() -> None:
         for index, (name, kept) in enumerate(zip(source.vocabulary.names, seen, strict=True))
     ]
     source.vocabulary = dataclasses.replace(source.vocabulary, names=tuple(names), templates=known.templates)
-    params, _ = initialise.starting_params(dataclasses.replace(experiment, init=str(args.workdir)), mesh)
+    params, _ = starting.starting_params(dataclasses.replace(experiment, init=str(args.workdir)), mesh)
     checkpoint = {"path": str(args.workdir), "step": meta["step"]}
-    result = scoring.score(experiment, params, source, known, checkpoint, mesh)
-    scoring.write(result, args.workdir, "control_words")
+    result = run.score(experiment, params, source, known, checkpoint, mesh)
+    run.write(result, args.workdir, "control_words")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and must not take one
 
-from ahs_seg_jax.checkpoints import command
-from ahs_seg_jax.checkpoints.layouts import LAYOUTS
+from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS
+from ahs_seg_jax.cli import convert
 
 EXAMPLES = """
 examples:
@@ -60,7 +60,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Runs the conversion; returns the exit status."""
     options = parse(arguments)
-    return command.convert(options.source, options.destination, options.to, options.merge)
+    return convert.convert(options.source, options.destination, options.to, options.merge)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Writes the small model that the package ships from a finished training run, and says how well it survived.
 
     python -m ahs_seg_jax.main --config=configs/tiny.py --workdir=runs/tiny
-    python scripts/export_tiny.py runs/tiny ahs_seg_jax/data/tiny.safetensors
+    python scripts/export_tiny.py runs/tiny ahs_seg_jax/checkpoints/tiny.safetensors
 
 The scores of both on the drawn scenes' validation images, and the share of pixels with the same label, are printed.
 """
@@ -12,9 +12,14 @@ import sys
 
 import numpy as np
 
-from ahs_seg_jax import Segmenter, Vocabulary, metrics, packaged
-from ahs_seg_jax.checkpoints import CheckpointError, load_pretrained
-from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
+from ahs_seg_jax.checkpoints import packaged
+from ahs_seg_jax.checkpoints.pretrained import load_pretrained
+from ahs_seg_jax.config import ScenesConfig
+from ahs_seg_jax.data.scenes import ScenesSource
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.evaluation import metrics
+from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.vocabulary import Vocabulary
 
 
 def main(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from ahs_seg_jax import visualize
+from ahs_seg_jax.pictures.panels import grid
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     args = parser.parse_args()
     panels = [np.asarray(Image.open(path).convert("RGB")) for path in args.pictures]
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(visualize.grid(panels)).save(args.output, optimize=True)
+    Image.fromarray(grid(panels)).save(args.output, optimize=True)
 
 
 if __name__ == "__main__":

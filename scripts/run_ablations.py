@@ -19,9 +19,9 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from ahs_seg_jax import ablation, ablation_study, config
+from ahs_seg_jax import ablation_study, errors
 from ahs_seg_jax.ablation_study import Outcome, Study
-from ahs_seg_jax.config import Experiment
+from ahs_seg_jax.config import Experiment, ablation, command_line, identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +51,10 @@ def load(path: str, overrides: Sequence[str]) -> Experiment:
     """The experiment that the program would run with `--config=path` and these further arguments."""
     values, command = flags.FlagValues(), ["run_ablations", f"--config={path}", *overrides]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
-    if problems := config.unknown_overrides(list(overrides)):
-        raise config.ConfigError(problems)
+    if problems := command_line.unknown_overrides(list(overrides)):
+        raise errors.ConfigError(problems)
     values(command)
-    return config.from_config_dict(values["config"].value)
+    return command_line.from_config_dict(values["config"].value)
 
 
 def plan(
@@ -66,12 +66,12 @@ def plan(
         for row in rows:
             experiment = dataclasses.replace(ablation.ablated(base, row), seed=seed, mode="train")
             if problems := experiment.problems():
-                raise config.ConfigError([f"row {row}: {problem}" for problem in problems])
+                raise errors.ConfigError([f"row {row}: {problem}" for problem in problems])
             folder = workdir / f"{row}_seed{seed}"
             fields = {"name": experiment.name, "seed": seed, "mode": "train", **ablation.changes(base, row)}
             set_fields = [f"--config.{field}={value}" for field, value in fields.items()]
             arguments = [f"--config={path}", *overrides, *set_fields, f"--workdir={folder}"]
-            runs.append(Run(row, seed, folder, arguments, config.fingerprint(experiment)))
+            runs.append(Run(row, seed, folder, arguments, identity.fingerprint(experiment)))
     return runs
 
 
@@ -110,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         base = load(args.config, overrides)
         runs = plan(args.config, overrides, args.rows, args.seeds, args.workdir)
-    except (config.InputError, flags.Error, OSError) as error:
-        print(f"error: {config.innermost(error)}", file=sys.stderr)
+    except (errors.InputError, flags.Error, OSError) as error:
+        print(f"error: {command_line.innermost(error)}", file=sys.stderr)
         return 2
     command = " ".join([args.config, *overrides])
     about = {"config": command, "steps": base.train.steps, "batch_size": base.train.batch_size}

@@ -30,8 +30,11 @@ sys.path.insert(0, str(ROOT))  # run as a script, it knows the folder of scripts
 
 import jax
 
-from ahs_seg_jax import ahead_of_time, config, lowering, memory, parallel
-from ahs_seg_jax.config import Experiment, MeshConfig
+from ahs_seg_jax import errors
+from ahs_seg_jax.ahead_of_time import memory, tpu_compiler
+from ahs_seg_jax.ahead_of_time.programs import program, topology_devices
+from ahs_seg_jax.config import RANDOM_INIT, Experiment, MeshConfig, experiment
+from ahs_seg_jax.devices.mesh import batch_shards, make_mesh
 from benchmarks import cost, results_file, traffic
 from benchmarks.markdown import table
 from benchmarks.tpu_chips import chip_of
@@ -71,7 +74,7 @@ Batches are of the whole slice.
 `mesh.classes` splits the aggregator's and decoder's activations, the largest of all, by class: for long vocabularies, and
 for fewer images than chips. The result of a step is the same on all of them. One configuration's needs, on any devices:
 ```
-python -m ahs_seg_jax.memory --config=configs/vitb.py --topology=v5e:4x4 --config.train.batch_size=64
+python -m ahs_seg_jax.ahead_of_time.memory --config=configs/vitb.py --topology=v5e:4x4 --config.train.batch_size=64
 ```
 Other levers: `model.remat` (`cheap` keeps what products and convolutions gave, `all` nothing), `train.accumulation` (memory of
 one micro-batch), `model.dtype=bfloat16`. The recipes of both sizes use the first and the last. On TPUs a pass over classes
@@ -86,7 +89,7 @@ a chip, `mesh.data` needs the fewest operations across chips.
 
 def experiment_of(size: str, mode: str, batch: int, mesh: MeshConfig, accumulation: int = 1) -> Experiment:
     """The published recipe of a size, with another batch and mesh."""
-    found = dataclasses.replace(importlib.import_module(f"configs.{size}").experiment(), init=config.RANDOM_INIT)
+    found = dataclasses.replace(importlib.import_module(f"configs.{size}").experiment(), init=RANDOM_INIT)
     train = dataclasses.replace(found.train, batch_size=batch, accumulation=accumulation)
     evaluation = dataclasses.replace(found.eval, batch_size=batch)
     return dataclasses.replace(found, mode=mode, mesh=mesh, train=train, eval=evaluation)
@@ -97,9 +100,9 @@ def work_of_images(size: str, mode: str) -> tuple[float, float]:
     """Floating-point operations of a step: those that do not depend on the images, and those of each image."""
 
     def work(batch: int) -> float:
-        mesh = parallel.make_mesh(jax.devices()[:1])
-        program, arguments = lowering.program(experiment_of(size, mode, batch, MeshConfig()), mode, mesh)
-        return cost.work(program, *arguments).flops
+        mesh = make_mesh(jax.devices()[:1])
+        run, arguments = program(experiment_of(size, mode, batch, MeshConfig()), mode, mesh)
+        return cost.work(run, *arguments).flops
 
     one, two = work(1), work(2)
     return 2 * one - two, two - one
@@ -111,15 +114,15 @@ def measure(entry: dict[str, Any]) -> dict[str, Any]:
     sizes, accumulation = MeshConfig(**entry["mesh"]), entry.get("accumulation", 1)
     started = time.monotonic()
     try:
-        devices = lowering.topology_devices(topology)
-        mesh = parallel.make_mesh(devices, sizes)
-        planned = ahead_of_time.planned(experiment_of(size, mode, batch, sizes, accumulation), mode, topology)
-    except (config.InputError, ValueError) as error:  # a combination that does not fit is a result too
+        devices = topology_devices(topology)
+        mesh = make_mesh(devices, sizes)
+        planned = tpu_compiler.planned(experiment_of(size, mode, batch, sizes, accumulation), mode, topology)
+    except (errors.InputError, ValueError) as error:  # a combination that does not fit is a result too
         return entry | {"error": str(error).strip().splitlines()[0][:300]}
     found, (fixed, each) = memory.figures_ahead_of_time(planned), work_of_images(size, mode)
     entry = entry | {"mesh": dict(mesh.shape), "chips": len(devices), "peak": found.peak, "arguments": found.arguments}
     entry |= {
-        "operations": fixed * accumulation + each * -(-batch // parallel.batch_shards(mesh)) / mesh.shape["classes"],
+        "operations": fixed * accumulation + each * -(-batch // batch_shards(mesh)) / mesh.shape["classes"],
         "moved": traffic.bytes_moved(planned.program),
         "collectives": found.collectives,
     }
@@ -248,7 +251,7 @@ def commits_of(entries: list[dict[str, Any]]) -> str:
 def write_page(entries: list[dict[str, Any]]) -> None:
     """The page, from all entries; what was not compiled yet is said."""
     known = {key(entry): entry for entry in entries}
-    for wanted in combinations(SIZES, TOPOLOGIES, config.MODES, BATCHES, MeshConfig()):
+    for wanted in combinations(SIZES, TOPOLOGIES, experiment.MODES, BATCHES, MeshConfig()):
         done_otherwise = any(
             "peak" in e and all(e[n] == wanted[n] for n in ("size", "topology", "program", "batch")) for e in entries
         )
@@ -259,7 +262,7 @@ def write_page(entries: list[dict[str, Any]]) -> None:
     text = TEXT.format(libtpu=versions.get("libtpu"), jax=versions.get("jax"), own=own, commits=commits)
     lines = [text, *fsdp_table(entries)]
     for size in SIZES:
-        for program, title in (("train", "training step"), ("eval", "evaluation, protocol cat_seg")):
+        for name, title in (("train", "training step"), ("eval", "evaluation, protocol cat_seg")):
             lines += [
                 f"## {size}: {title}",
                 "| slice | data x fsdp x classes | batch | peak GiB a chip | TFLOP | moved |",
@@ -302,7 +305,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=SIZES)
     parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES)
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
-    parser.add_argument("--programs", nargs="+", default=config.MODES)
+    parser.add_argument("--programs", nargs="+", default=experiment.MODES)
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--accumulation", type=int, default=1)

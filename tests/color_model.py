@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ahs_seg_jax import parallel, tokenizer
-from ahs_seg_jax.data.sources import CorruptExample
-from ahs_seg_jax.models import architecture, resize
+from ahs_seg_jax.devices import mesh
+from ahs_seg_jax.errors import CorruptExample
+from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.vocabulary import Vocabulary
+from ahs_seg_jax.models.ops import resize
+from ahs_seg_jax.vocabulary import Vocabulary, tokenizer
 
 COLORS = ("red", "green", "blue", "sky")
 RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
@@ -97,4 +98,4 @@ def random_source(count: int = 7) -> ListSource:
 
 
 def one_device():
-    return parallel.make_mesh(jax.devices()[:1])
+    return mesh.make_mesh(jax.devices()[:1])

@@ -32,10 +32,12 @@ def golden() -> pathlib.Path:
 @pytest.fixture(scope="module")
 def stand_in():
     """Puts the stand-in in the model's place, for tests of what is built around the model."""
-    from ahs_seg_jax import initialise, scoring, step
+    from ahs_seg_jax.checkpoints import starting
+    from ahs_seg_jax.evaluation import run
+    from ahs_seg_jax.training import step
     from tests.standin import StandIn
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (initialise, scoring, step):
+        for module in (starting, run, step):
             patch.setattr(module, "AHSSeg", StandIn)
         yield

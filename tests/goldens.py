@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import flax.traverse_util
 import numpy as np
 
-from ahs_seg_jax.checkpoints.entry import Entry
+from ahs_seg_jax.checkpoints.formats.entry import Entry
 
 
 def parameters(stored: Mapping[str, np.ndarray], table: list[Entry], strip: str, prefix: str) -> dict:

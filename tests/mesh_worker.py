@@ -10,9 +10,10 @@ from unittest import mock
 import jax
 import numpy as np
 
-from ahs_seg_jax.config import MeshConfig
-from ahs_seg_jax.losses import ClassPairs, LossConfig
-from ahs_seg_jax.models import layers, sharding
+from ahs_seg_jax.config import LossConfig, MeshConfig
+from ahs_seg_jax.models import sharding
+from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.training.losses import ClassPairs
 from tests.small import batch, experiment, run_steps, small_model
 
 PAIRS = ClassPairs(np.array([[0, 1]], np.int32), np.array([[2, 3]], np.int32))
@@ -38,7 +39,7 @@ def one_step(sizes: tuple[int, int, int], chunk: int) -> dict[str, np.ndarray]:
 def main() -> None:
     """Writes `<mesh>:<name>` for every mesh; a `c` after its sizes means classes in chunks of two, a `t` as for TPUs."""
     found = {}
-    layers.TPU_PASS = 2  # several passes although there are few classes
+    passes.TPU_PASS = 2  # several passes although there are few classes
     for mesh in sys.argv[2:]:
         sizes = tuple(int(size) for size in mesh.rstrip("ct").split(","))
         with mock.patch.object(sharding, "is_tpu", return_value=mesh.endswith("t")):

@@ -5,11 +5,11 @@ import functools
 import jax
 import numpy as np
 
-from ahs_seg_jax import initialise, parallel, step
-from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, TrainConfig
-from ahs_seg_jax.data.scenes import ScenesConfig
-from ahs_seg_jax.data.transforms import AugmentConfig
+from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.config import AugmentConfig, DataConfig, EvalConfig, Experiment, ScenesConfig, TrainConfig
+from ahs_seg_jax.devices.mesh import make_mesh, put_batch, put_replicated
 from ahs_seg_jax.models.architecture import AggregatorConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from ahs_seg_jax.training import step
 
 CROP, CLASSES, LENGTH = 24, 5, 8
 
@@ -72,16 +72,16 @@ def tokens() -> np.ndarray:
 
 def run_steps(config: Experiment, steps: int = 2, devices=None, data=None, pairs=None):
     """(state, metrics of each step, compiled programs) from fresh parameters."""
-    mesh = parallel.make_mesh(devices, config.mesh)
+    mesh = make_mesh(devices, config.mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, step.abstract_state(config, mesh))
-    params, _ = initialise.starting_params(config, mesh)
+    params, _ = starting.starting_params(config, mesh)
     state = jax.jit(functools.partial(step.create_state, train=config.train), out_shardings=shardings)(params)
     step_function = step.jitted_step(config, pairs, mesh, state)
-    words = parallel.put_replicated(tokens(), mesh)
+    words = put_replicated(tokens(), mesh)
     history = []
     for number in range(steps):
         rows = data[number] if isinstance(data, list) else data or batch()
-        state, metrics = step_function(state, parallel.put_batch(rows, mesh), words)
+        state, metrics = step_function(state, put_batch(rows, mesh), words)
         history.append({name: np.asarray(value) for name, value in metrics.items()})
     return state, history, step_function._cache_size()
 

@@ -2,7 +2,7 @@
 
 import threading
 
-from ahs_seg_jax.background import Writer
+from ahs_seg_jax.storage.background import Writer
 
 
 def test_in_order_and_without_waiting():

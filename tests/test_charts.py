@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ahs_seg_jax import charts
-from ahs_seg_jax.components import Strengths
+from ahs_seg_jax.pictures import charts
 
 
 def runs(line: np.ndarray, color: tuple[int, int, int]) -> list[int]:
@@ -29,7 +28,8 @@ def test_many_bars_stand_in_columns():
 
 
 def test_columns_are_as_high_as_alpha_and_its_part():
-    towers = [Strengths("text", np.array([0.5]), 0.5), Strengths("image", np.array([0.25, 1.0, 0.0]), 1.0)]
+    alpha = np.array([0.25, 1.0, 0.0])
+    towers = [("text tower", np.array([0.5]), np.array([0.25])), ("image tower", alpha, alpha)]
     picture = charts.layer_strengths(towers)
     tops = picture.transpose(1, 0, 2)
     full = [max(runs(column, charts.FULL), default=0) for column in tops]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ahs_seg_jax import colors
 from ahs_seg_jax.data.scenes import scenes_vocabulary
+from ahs_seg_jax.pictures import colors
 from ahs_seg_jax.vocabulary import Vocabulary
 
 

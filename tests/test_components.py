@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax import components
 from ahs_seg_jax.checkpoints import pretrained as checkpoints
-from ahs_seg_jax.checkpoints.convert import Pretrained
+from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.cli import components as command
+from ahs_seg_jax.cli import strengths
 from ahs_seg_jax.models.ahs_seg import AHSSeg, mean_text
 from ahs_seg_jax.models.dc_hsp import DCHSP
 from ahs_seg_jax.vocabulary import Vocabulary
@@ -28,7 +28,7 @@ def whole() -> Pretrained:
 
 
 def test_strengths_are_those_of_the_adaptation(whole):
-    text, image = components.strengths(whole)
+    text, image = strengths.strengths(whole)
     stored = whole.params["clip"]["adaptation"]
     assert (text.tower, image.tower) == ("text", "image")
     assert (len(text.alpha), len(image.alpha)) == (1, 2)
@@ -44,7 +44,7 @@ def test_complexities_are_those_of_training(whole):
     module = DCHSP(config.embed_dim, config.dc_hsp_rank)
     image = jnp.zeros((1, 2, 2, config.embed_dim))
     expected = module.apply({"params": whole.params["dc_hsp"]}, image, text)["complexity"]
-    found = components.complexities(whole, NAMES, TEMPLATES)
+    found = strengths.complexities(whole, NAMES, TEMPLATES)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.ptp(found) > 1e-3
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from ahs_seg_jax import config
-from ahs_seg_jax.config import ConfigError, Experiment, TrainConfig
+from ahs_seg_jax.config import Experiment, TrainConfig, command_line, identity
+from ahs_seg_jax.errors import ConfigError
 from ahs_seg_jax.models import architecture
 
 
@@ -16,7 +16,7 @@ def scratch(**changes) -> Experiment:
 
 def edited(**changes):
     """The ConfigDict of a valid experiment with some fields, named by path (`train__steps`), set to other values."""
-    values = config.to_config_dict(scratch()).to_dict()
+    values = command_line.to_config_dict(scratch()).to_dict()
     for path, value in changes.items():
         *groups, name = path.split("__")
         target = values
@@ -28,23 +28,23 @@ def edited(**changes):
 
 def refused(values) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        config.from_config_dict(values)
+        command_line.from_config_dict(values)
     return caught.value.problems
 
 
 def test_round_trip():
     experiment = scratch(seed=7)
-    assert config.from_config_dict(config.to_config_dict(experiment)) == experiment
+    assert command_line.from_config_dict(command_line.to_config_dict(experiment)) == experiment
 
 
 def test_round_trip_through_json_restores_tuples():
     stored = json.loads(json.dumps(dataclasses.asdict(scratch())))
     assert stored["model"]["mh_fpn_taps"] == [0, 1, 3]
-    assert config.from_config_dict(stored) == scratch()
+    assert command_line.from_config_dict(stored) == scratch()
 
 
 def test_whole_number_for_a_float_is_accepted_as_one():
-    rate = config.from_config_dict(edited(train__learning_rate=1)).train.learning_rate
+    rate = command_line.from_config_dict(edited(train__learning_rate=1)).train.learning_rate
     assert rate == 1.0
     assert isinstance(rate, float)
 
@@ -96,7 +96,7 @@ def test_contradictions(changes, words):
 
 
 def test_evaluation_needs_no_agreement_about_training():
-    config.from_config_dict(edited(mode="eval", train__finetune="orthogonal"))
+    command_line.from_config_dict(edited(mode="eval", train__finetune="orthogonal"))
 
 
 def test_several_contradictions_are_named_at_once():
@@ -107,11 +107,11 @@ def test_several_contradictions_are_named_at_once():
 
 def test_unknown_overrides_are_found_before_the_flags_are_parsed():
     argv = ["main", "--config=configs/tiny.py", "--config.train.batchsize=8", "--config.seed", "3", "--config.zzz=1"]
-    problems = config.unknown_overrides(argv)
+    problems = command_line.unknown_overrides(argv)
     assert len(problems) == 2
     assert problems[0] == "--config.train.batchsize is not a field of the configuration; did you mean train.batch_size?"
     assert problems[1].startswith("--config.zzz is not a field of the configuration")
-    assert config.unknown_overrides(["main", "--config.train.batch_size=8", "--config.model.mh_fpn=false"]) == []
+    assert command_line.unknown_overrides(["main", "--config.train.batch_size=8", "--config.model.mh_fpn=false"]) == []
 
 
 def test_differences_name_what_changes_the_result_and_nothing_else():
@@ -120,18 +120,18 @@ def test_differences_name_what_changes_the_result_and_nothing_else():
     data = dataclasses.replace(first.data, root="elsewhere", num_threads=1)
     evaluation = dataclasses.replace(first.eval, limit=3)
     second = dataclasses.replace(first, name="other", mode="eval", train=train, data=data, eval=evaluation)
-    assert config.differences(first, second) == ["train.batch_size: stored 4, now 8"]
-    assert config.fingerprint(first) != config.fingerprint(second)
+    assert identity.differences(first, second) == ["train.batch_size: stored 4, now 8"]
+    assert identity.fingerprint(first) != identity.fingerprint(second)
 
 
 def test_model_fields_are_not_mistaken_for_mode():
     first = scratch()
     second = dataclasses.replace(first, model=first.model.replace(alpha=0.5))
-    assert config.differences(first, second) == ["model.alpha: stored 0.3, now 0.5"]
+    assert identity.differences(first, second) == ["model.alpha: stored 0.3, now 0.5"]
 
 
 def test_fingerprint_ignores_what_does_not_change_the_result():
     first = scratch()
     same = dataclasses.replace(first, name="again", model=first.model.replace(remat="all"))
-    assert config.fingerprint(first) == config.fingerprint(same)
-    assert config.differences(first, same) == []
+    assert identity.fingerprint(first) == identity.fingerprint(same)
+    assert identity.differences(first, same) == []

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ahs_seg_jax import config, initialise, step
-from ahs_seg_jax.config import ConfigError, Experiment, InputError
+from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.config import Experiment, command_line, training
+from ahs_seg_jax.errors import ConfigError, InputError
+from ahs_seg_jax.training import step
 
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 CLASSES, LENGTH = 7, 8
@@ -24,8 +26,8 @@ def load(path: pathlib.Path):
 def experiment(path: pathlib.Path, variant: str) -> Experiment:
     """The variant as the program gets it; weights that a user must name are taken as random."""
     values = load(path).get_config(variant)
-    values.init = values.init or config.RANDOM_INIT
-    return config.from_config_dict(values)
+    values.init = values.init or training.RANDOM_INIT
+    return command_line.from_config_dict(values)
 
 
 def test_configs_are_found():
@@ -37,7 +39,7 @@ def test_configs_are_found():
 def test_init_and_training_step_trace(path, variant):
     described = experiment(path, variant)
     settings, crop = described.train, described.model.image.crop
-    state = jax.eval_shape(lambda: step.create_state(initialise.fresh_params(described), settings))
+    state = jax.eval_shape(lambda: step.create_state(starting.fresh_params(described), settings))
     batch = {
         "image": jax.ShapeDtypeStruct((settings.batch_size, crop, crop, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((settings.batch_size, crop, crop), jnp.int32),
@@ -70,7 +72,7 @@ def test_unknown_variant_is_refused(path):
 def test_published_recipe_needs_weights_and_says_which(name):
     path = next(path for path in CONFIGS if path.stem == name)
     with pytest.raises(ConfigError, match=r"init is empty .*download CLIP \(openai/clip-vit-base-patch16 or"):
-        config.from_config_dict(load(path).get_config())
+        command_line.from_config_dict(load(path).get_config())
 
 
 @pytest.mark.parametrize(("name", "rate", "inside"), [("vitb", 2e-4, 0.01), ("vitl", 1e-4, 0.005)])

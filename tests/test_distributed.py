@@ -15,10 +15,9 @@ import time
 import numpy as np
 import pytest
 
-from ahs_seg_jax import distributed
 from ahs_seg_jax.checkpoints import store
-from ahs_seg_jax.config import InputError
-from ahs_seg_jax.resume import Ending
+from ahs_seg_jax.devices import distributed
+from ahs_seg_jax.errors import Ending, InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RUN = {"steps": 6, "checkpoint_every": 2}

@@ -12,9 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import evaluate as evaluation
-from ahs_seg_jax import inference, parallel, results
-from ahs_seg_jax.evaluate import evaluate
+from ahs_seg_jax import progress
+from ahs_seg_jax.devices.mesh import make_mesh
+from ahs_seg_jax.errors import DataProblem
+from ahs_seg_jax.evaluation import results
+from ahs_seg_jax.evaluation.score import evaluate
+from ahs_seg_jax.inference import compiled, views
+from ahs_seg_jax.models import parameters
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.color_model import (
     COLORS,
@@ -30,7 +34,7 @@ from tests.color_model import (
 )
 
 
-@pytest.mark.parametrize("protocol", inference.PROTOCOLS)
+@pytest.mark.parametrize("protocol", views.PROTOCOLS)
 def test_scores_by_hand(protocol):
     result = evaluate(ColorModel(), PARAMS, by_hand(), protocol=protocol, mesh=one_device())
     # Labelled pixels: red 70 + 33, green 50, blue 50 + 12. Found: red 103, green 50, blue none.
@@ -67,7 +71,7 @@ def test_batches_and_devices_change_nothing(batch_size, devices):
         source,
         protocol="whole",
         batch_size=batch_size,
-        mesh=parallel.make_mesh(jax.devices()[:devices]),
+        mesh=make_mesh(jax.devices()[:devices]),
     )
     np.testing.assert_array_equal(result.scores.pixels, expected.sum(axis=0))
     right = np.diagonal(expected)
@@ -78,7 +82,7 @@ def test_batches_and_devices_change_nothing(batch_size, devices):
 def test_windows_over_several_devices():
     scores = [
         evaluate(ColorModel(), PARAMS, random_source(5), batch_size=2, mesh=mesh).scores
-        for mesh in (one_device(), parallel.make_mesh(jax.devices()[:2]))
+        for mesh in (one_device(), make_mesh(jax.devices()[:2]))
     ]
     np.testing.assert_array_equal(scores[0].iou, scores[1].iou)
 
@@ -130,7 +134,7 @@ def test_results_file(tmp_path):
     assert content["vocabulary"]["sha256"] == Vocabulary(COLORS).sha256
     assert content["vocabulary"]["templates"] == ["A photo of a {} in the scene"]
     assert content["training_vocabulary"]["sha256"] == training.sha256
-    assert content["checkpoint"] == {"path": "runs/1", "step": 800, "sha256": results.params_sha256(PARAMS)}
+    assert content["checkpoint"] == {"path": "runs/1", "step": 800, "sha256": parameters.params_sha256(PARAMS)}
     assert content["data"] == {"fingerprint": {"images": 4}, "images": 4, "images_in_source": 4, "problems": []}
     assert (content["quick"], content["scored_vocabulary"], content["predictions"]) == (False, None, None)
     again = results.Evaluation.from_dict(content, Vocabulary(COLORS))
@@ -217,7 +221,7 @@ def test_a_merge_that_does_not_fit_is_refused():
 def test_data_that_the_doctor_refuses():
     source = by_hand()
     source.doctor_problems = ("the labels are shifted by one",)
-    with pytest.raises(evaluation.DataProblem, match=r"  - the labels are shifted by one\n.*eval\.allow_bad_data"):
+    with pytest.raises(DataProblem, match=r"  - the labels are shifted by one\n.*eval\.allow_bad_data"):
         evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
     result = evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device(), allow_bad_data=True)
     assert result.report["data"]["problems"] == ["the labels are shifted by one"]
@@ -239,7 +243,7 @@ def test_image_and_label_of_different_sizes_count_as_unreadable():
 
 
 def test_progress_has_rate_and_time_left(monkeypatch):
-    monkeypatch.setattr(evaluation, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     lines = []
     evaluate(ColorModel(), PARAMS, random_source(7), protocol="whole", mesh=one_device(), log=lines.append)
     assert lines[0] == "evaluated 1 of 7 images"
@@ -250,9 +254,9 @@ def test_progress_has_rate_and_time_left(monkeypatch):
 
 def test_a_second_evaluation_traces_nothing():
     evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", mesh=one_device())
-    before = dict(inference.traces)
+    before = dict(compiled.traces)
     evaluate(ColorModel(), {"scale": np.float32(3)}, random_source(), protocol="whole", mesh=one_device())
-    assert dict(inference.traces) == before
+    assert dict(compiled.traces) == before
 
 
 def test_nothing_to_evaluate():
@@ -267,7 +271,7 @@ def test_unknown_protocol():
 
 def test_labels_outside_the_vocabulary_name_the_file():
     source = ListSource([0, 0], [filled(5, 7, 0), filled(5, 7, 9)])
-    with pytest.raises(evaluation.DataProblem, match=r"image_1\.png: label value 9 is outside -1\.\.3 \(4 classes\)"):
+    with pytest.raises(DataProblem, match=r"image_1\.png: label value 9 is outside -1\.\.3 \(4 classes\)"):
         evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
 
 
@@ -275,7 +279,7 @@ def test_parameter_hash_sees_names_types_shapes_and_values():
     values = np.arange(6, dtype=np.float32)
     tree = {"b": {"kernel": values}, "a": jnp.ones(())}
     same = {"a": np.ones((), np.float32), "b": {"kernel": jnp.asarray(values)}}
-    assert results.params_sha256(tree) == results.params_sha256(same)
+    assert parameters.params_sha256(tree) == parameters.params_sha256(same)
     for other in (
         {**tree, "a": jnp.zeros(())},
         {**tree, "b": {"bias": values}},
@@ -283,7 +287,7 @@ def test_parameter_hash_sees_names_types_shapes_and_values():
         {**tree, "b": {"kernel": values.astype(np.float64)}},
         {**tree, "b": {"kernel": jnp.asarray(values, jnp.bfloat16)}},
     ):
-        assert results.params_sha256(other) != results.params_sha256(tree)
+        assert parameters.params_sha256(other) != parameters.params_sha256(tree)
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from ahs_seg_jax import packaged
-from ahs_seg_jax.evaluate import evaluate
+from ahs_seg_jax.checkpoints import packaged
+from ahs_seg_jax.evaluation.score import evaluate
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.vocabulary import Vocabulary
 from benchmarks.memory import peak_process_bytes

@@ -9,10 +9,12 @@ import time
 
 import pytest
 
-from ahs_seg_jax import evaluation_state, initialise, scoring
 from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment
-from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
+from ahs_seg_jax.data import catalogue
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
+from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
+from ahs_seg_jax.evaluation import run, tally
+from ahs_seg_jax.models import ahs_seg
 from ahs_seg_jax.models.architecture import tiny
 from tests.data.benchmarks import trees
 from tests.standin import StandIn
@@ -62,9 +64,9 @@ def _evaluate(root: str, seconds: str, *workdirs: str) -> None:
             time.sleep(float(seconds))
             return super().__getitem__(index)
 
-    initialise.AHSSeg = scoring.AHSSeg = StandIn
-    evaluation_state.SAVE_SECONDS = 0.0
-    scoring.open_source = lambda settings, split: Slow(settings.root, settings.name, split)
+    ahs_seg.AHSSeg = ahs_seg.AHSSeg = StandIn
+    tally.SAVE_SECONDS = 0.0
+    catalogue.open_source = lambda settings, split: Slow(settings.root, settings.name, split)
     experiment = Experiment(
         init=RANDOM_INIT,
         mode="eval",
@@ -73,7 +75,7 @@ def _evaluate(root: str, seconds: str, *workdirs: str) -> None:
         eval=EvalConfig(pictures=0, save_predictions="coco", allow_bad_data=True),
     )
     for workdir in workdirs:
-        scoring.evaluate_benchmarks(experiment, f"{root}/{workdir}")
+        run.evaluate_benchmarks(experiment, f"{root}/{workdir}")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from ahs_seg_jax import evaluation_state
-from ahs_seg_jax.evaluate import evaluate
-from ahs_seg_jax.evaluation_state import Tally
+from ahs_seg_jax.evaluation import tally as tally_module
+from ahs_seg_jax.evaluation.score import evaluate
+from ahs_seg_jax.evaluation.tally import SAVE_SECONDS, Partial, Tally, digest
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.color_model import PARAMS, ColorModel, Interrupted, ListSource, Stopping, one_device, random_source
 
@@ -67,9 +67,9 @@ def test_counts_of_another_evaluation_are_not_used(tmp_path, change):
 
 
 def test_counts_are_saved_now_and_then(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation_state, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(tally_module, "SAVE_SECONDS", 0.0)
     saved = []
-    monkeypatch.setattr(evaluation_state.Partial, "save", lambda _, tally: saved.append(tally.done))
+    monkeypatch.setattr(Partial, "save", lambda _, tally: saved.append(tally.done))
     options = {"protocol": "whole", "batch_size": 2, "mesh": one_device()}
     evaluate(ColorModel(), PARAMS, random_source(5), **options, partial=tmp_path / "x.partial")
     assert saved == [2, 4, 5]
@@ -101,8 +101,8 @@ def test_tallies_add_up_and_keep_the_extremes():
 
 
 def test_digest_sees_every_fact_but_not_their_order():
-    assert evaluation_state.digest({"a": 1, "b": [2]}) == evaluation_state.digest({"b": [2], "a": 1})
-    assert evaluation_state.digest({"a": 1}) != evaluation_state.digest({"a": 2})
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
 
 
 class Killing(ListSource):
@@ -117,7 +117,7 @@ class Killing(ListSource):
 
 
 if __name__ == "__main__":
-    evaluation_state.SAVE_SECONDS = 0.0
+    SAVE_SECONDS = 0.0
     whole, target = random_source(9), epath.Path(sys.argv[1]) / "x.partial"
     killing = Killing(whole.colors, whole.labels)
     evaluate(

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from ahs_seg_jax import exporting, inference
-from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.export import export, stablehlo
+from ahs_seg_jax.inference.views import make_views
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.test_inference import photo, random_params, small_config
@@ -44,7 +45,7 @@ def test_a_missing_library_is_named(segmenter, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
     with pytest.raises(ImportError, match=r"exporting needs flatbuffers: pip install 'ahs_seg_jax\[export\]'"):
-        exporting.export(segmenter, tmp_path / "model", NAMES)
+        export.export(segmenter, tmp_path / "model", NAMES)
     assert not (tmp_path / "model").exists()
 
 
@@ -53,9 +54,9 @@ def test_parity(segmenter, tmp_path, names):
     pytest.importorskip("flatbuffers")
     on_tpu = copy.copy(segmenter)  # written the same wherever it is exported
     on_tpu.model = segmenter.model.clone(tpu=True)
-    exporting.export(on_tpu, tmp_path / "model", names)
+    export.export(on_tpu, tmp_path / "model", names)
     images = [photo(29, 37, seed) for seed in (0, 1)]
-    views = np.concatenate([inference.make_views(image, "whole", 32) for image in images])
+    views = np.concatenate([make_views(image, "whole", 32) for image in images])
     tokens = Vocabulary(NAMES).tokens(24)
     tokens = np.pad(tokens, ((0, 0), (0, 0), (0, 24 - tokens.shape[2])))
     np.savez(tmp_path / "given.npz", images=views, tokens=tokens)
@@ -79,7 +80,7 @@ def test_parity(segmenter, tmp_path, names):
 def test_onnx_parity(segmenter, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("jax2onnx")
-    exporting.export(segmenter, tmp_path / "model", None, "onnx")
+    export.export(segmenter, tmp_path / "model", None, "onnx")
     quiet = runtime.SessionOptions()
     quiet.log_severity_level = 3
     encode, segment = (
@@ -90,7 +91,7 @@ def test_onnx_parity(segmenter, tmp_path):
     text = np.concatenate([encode.run(None, {"tokens": row[None]})[0] for row in tokens])
     np.testing.assert_allclose(text, segmenter.encode_prompts(Vocabulary(NAMES)), atol=1e-6)
     images = [photo(29, 37, seed) for seed in (0, 1)]
-    views = np.concatenate([inference.make_views(image, "whole", 32) for image in images])
+    views = np.concatenate([make_views(image, "whole", 32) for image in images])
     for count, classes in ((2, 5), (1, 3)):
         [found] = segment.run(None, {"images": views[:count], "text": text[:classes]})
         expected = np.stack([segmenter.logits(image, NAMES[:classes]) for image in images[:count]])
@@ -107,16 +108,16 @@ def test_onnx_parity(segmenter, tmp_path):
 def test_onnx_needs_its_library(segmenter, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ImportError, match=r"exporting as ONNX needs jax2onnx: pip install 'ahs_seg_jax\[onnx\]'"):
-        exporting.export(segmenter, tmp_path / "model", NAMES, "onnx")
+        export.export(segmenter, tmp_path / "model", NAMES, "onnx")
     assert not (tmp_path / "model").exists()
 
 
 def test_nothing_is_overwritten(segmenter, tmp_path):
     with pytest.raises(CheckpointError, match="exists already and is never overwritten"):
-        exporting.export(segmenter, tmp_path, None)
+        export.export(segmenter, tmp_path, None)
 
 
 def test_the_loader_is_short():
-    loader = exporting.loader_text()
+    loader = stablehlo.loader_text()
     assert len(loader.splitlines()) <= 25
     assert "ahs_seg_jax" not in loader

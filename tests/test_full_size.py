@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import losses, step
-from ahs_seg_jax.checkpoints import layouts
-from ahs_seg_jax.config import Experiment, TrainConfig
+from ahs_seg_jax.checkpoints.formats import layouts
+from ahs_seg_jax.config import Experiment, TrainConfig, training
 from ahs_seg_jax.models import architecture, orthogonal, prompts
 from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.training import losses, step
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.goldens import assert_close, parameters
 
@@ -117,7 +117,7 @@ def test_training_step(shared, stored):
         def loss(trainable):
             p = flax.traverse_util.unflatten_dict(frozen | trainable, sep="/")
             logits, out = model.apply({"params": p}, image, tokens, class_pooling=2, train=True)
-            return losses.total_loss(logits, out, labels, losses.LossConfig(class_chunk=19))[0]
+            return losses.total_loss(logits, out, labels, training.LossConfig(class_chunk=19))[0]
 
         return jax.value_and_grad(loss)(trainable)
 

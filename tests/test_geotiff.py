@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax import geotiff
-from ahs_seg_jax.colors import assign_colors
-from ahs_seg_jax.segmentation import Segmentation
+from ahs_seg_jax.pictures.colors import assign_colors
+from ahs_seg_jax.segmenter import Segmentation, geotiff
 from tests.test_inference import photo
 
 rasterio = pytest.importorskip("rasterio")

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax import inference, programs, tokenizer
-from ahs_seg_jax.models import architecture, resize
+from ahs_seg_jax.inference import buckets, compiled, encoding, labelling, pass_programs
+from ahs_seg_jax.inference.at_once import cat_seg_probabilities, view_logits, whole_image_probabilities
+from ahs_seg_jax.inference.views import CAT_SEG, PROTOCOLS, Windows, make_views, shortest_edge_size, views_shape
+from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.vocabulary import Vocabulary
+from ahs_seg_jax.models.ops import resize
+from ahs_seg_jax.vocabulary import Vocabulary, tokenizer
 
 COLORS = ("red", "green", "blue")
-SMALL = inference.Windows(shortest=13, longest=29, size=11, window=7, stride=2)
+SMALL = Windows(shortest=13, longest=29, size=11, window=7, stride=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +92,9 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def color_logits(image, names=COLORS, protocol="cat_seg", **options):
     model = ColorModel()
-    encoded = inference.encode_vocabulary(model, PARAMS, Vocabulary(names))
-    views = inference.make_views(image, protocol, model.config.image.crop)[None]
-    return inference.view_logits(model, PARAMS, views, encoded.text, encoded.mask, **options)[0]
+    encoded = encoding.encode_vocabulary(model, PARAMS, Vocabulary(names))
+    views = make_views(image, protocol, model.config.image.crop)[None]
+    return view_logits(model, PARAMS, views, encoded.text, encoded.mask, **options)[0]
 
 
 # ------------------------------------------------------------------------------------------------ views
@@ -108,23 +111,23 @@ def color_logits(image, names=COLORS, protocol="cat_seg", **options):
     ],
 )
 def test_shortest_edge_size(height, width, expected):
-    assert inference.shortest_edge_size(height, width, 640, 2560) == expected
+    assert shortest_edge_size(height, width, 640, 2560) == expected
 
 
 def test_published_windows():
-    assert inference.CAT_SEG.corners == [(0, 0), (0, 256), (256, 0), (256, 256)]
-    assert inference.views_shape("cat_seg", 336) == (5, 384, 384, 3)
-    assert inference.views_shape("whole", 336) == (1, 336, 336, 3)
+    assert CAT_SEG.corners == [(0, 0), (0, 256), (256, 0), (256, 256)]
+    assert views_shape("cat_seg", 336) == (5, 384, 384, 3)
+    assert views_shape("whole", 336) == (1, 336, 336, 3)
 
 
 def test_windows_must_cover_the_square():
     with pytest.raises(ValueError, match="windows of 5 at stride 3 do not cover 12 pixels exactly"):
-        inference.Windows(size=12, window=5, stride=3)
+        Windows(size=12, window=5, stride=3)
 
 
 def test_whole_view_is_a_bilinear_resize_without_antialiasing():
     image = photo(61, 43)
-    views = inference.make_views(image, "whole", 19)
+    views = make_views(image, "whole", 19)
     assert views.dtype == np.float32
     expected = resize.bilinear(jnp.asarray(image, jnp.float32), (19, 19), axes=(0, 1))
     np.testing.assert_allclose(views[0], expected, atol=1e-3)
@@ -132,12 +135,12 @@ def test_whole_view_is_a_bilinear_resize_without_antialiasing():
 
 def test_window_views_by_their_definition():
     image = photo(17, 31)
-    views = inference.make_views(image, "cat_seg", 99, SMALL)
+    views = make_views(image, "cat_seg", 99, SMALL)
     # 17 -> 13, but 31 * 13/17 = 23.7 -> 24 stays below 29.
     first = np.asarray(Image.fromarray(image).resize((24, 13), Image.Resampling.BILINEAR), np.float32)
     squashed = resize.bilinear(jnp.asarray(first), (11, 11), axes=(0, 1))
     corners = [(y, x) for y in (0, 2, 4) for x in (0, 2, 4)]
-    assert views.shape == (len(corners) + 1, 7, 7, 3) == inference.views_shape("cat_seg", 99, SMALL)
+    assert views.shape == (len(corners) + 1, 7, 7, 3) == views_shape("cat_seg", 99, SMALL)
     for view, (y, x) in zip(views[:-1], corners, strict=True):
         np.testing.assert_allclose(view, squashed[y : y + 7, x : x + 7], atol=1e-3)
     # The global view comes from the first resize, not from the squashed square.
@@ -156,12 +159,12 @@ def test_window_views_by_their_definition():
 )
 def test_images_of_another_kind_are_refused(image, error, text):
     with pytest.raises(error, match=text):
-        inference.make_views(image, "whole", 8)
+        make_views(image, "whole", 8)
 
 
 def test_unknown_protocol_is_refused():
     with pytest.raises(ValueError, match="unknown protocol 'windows'; choose one of whole, cat_seg"):
-        inference.make_views(photo(5, 7), "windows", 8)
+        make_views(photo(5, 7), "windows", 8)
 
 
 # ------------------------------------------------------------------------------------------------ text
@@ -169,27 +172,27 @@ def test_unknown_protocol_is_refused():
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 8), (8, 8), (9, 16), (171, 192), (847, 1024), (1025, 1280)])
 def test_class_buckets(count, expected):
-    assert inference.bucket(count, inference.CLASS_BUCKETS) == expected
+    assert buckets.bucket(count, buckets.CLASS_BUCKETS) == expected
 
 
 def test_every_class_bucket_is_a_whole_number_of_chunks():
-    assert not any(size % inference.CLASSES_AT_ONCE for size in inference.CLASS_BUCKETS)
+    assert not any(size % labelling.CLASSES_AT_ONCE for size in buckets.CLASS_BUCKETS)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 256])
 def test_text_is_padded_with_the_last_class(monkeypatch, at_once):
-    monkeypatch.setattr(inference, "PROMPTS_AT_ONCE", at_once)
-    encoded = inference.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(COLORS))
+    monkeypatch.setattr(encoding, "PROMPTS_AT_ONCE", at_once)
+    encoded = encoding.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(COLORS))
     assert encoded.count == 3
     np.testing.assert_array_equal(encoded.mask, [True] * 3 + [False] * 5)
     np.testing.assert_array_equal(encoded.text[:, 0], [*np.eye(3), *[[0, 0, 1]] * 5])
-    exact = inference.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(COLORS), pad_to=3)
+    exact = encoding.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(COLORS), pad_to=3)
     np.testing.assert_array_equal(exact.text[:, 0], np.eye(3))
 
 
 def test_several_prompts_are_averaged_on_the_sphere():
     vocabulary = Vocabulary(("red", "blue"), templates=("a {}", "a {} and green thing"))
-    encoded = inference.encode_vocabulary(ColorModel(), PARAMS, vocabulary)
+    encoded = encoding.encode_vocabulary(ColorModel(), PARAMS, vocabulary)
     expected = np.array([[2, 1, 0], [0, 1, 2]]) / np.sqrt(5)  # the mean of [1, 0, 0] and [1, 1, 0], normalised
     np.testing.assert_allclose(encoded.text[:2, 0], expected, rtol=1e-6)
 
@@ -198,25 +201,25 @@ def test_prompts_must_fit_the_model():
     config = ColorModel().config
     model = ColorModel(config.replace(aggregator=dataclasses.replace(config.aggregator, prompts=3)))
     with pytest.raises(ValueError, match=r"gives 2 prompt\(s\) per class but model.aggregator.prompts is 3"):
-        inference.encode_vocabulary(model, PARAMS, Vocabulary(("red",), templates=("a {}", "the {}")))
+        encoding.encode_vocabulary(model, PARAMS, Vocabulary(("red",), templates=("a {}", "the {}")))
 
 
 # ------------------------------------------------------------------------------------------------ blending
 
 
-@pytest.mark.parametrize("protocol", inference.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_constant_logits_stay_constant(protocol):
     views = 1 if protocol == "whole" else len(SMALL.corners) + 1
-    blended = inference.probabilities(jnp.full((views, 2, 6, 6), 0.7), (23, 17), protocol, SMALL)
+    blended = labelling.probabilities(jnp.full((views, 2, 6, 6), 0.7), (23, 17), protocol, SMALL)
     assert blended.shape == (2, 23, 17)
     np.testing.assert_allclose(blended, 1 / (1 + np.exp(-0.7)), rtol=1e-6)
 
 
 def test_overlapping_windows_by_hand():
-    windows = inference.Windows(size=5, window=3, stride=2)  # four windows; row and column 2 lie in two of them
+    windows = Windows(size=5, window=3, stride=2)  # four windows; row and column 2 lie in two of them
     logit = lambda p: np.log(p / (1 - p))
     views = np.stack([np.full((1, 3, 3), logit(p)) for p in (0.1, 0.3, 0.5, 0.7, 0.6)])
-    blended = inference.probabilities(jnp.asarray(views, jnp.float32), (5, 5), "cat_seg", windows)
+    blended = labelling.probabilities(jnp.asarray(views, jnp.float32), (5, 5), "cat_seg", windows)
     top, bottom = [0.1, 0.1, 0.2, 0.3, 0.3], [0.5, 0.5, 0.6, 0.7, 0.7]
     tiled = np.array([top, top, [0.3, 0.3, 0.4, 0.5, 0.5], bottom, bottom])
     np.testing.assert_allclose(blended[0], (tiled + 0.6) / 2, rtol=1e-5)
@@ -225,35 +228,35 @@ def test_overlapping_windows_by_hand():
 def test_whole_takes_the_sigmoid_first_and_windows_resize_first():
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 4, (2, 3, 5, 5)), jnp.float32)
     up = functools.partial(jax.image.resize, method="bilinear", antialias=False)
-    whole = inference.probabilities(logits[:1], (13, 11), "whole")
+    whole = labelling.probabilities(logits[:1], (13, 11), "whole")
     np.testing.assert_allclose(whole, up(jax.nn.sigmoid(logits[0]), (3, 13, 11)), atol=1e-6)
-    windows = inference.Windows(size=9, window=9, stride=1)
+    windows = Windows(size=9, window=9, stride=1)
     both = jax.nn.sigmoid(up(logits, (2, 3, 9, 9))).mean(axis=0)
-    blended = inference.probabilities(logits, (13, 11), "cat_seg", windows)
+    blended = labelling.probabilities(logits, (13, 11), "cat_seg", windows)
     np.testing.assert_allclose(blended, up(both, (3, 13, 11)), atol=1e-6)
 
 
-@pytest.mark.parametrize("protocol", inference.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(("classes", "size"), [(3, (7, 131)), (8, (37, 5)), (19, (41, 53))])
 def test_chunked_argmax_is_the_argmax(protocol, classes, size):
     views = 1 if protocol == "whole" else len(SMALL.corners) + 1
     logits = jnp.asarray(np.random.default_rng(classes).normal(0, 3, (views, classes, 6, 6)), jnp.float32)
-    labels = np.asarray(inference.label_map(logits, size, protocol, SMALL))
+    labels = np.asarray(labelling.label_map(logits, size, protocol, SMALL))
     assert labels.dtype == np.int32
-    assert labels.shape == tuple(inference.bucket(extent, inference.OUTPUT_BUCKETS) for extent in size)
-    expected = inference.probabilities(logits, size, protocol, SMALL).argmax(axis=0)
+    assert labels.shape == tuple(buckets.bucket(extent, buckets.OUTPUT_BUCKETS) for extent in size)
+    expected = labelling.probabilities(logits, size, protocol, SMALL).argmax(axis=0)
     np.testing.assert_array_equal(labels[: size[0], : size[1]], expected)
 
 
 def test_the_first_of_equally_probable_classes_wins():
-    labels = inference.label_map(jnp.full((1, 11, 6, 6), -200.0), (5, 7), "whole")
+    labels = labelling.label_map(jnp.full((1, 11, 6, 6), -200.0), (5, 7), "whole")
     assert (np.asarray(labels) == 0).all()
 
 
 # ------------------------------------------------------------------------------------------------ with a model
 
 
-@pytest.mark.parametrize("protocol", inference.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_constant_image_gives_one_class_everywhere(protocol):
     image = np.zeros((47, 89, 3), np.uint8)
     image[..., 1] = 255
@@ -261,24 +264,24 @@ def test_constant_image_gives_one_class_everywhere(protocol):
     np.testing.assert_allclose(
         logits[:, :3], np.broadcast_to([[[[-10.0]], [[10]], [[-10]]]], logits[:, :3].shape), atol=1e-4
     )
-    labels = np.asarray(inference.label_map(logits, (47, 89), protocol))[:47, :89]
+    labels = np.asarray(labelling.label_map(logits, (47, 89), protocol))[:47, :89]
     assert (labels == 1).all()
 
 
-@pytest.mark.parametrize("protocol", inference.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_halves_land_where_they_are(protocol):
     image = np.zeros((97, 151, 3), np.uint8)
     image[:, :75, 0], image[:, 75:, 2] = 255, 255
-    labels = np.asarray(inference.label_map(color_logits(image, protocol=protocol), (97, 151), protocol))[:97, :151]
+    labels = np.asarray(labelling.label_map(color_logits(image, protocol=protocol), (97, 151), protocol))[:97, :151]
     assert (labels[:, :65] == 0).all()
     assert (labels[:, 86:] == 2).all()
 
 
 def test_views_one_by_one_equal_all_at_once():
-    encoded = inference.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(COLORS))
-    views = np.stack([inference.make_views(photo(17, 31, seed), "cat_seg", 32, SMALL) for seed in (0, 1)])
+    encoded = encoding.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(COLORS))
+    views = np.stack([make_views(photo(17, 31, seed), "cat_seg", 32, SMALL) for seed in (0, 1)])
     one_by_one, at_once = (
-        inference.view_logits(ColorModel(), PARAMS, views, encoded.text, encoded.mask, one_by_one=choice)
+        view_logits(ColorModel(), PARAMS, views, encoded.text, encoded.mask, one_by_one=choice)
         for choice in (True, False)
     )
     assert one_by_one.shape == (2, 10, 8, 6, 6)
@@ -291,11 +294,11 @@ def test_padding_classes_change_nothing(count, bucket):
     """Below and above the 16 classes that the model keeps (`pad_len`)."""
     model, params = real_model()
     vocabulary = Vocabulary(tuple(f"thing {index}" for index in range(count)))
-    views = inference.make_views(photo(29, 37), "whole", 32)[None]
+    views = make_views(photo(29, 37), "whole", 32)[None]
     results = []
     for pad_to in (count, bucket):
-        encoded = inference.encode_vocabulary(model, params, vocabulary, pad_to)
-        results.append(np.asarray(inference.view_logits(model, params, views, encoded.text, encoded.mask))[0, 0])
+        encoded = encoding.encode_vocabulary(model, params, vocabulary, pad_to)
+        results.append(np.asarray(view_logits(model, params, views, encoded.text, encoded.mask))[0, 0])
     assert (results[1][count:] == -100).all()
     kept = results[0].max(axis=(1, 2)) > -99
     assert kept.sum() == min(count, 16)
@@ -308,49 +311,51 @@ def test_permuted_names_give_permuted_labels():
     names, order = ("red", "green", "sky", "old oak tree", "blue"), [3, 0, 4, 2, 1]
     image, results = photo(29, 37), []
     for chosen in (names, [names[index] for index in order]):
-        encoded = inference.encode_vocabulary(model, params, Vocabulary(tuple(chosen)))
-        results.append(np.asarray(inference.whole_image_probabilities(model, params, image, encoded)))
+        encoded = encoding.encode_vocabulary(model, params, Vocabulary(tuple(chosen)))
+        results.append(np.asarray(whole_image_probabilities(model, params, image, encoded)))
     assert results[0].shape == (5, 29, 37)
     np.testing.assert_allclose(results[0][order], results[1], atol=1e-5)
 
 
 def test_cat_seg_probabilities_agree_with_the_label_map():
     image = photo(43, 61)
-    encoded = inference.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(COLORS))
-    blended = inference.cat_seg_probabilities(ColorModel(), PARAMS, image, encoded)
+    encoded = encoding.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(COLORS))
+    blended = cat_seg_probabilities(ColorModel(), PARAMS, image, encoded)
     assert blended.shape == (3, 43, 61)
-    labels = np.asarray(inference.label_map(color_logits(image), (43, 61), "cat_seg"))[:43, :61]
+    labels = np.asarray(labelling.label_map(color_logits(image), (43, 61), "cat_seg"))[:43, :61]
     np.testing.assert_array_equal(labels, blended.argmax(axis=0))
 
 
-@pytest.mark.parametrize("protocol", inference.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_second_image_and_vocabulary_of_the_same_bucket_trace_nothing(protocol):
     def labels(image, names):
-        return inference.label_map(color_logits(image, names, protocol), image.shape[:2], protocol).block_until_ready()
+        return labelling.label_map(color_logits(image, names, protocol), image.shape[:2], protocol).block_until_ready()
 
     labels(photo(67, 71), COLORS)
-    before = dict(inference.traces)
+    before = dict(compiled.traces)
     labels(photo(101, 31), ("blue", "red", "sky", "green"))
-    assert dict(inference.traces) == before
+    assert dict(compiled.traces) == before
 
 
 def test_merged_rotations_change_nothing():
     model = AHSSeg(small_config())
     params = random_params(model, 1)
-    plain, folded = inference.merged(model, params)
+    plain, folded = encoding.merged(model, params)
     assert plain.config.adaptation == "none"
     vocabulary = Vocabulary(COLORS)
-    expected = inference.encode_vocabulary(model, params, vocabulary).text
-    np.testing.assert_allclose(inference.encode_vocabulary(plain, folded, vocabulary).text, expected, atol=1e-5)
-    assert inference.merged(plain, folded) == (plain, folded)
+    expected = encoding.encode_vocabulary(model, params, vocabulary).text
+    np.testing.assert_allclose(encoding.encode_vocabulary(plain, folded, vocabulary).text, expected, atol=1e-5)
+    assert encoding.merged(plain, folded) == (plain, folded)
 
 
 def test_listed_blocks_change_nothing():
-    model, params = inference.merged(AHSSeg(small_config()), random_params(AHSSeg(small_config()), 1))
-    listed, blocks = inference.listed(model, params)
+    model, params = encoding.merged(AHSSeg(small_config()), random_params(AHSSeg(small_config()), 1))
+    listed, blocks = encoding.listed(model, params)
     assert sum(leaf.size for leaf in jax.tree.leaves(blocks)) == sum(leaf.size for leaf in jax.tree.leaves(params))
     views = photo(32, 32)[None].astype(np.float32)
-    expected = programs.encode_image(model, params, views)
+    expected = pass_programs.encode_image(model, params, views)
     jax.tree.map(
-        functools.partial(np.testing.assert_allclose, atol=1e-6), programs.encode_image(listed, blocks, views), expected
+        functools.partial(np.testing.assert_allclose, atol=1e-6),
+        pass_programs.encode_image(listed, blocks, views),
+        expected,
     )

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from ahs_seg_jax import large_tiff, tiling
-from ahs_seg_jax.native_windows import NativeWindows
-from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.inference import tiles
+from ahs_seg_jax.inference.native_windows import NativeWindows
+from ahs_seg_jax.segmenter import Segmenter, geotiff, large_tiff
 from tests.test_inference import photo
 
 rasterio = pytest.importorskip("rasterio")
 
-from ahs_seg_jax import geotiff
 from tests.test_geotiff import PLACE, write
 
 NAMES = ("grass", "red toy", "sand")
@@ -42,7 +41,7 @@ def test_a_stopped_run_continues(tiny, tmp_path, monkeypatch):
     source = write(tmp_path / "a.tif", photo(70, 1100), crs="EPSG:32633", transform=PLACE)
     run = lambda **options: large_tiff.segment_tiff(tiny, source, tmp_path / "labels.tif", NAMES, **options)
     made = []
-    label = tiling._label
+    label = tiles._label
 
     def stopping(*args):
         if len(made) == 2:
@@ -50,11 +49,11 @@ def test_a_stopped_run_continues(tiny, tmp_path, monkeypatch):
         made.append(args[3])
         return label(*args)
 
-    monkeypatch.setattr(tiling, "_label", stopping)
+    monkeypatch.setattr(tiles, "_label", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(windows=WINDOWS)
     assert not (tmp_path / "labels.tif").exists()
-    monkeypatch.setattr(tiling, "_label", lambda *args: made.append(args[3]) or label(*args))
+    monkeypatch.setattr(tiles, "_label", lambda *args: made.append(args[3]) or label(*args))
     found = run(windows=WINDOWS)
     assert made == [(0, 0), (0, 512), (0, 1024)]
     expected = tiny(photo(70, 1100), NAMES, windows=WINDOWS)
@@ -66,8 +65,8 @@ def test_a_stopped_run_continues(tiny, tmp_path, monkeypatch):
 def test_other_words_start_over(tiny, tmp_path, monkeypatch):
     source = write(tmp_path / "a.tif", photo(70, 600))
     made = []
-    label = tiling._label
-    monkeypatch.setattr(tiling, "_label", lambda *args: made.append(args[3]) or label(*args))
+    label = tiles._label
+    monkeypatch.setattr(tiles, "_label", lambda *args: made.append(args[3]) or label(*args))
     monkeypatch.setattr(geotiff, "write_categories", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     for names in (NAMES, ("sky", "water"), ("sky", "water")):
         with pytest.raises(KeyboardInterrupt):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ahs_seg_jax import legends, visualize
-from ahs_seg_jax.colors import assign_colors
+from ahs_seg_jax.pictures import legends, overlays
+from ahs_seg_jax.pictures.colors import assign_colors
 
 NAMES = tuple(f"a rather long name of thing {index} that goes on" for index in range(60))
 COLORS = assign_colors(NAMES)
@@ -34,7 +34,7 @@ def test_legend_text_lies_on_plain_ground():
     """Half the panel at least is its own background, whatever the image is."""
     labels = np.zeros((331, 97), np.int32)
     legend = legends.legend(labels, NAMES, COLORS, 331)
-    assert ((legend == visualize.BACKGROUND).all(axis=-1)).mean() > 0.5
+    assert ((legend == overlays.BACKGROUND).all(axis=-1)).mean() > 0.5
 
 
 def luminance(color) -> float:
@@ -46,9 +46,9 @@ def luminance(color) -> float:
 
 def test_text_stands_out_from_its_ground():
     """WCAG 2: 7 for text, 3 for the lines around samples."""
-    ground = luminance(visualize.BACKGROUND) + 0.05
-    assert ground / (luminance(visualize.TEXT) + 0.05) > 7
-    assert ground / (luminance(visualize.FAINT) + 0.05) > 3
+    ground = luminance(overlays.BACKGROUND) + 0.05
+    assert ground / (luminance(overlays.TEXT) + 0.05) > 7
+    assert ground / (luminance(overlays.FAINT) + 0.05) > 3
 
 
 def test_heat_is_ordered_by_lightness():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import losses
-from ahs_seg_jax.models import resize
+from ahs_seg_jax.config import training
+from ahs_seg_jax.models.ops import resize
+from ahs_seg_jax.training import losses
 from tests.goldens import assert_close
 
 
@@ -123,7 +124,7 @@ def test_hierarchy_by_hand():
 
 def test_which_losses_there_are():
     logits, labels = jnp.zeros((1, 2, 4, 4)), jnp.zeros((1, 4, 4), jnp.int32)
-    config = losses.LossConfig()
+    config = training.LossConfig()
     total, parts = losses.total_loss(logits, {"rotations": {}}, labels, config)
     assert set(parts) == {"segmentation"}
     assert float(total) == pytest.approx(np.log(2))
@@ -136,4 +137,4 @@ def test_which_losses_there_are():
 
 
 def test_negative_weights_are_refused():
-    assert losses.LossConfig(energy=-1.0).problems() == ["losses.energy is -1.0; a weight cannot be negative"]
+    assert training.LossConfig(energy=-1.0).problems() == ["losses.energy is -1.0; a weight cannot be negative"]

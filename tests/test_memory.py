@@ -8,19 +8,24 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ahs_seg_jax import ahead_of_time, initialise, lowering, memory, parallel, step
-from ahs_seg_jax.config import InputError, MeshConfig
+from ahs_seg_jax.ahead_of_time import memory, programs, tpu_compiler
+from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.config import MeshConfig
 from ahs_seg_jax.data.scenes import scenes_vocabulary
+from ahs_seg_jax.devices import partition
+from ahs_seg_jax.devices.mesh import along_batch, make_mesh, replicated
+from ahs_seg_jax.errors import InputError
+from ahs_seg_jax.training import step
 from configs import vitb
 from tests.small import experiment
 from tests.standin import StandIn
 
 
 def test_figures_of_a_program_on_two_devices():
-    mesh = parallel.make_mesh(jax.devices()[:2])
-    x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=parallel.along_batch(mesh))
-    w = jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=parallel.replicated(mesh))
-    product = jax.jit(lambda x, w: (x @ w).sum(0), out_shardings=parallel.replicated(mesh))
+    mesh = make_mesh(jax.devices()[:2])
+    x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=along_batch(mesh))
+    w = jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=replicated(mesh))
+    product = jax.jit(lambda x, w: (x @ w).sum(0), out_shardings=replicated(mesh))
     found = memory.figures(product.lower(x, w).compile())
     assert found.arguments == 4 * 16 * 4 + 16 * 4 * 4  # half the rows, all of the matrix
     assert found.temporaries >= 4 * 4  # the result
@@ -30,14 +35,14 @@ def test_figures_of_a_program_on_two_devices():
 
 
 def test_training_step_of_a_configuration_is_predicted_without_running_it(monkeypatch):
-    for module in (initialise, step):
+    for module in (starting, step):
         monkeypatch.setattr(module, "AHSSeg", StandIn)
     config = experiment()
-    assert lowering.training_vocabulary(config).names == scenes_vocabulary("train").names
-    mesh = parallel.make_mesh(jax.devices()[:4], MeshConfig(fsdp=2))
-    found = memory.figures(lowering.lower(config, "train", mesh).compile())
+    assert programs.training_vocabulary(config).names == scenes_vocabulary("train").names
+    mesh = make_mesh(jax.devices()[:4], MeshConfig(fsdp=2))
+    found = memory.figures(programs.lower(config, "train", mesh).compile())
     state = step.abstract_state(config, mesh)
-    held = sum(size for _, size in parallel.bytes_per_device(state, mesh))
+    held = sum(size for _, size in partition.bytes_per_device(state, mesh))
     assert 0 <= found.arguments - held < 20_000  # the rest is the batch and the tokens
     text = memory.report("test, batch 4", found, available=16.0)
     assert "GiB of 16 GiB: fits" in text
@@ -47,7 +52,7 @@ def test_training_step_of_a_configuration_is_predicted_without_running_it(monkey
 
 def test_unknown_topology_is_refused():
     with pytest.raises(InputError, match=r"cannot compile for the topology 'v0:1x1'.*a name such as v5e:2x2"):
-        lowering.topology_devices("v0:1x1")
+        programs.topology_devices("v0:1x1")
 
 
 # What XLA writes down of a compilation for a TPU, shortened.
@@ -77,7 +82,7 @@ PROGRAM = """
 
 def test_what_the_compiler_wrote_down_is_read():
     report, buffers = textwrap.dedent(REPORT), textwrap.dedent(BUFFERS)
-    found = ahead_of_time.Planned(ahead_of_time.total(report), ahead_of_time.arguments(buffers), PROGRAM)
+    found = tpu_compiler.Planned(tpu_compiler.total(report), tpu_compiler.arguments(buffers), PROGRAM)
     figures = memory.figures_ahead_of_time(found)
     assert (figures.peak, figures.arguments, figures.temporaries) == (5000, 2800, 2200)
     assert figures.collectives == {"all-reduce": 1, "all-gather": 1}
@@ -90,9 +95,9 @@ def test_what_the_compiler_wrote_down_is_read():
 def test_why_a_compilation_ended_is_said_in_the_compilers_words():
     printed = "W0000 something\nRESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.1G of 15.7G.\nmore\n"
     words = "Ran out of memory in memory space hbm. Used 20.1G of 15.7G."
-    assert ahead_of_time.refusal(printed) == words
-    assert ahead_of_time.refusal("a\nerror: train.batch_size is 3\n") == "error: train.batch_size is 3"
-    assert ahead_of_time.refusal("Segmentation fault\n") == "Segmentation fault"
+    assert tpu_compiler.refusal(printed) == words
+    assert tpu_compiler.refusal("a\nerror: train.batch_size is 3\n") == "error: train.batch_size is 3"
+    assert tpu_compiler.refusal("Segmentation fault\n") == "Segmentation fault"
 
 
 @pytest.mark.slow
@@ -100,6 +105,6 @@ def test_step_of_the_published_recipe_is_compiled_for_a_tpu_and_fits():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("needs libtpu: pip install '.[tpu]'")
     config = dataclasses.replace(vitb.experiment(), init="random")
-    found = memory.figures_ahead_of_time(ahead_of_time.planned(config, "train", "v5e:2x2"))
+    found = memory.figures_ahead_of_time(tpu_compiler.planned(config, "train", "v5e:2x2"))
     assert 0.5 * memory.GIB < found.arguments < found.peak < memory.DEVICE_GIB["v5e"] * memory.GIB
     assert found.collectives["all-reduce"] >= 1

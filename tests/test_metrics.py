@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ahs_seg_jax import metrics
+from ahs_seg_jax.evaluation import metrics
 
 
 def test_confusion_matrix_by_hand():

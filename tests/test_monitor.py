@@ -7,7 +7,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.record_writer import RecordWriter
 
-from ahs_seg_jax.monitor import MetricsQueue, Monitor, NonFiniteLoss, Stopwatch, duration
+from ahs_seg_jax.training.monitor import MetricsQueue, Monitor, NonFiniteLoss, Stopwatch, duration
 
 
 @pytest.mark.parametrize(

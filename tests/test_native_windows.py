@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ahs_seg_jax.native_windows import Axis, NativeWindows
+from ahs_seg_jax.inference.native_windows import Axis, NativeWindows
 
 
 def test_places_by_hand():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.open_image import image_size, open_image
+from ahs_seg_jax.data.open_image import image_size, open_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (97, 89, 3), np.uint8)

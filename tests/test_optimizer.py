@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from ahs_seg_jax import optimizer
 from ahs_seg_jax.config import TrainConfig
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.training import optimizer
 
 NAMES = (
     "clip/logit_scale",
@@ -81,7 +82,7 @@ def test_what_learns_inside_clip(finetune, inside):
 
 def test_merge_is_the_inverse_of_split():
     params = tree()
-    merged = optimizer.merge(*optimizer.split(params, "orthogonal"))
+    merged = parameters.merge(*optimizer.split(params, "orthogonal"))
     assert jax.tree.structure(merged) == jax.tree.structure(params)
 
 

@@ -10,7 +10,7 @@ from ahs_seg_jax import versions
 
 
 def test_public_names():
-    from ahs_seg_jax.native_windows import NativeWindows
+    from ahs_seg_jax.inference.native_windows import NativeWindows
     from ahs_seg_jax.segmenter import Segmenter
     from ahs_seg_jax.vocabulary import Vocabulary
 

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ahs_seg_jax import inference, initialise, packaged, parallel
-from ahs_seg_jax.checkpoints import command
-from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.convert import Pretrained
-from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.checkpoints import packaged, starting
+from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained
+from ahs_seg_jax.cli import convert
 from ahs_seg_jax.config import from_config_dict
 from ahs_seg_jax.data.scenes import scenes_vocabulary
+from ahs_seg_jax.devices import mesh
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.inference import encoding
+from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.vocabulary import Vocabulary
 from configs import tiny as tiny_config
@@ -37,7 +39,7 @@ def test_trained_rows_survive_and_others_are_drawn(tmp_path):
     assert loaded.manifest["training"]["vocabulary"] == {"names": ["red toy", "sand"], "templates": ["{}"]}
     assert loaded.manifest["training"]["config"]["eval"]["protocol"] == "whole"
     assert loaded.manifest["self_test_accuracy"] == 0.5
-    before, after = (dict(manifests.flatten(p))[packaged.TABLE] for p in (pretrained().params, loaded.params))
+    before, after = (dict(parameters.flatten(p))[packaged.TABLE] for p in (pretrained().params, loaded.params))
     rows = np.unique(TRAINED.tokens(32))
     np.testing.assert_allclose(after[rows], before[rows], rtol=1e-3, atol=1e-6)
     others = np.delete(after, rows, axis=0)
@@ -70,7 +72,7 @@ def test_damage_and_other_versions_are_named(tmp_path):
 
 
 def test_the_shipped_file():
-    file = importlib.resources.files("ahs_seg_jax.data").joinpath("tiny.safetensors")
+    file = importlib.resources.files("ahs_seg_jax.checkpoints").joinpath("tiny.safetensors")
     assert len(file.read_bytes()) <= packaged.LIMIT_BYTES
     loaded = packaged.load_tiny()
     assert loaded.is_complete
@@ -79,7 +81,7 @@ def test_the_shipped_file():
 
 
 def test_the_shipped_model_is_converted_like_any_other(tmp_path, capsys):
-    assert command.convert("tiny", tmp_path / "tiny", "orbax", False) == 0
+    assert convert.convert("tiny", tmp_path / "tiny", "orbax", False) == 0
     assert "clip/text" in capsys.readouterr().out
     again, shipped = load_pretrained(tmp_path / "tiny"), packaged.load_tiny()
     assert again.config == shipped.config
@@ -90,14 +92,14 @@ def test_the_shipped_model_is_converted_like_any_other(tmp_path, capsys):
 def test_training_may_start_from_the_shipped_model():
     """What it lacks, because inference needs none of it, starts fresh: rotations at the identity, and DC-HSP."""
     experiment = dataclasses.replace(from_config_dict(tiny_config.get_config()), init="tiny")
-    params, fresh = initialise.starting_params(experiment, parallel.make_mesh())
+    params, fresh = starting.starting_params(experiment, mesh.make_mesh())
     assert {path.split("/")[0 if path.startswith("dc_hsp") else 1] for path in fresh} == {"adaptation", "dc_hsp"}
-    started, shipped = dict(manifests.flatten(params)), dict(manifests.flatten(packaged.load_tiny().params))
+    started, shipped = dict(parameters.flatten(params)), dict(parameters.flatten(packaged.load_tiny().params))
     for path, leaf in shipped.items():
         np.testing.assert_array_equal(started[path], leaf)
     # The rotations start at the identity, so the training begins with the model that is shipped.
-    _, merged = inference.merged(AHSSeg(experiment.model), params)
-    folded = dict(manifests.flatten(merged))
+    _, merged = encoding.merged(AHSSeg(experiment.model), params)
+    folded = dict(parameters.flatten(merged))
     for path, leaf in shipped.items():
         np.testing.assert_allclose(folded[path], leaf, atol=1e-6)
 

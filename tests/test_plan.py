@@ -2,9 +2,9 @@
 
 import pytest
 
-from ahs_seg_jax import plan
+from ahs_seg_jax.inference import plan
+from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.models import architecture
-from ahs_seg_jax.native_windows import NativeWindows
 
 OPTIONS = {"size": (3000, 4000), "protocol": "cat_seg", "platform": "cpu"}
 

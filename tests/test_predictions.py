@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from ahs_seg_jax.predictions import PredictionWriter
+from ahs_seg_jax.evaluation.predictions import PredictionWriter
 
 NAMES = ("val/a.jpg", "val/deep/b.2", "/../c.PNG")
 

@@ -14,13 +14,12 @@ import time
 
 import pytest
 
-from ahs_seg_jax import remote
 from ahs_seg_jax.checkpoints import pretrained
-from ahs_seg_jax.checkpoints.errors import CheckpointError
-from ahs_seg_jax.data import prepare
+from ahs_seg_jax.cli import prepare
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
-from ahs_seg_jax.data.sources import open_source
-from ahs_seg_jax.resume import Ending
+from ahs_seg_jax.data.catalogue import open_source
+from ahs_seg_jax.errors import CheckpointError, Ending
+from ahs_seg_jax.storage import answering, paths
 from tests.data.benchmarks import trees
 from tests.small import experiment
 
@@ -30,23 +29,23 @@ BUSY = "Malformed StorageGeneration"
 
 
 def test_location_keeps_both_slashes(tmp_path):
-    assert str(remote.location("gs://bucket/a") / "b") == "gs://bucket/a/b"
-    assert remote.location(tmp_path) == tmp_path
-    assert isinstance(remote.location("here"), pathlib.Path)
-    remote.check(tmp_path / "nowhere yet", "the workdir")  # a disk is looked at by whoever writes there
+    assert str(paths.location("gs://bucket/a") / "b") == "gs://bucket/a/b"
+    assert paths.location(tmp_path) == tmp_path
+    assert isinstance(paths.location("here"), pathlib.Path)
+    paths.check(tmp_path / "nowhere yet", "the workdir")  # a disk is looked at by whoever writes there
 
 
 def test_other_services_are_refused():
     with pytest.raises(
         ValueError, match=r"the workdir is s3://a/b; it can be a folder on a disk, or gs://bucket/folder"
     ):
-        remote.check("s3://a/b", "the workdir")
+        paths.check("s3://a/b", "the workdir")
 
 
 def test_missing_library_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"gs:// needs gcsfs: pip install 'ahs_seg_jax\[gcs\]'"):
-        remote.check(WORKDIR, "the workdir")
+        paths.check(WORKDIR, "the workdir")
     with pytest.raises(CheckpointError, match="the checkpoint is gs://bucket/runs/one, and gs:// needs gcsfs"):
         pretrained.load_pretrained(WORKDIR)
 
@@ -55,12 +54,12 @@ def test_bucket_that_cannot_be_reached_is_said_with_the_cause(monkeypatch):
     def refuse(self, pattern):
         raise PermissionError("no access to bucket")
 
-    monkeypatch.setattr(type(remote.location("gs://bucket")), "glob", refuse)
+    monkeypatch.setattr(type(paths.location("gs://bucket")), "glob", refuse)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(
         ValueError, match=r"cannot be reached \(PermissionError: no access to bucket\); look at the bucket"
     ):
-        remote.check(WORKDIR, "the workdir")
+        paths.check(WORKDIR, "the workdir")
 
 
 def test_single_images_on_gs_are_refused_with_the_remedy(capsys):
@@ -79,7 +78,7 @@ def test_place_that_does_not_answer_is_not_waited_for():
         if errors:
             raise errors[0]
 
-    place = remote.Answering(ask)
+    place = answering.Answering(ask)
     assert not place.within(0.01)
     assert place.cause == "no answer within 0.01 s"
     errors.append(ConnectionError("nobody there"))

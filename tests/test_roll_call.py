@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from ahs_seg_jax.roll_call import LostProcess, names, roll_call
+from ahs_seg_jax.devices.roll_call import names, roll_call
+from ahs_seg_jax.errors import LostProcess
 from tests.test_distributed import free_port
 
 

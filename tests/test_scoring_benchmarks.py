@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from ahs_seg_jax import initialise, scoring
-from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment, InputError
-from ahs_seg_jax.data import prepare
+from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.cli import prepare
+from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment
+from ahs_seg_jax.errors import Ending, InputError
+from ahs_seg_jax.evaluation import run
 from ahs_seg_jax.models.architecture import tiny
-from ahs_seg_jax.resume import Ending
 from tests.data.benchmarks import trees
 from tests.standin import StandIn
 
@@ -20,7 +21,7 @@ def root(tmp_path, monkeypatch):
     trees.voc(tmp_path, {f"2007_{k:06d}": trees.rows([0, k, 20, 255]) for k in range(1, 5)})
     trees.ade20k_150(tmp_path, {f"ADE_val_{k:08d}": trees.rows([0, k, 150]) for k in range(1, 4)})
     prepare.main(["voc_20b", "ade20k_150", "--root", str(tmp_path), "--partial", "--jobs", "1"])
-    for module in (initialise, scoring):
+    for module in (starting, run):
         monkeypatch.setattr(module, "AHSSeg", StandIn)
     return tmp_path
 
@@ -38,9 +39,9 @@ def experiment(root, **changes) -> Experiment:
 def test_from_downloads_to_results(root, tmp_path):
     # Four images are no PASCAL VOC: the doctor refuses them.
     with pytest.raises(InputError, match=r"(?s)voc_20b: the data are not what they should be.*ade20k_150: the data"):
-        scoring.evaluate_benchmarks(experiment(root), tmp_path / "run")
+        run.evaluate_benchmarks(experiment(root), tmp_path / "run")
     bad = experiment(root, allow_bad_data=True, save_predictions="png")
-    assert scoring.evaluate_benchmarks(bad, tmp_path / "run") == Ending.FINISHED
+    assert run.evaluate_benchmarks(bad, tmp_path / "run") == Ending.FINISHED
     results = tmp_path / "run" / "results"
     voc = json.loads((results / "voc_20b_val.json").read_text())
     assert (voc["vocabulary"]["classes"], voc["scored_vocabulary"]["classes"]) == (59, 21)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.colors import assign_colors
-from ahs_seg_jax.segmentation import Segmentation, calibrate_unknown, read_png
+from ahs_seg_jax.pictures.colors import assign_colors
+from ahs_seg_jax.segmenter import Segmentation, calibrate_unknown, read_png
 
 NAMES = ("cat", "sofa, couch", "floor")
 LABELS = np.array([[0, 0, 1], [-1, 1, 1]], np.int32)

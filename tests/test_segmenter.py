@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax import inference
-from ahs_seg_jax.checkpoints import pretrained
-from ahs_seg_jax.checkpoints.convert import Pretrained
-from ahs_seg_jax.checkpoints.errors import CheckpointError
-from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
+from ahs_seg_jax.checkpoints import converted, pretrained
+from ahs_seg_jax.checkpoints.manifest import Pretrained
+from ahs_seg_jax.config import ScenesConfig
+from ahs_seg_jax.data.scenes import ScenesSource
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.inference import at_once, compiled, encoding
+from ahs_seg_jax.inference.native_windows import NativeWindows
+from ahs_seg_jax.inference.tiles import ArrayRaster
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.ahs_seg import AHSSeg
-from ahs_seg_jax.native_windows import NativeWindows
-from ahs_seg_jax.segmentation import Segmentation
-from ahs_seg_jax.segmenter import Segmenter
-from ahs_seg_jax.tiling import ArrayRaster
+from ahs_seg_jax.segmenter import Segmentation, Segmenter
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.test_tiling import resized
 
@@ -79,9 +79,9 @@ def test_prediction_has_the_size_of_the_image(segmenter):
     labels = segmenter.predict(photo(41, 67), NAMES, protocol="whole")
     assert labels.dtype == np.int32
     assert labels.shape == (41, 67)
-    encoded = inference.encode_vocabulary(segmenter.model, segmenter.params, Vocabulary(NAMES))
+    encoded = encoding.encode_vocabulary(segmenter.model, segmenter.params, Vocabulary(NAMES))
     probabilities = np.asarray(
-        inference.whole_image_probabilities(segmenter.model, segmenter.params, photo(41, 67), encoded)
+        at_once.whole_image_probabilities(segmenter.model, segmenter.params, photo(41, 67), encoded)
     )
     chosen = np.take_along_axis(probabilities, labels[None], axis=0)[0]
     np.testing.assert_allclose(chosen, probabilities.max(axis=0), atol=1e-6)  # ties up to rounding
@@ -95,8 +95,8 @@ def test_windows_by_default(segmenter):
 
 def test_text_is_encoded_once_for_each_vocabulary(segmenter, monkeypatch):
     counted = []
-    encode = inference.encode_vocabulary
-    monkeypatch.setattr(inference, "encode_vocabulary", lambda *args: counted.append(args[2]) or encode(*args))
+    encode = encoding.encode_vocabulary
+    monkeypatch.setattr(encoding, "encode_vocabulary", lambda *args: counted.append(args[2]) or encode(*args))
     image = photo(31, 29)
     vocabularies = [("river", "sea"), ("sea", "river"), Vocabulary(("river", "sea"), templates=("a {}",))]
     first = [segmenter.logits(image, names) for names in vocabularies]
@@ -115,7 +115,7 @@ def test_text_is_encoded_once_for_each_vocabulary(segmenter, monkeypatch):
 
 
 def test_old_vocabularies_are_forgotten(segmenter, monkeypatch):
-    monkeypatch.setattr("ahs_seg_jax.segmenter.CACHED_VOCABULARIES", 2)
+    monkeypatch.setattr("ahs_seg_jax.segmenter.segmenter.CACHED_VOCABULARIES", 2)
     for name in ("one", "two", "three"):
         segmenter.logits(photo(31, 29), [name])
     assert [vocabulary.names for vocabulary in segmenter._encoded] == [("two",), ("three",)]
@@ -123,9 +123,9 @@ def test_old_vocabularies_are_forgotten(segmenter, monkeypatch):
 
 def test_a_second_image_and_other_names_of_the_bucket_trace_nothing(segmenter):
     segmenter.predict(photo(41, 67), NAMES, protocol="whole")
-    before = dict(inference.traces)
+    before = dict(compiled.traces)
     segmenter.predict(photo(127, 3), ["a", "b", "c"], protocol="whole")
-    assert dict(inference.traces) == before
+    assert dict(compiled.traces) == before
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_class_pooling_must_divide_the_grid(segmenter):
 def test_from_pretrained_reads_a_converted_directory(segmenter, tmp_path):
     config, params = small_config(), random_params(small_config())
     manifest = {"format_version": 1, "config": dataclasses.asdict(config)}
-    pretrained.save_converted(tmp_path / "model", Pretrained(config, params, manifest))
+    converted.save_converted(tmp_path / "model", Pretrained(config, params, manifest))
     loaded = Segmenter.from_pretrained(tmp_path / "model")
     assert loaded.model == segmenter.model
     assert loaded.templates == segmenter.templates == ("A photo of a {} in the scene",)
@@ -194,8 +194,8 @@ def test_a_call_agrees_with_predict_and_logits(segmenter, called):
     assert (called.labels.dtype, called.confidence.dtype) == (np.int32, np.float32)
     assert called.probabilities.shape == (5, 41, 67)
     np.testing.assert_allclose(called.confidence, called.probabilities.max(axis=0), atol=1e-6)
-    encoded = inference.encode_vocabulary(segmenter.model, segmenter.params, Vocabulary(NAMES))
-    expected = inference.whole_image_probabilities(segmenter.model, segmenter.params, photo(41, 67), encoded)
+    encoded = encoding.encode_vocabulary(segmenter.model, segmenter.params, Vocabulary(NAMES))
+    expected = at_once.whole_image_probabilities(segmenter.model, segmenter.params, photo(41, 67), encoded)
     np.testing.assert_allclose(called.probabilities, expected, atol=1e-5)
 
 
@@ -251,11 +251,11 @@ def test_windows_at_the_image_s_own_resolution(segmenter):
 
 
 def test_other_words_on_the_same_image_run_the_aggregation_only(segmenter, monkeypatch):
-    from ahs_seg_jax import streaming
+    from ahs_seg_jax.inference import in_passes
 
     encoded = []
-    encode = streaming.encode_views
-    monkeypatch.setattr(streaming, "encode_views", lambda *args: encoded.append(len(args[2])) or encode(*args))
+    encode = in_passes.encode_views
+    monkeypatch.setattr(in_passes, "encode_views", lambda *args: encoded.append(len(args[2])) or encode(*args))
     image = photo(53, 59, 7)
     first = segmenter(image, ["lake", "hill"], protocol="whole", probabilities=True)
     other = segmenter(image, ["boat", "hill"], protocol="whole", probabilities=True)
@@ -270,16 +270,16 @@ def test_other_words_on_the_same_image_run_the_aggregation_only(segmenter, monke
 
 def test_a_second_size_and_count_of_the_bucket_compile_nothing(segmenter, called):
     segmenter(photo(41, 67), NAMES, protocol="whole")
-    before = dict(inference.traces)
+    before = dict(compiled.traces)
     segmenter(photo(127, 3), ["a", "b", "c"], protocol="whole")
-    assert dict(inference.traces) == before
+    assert dict(compiled.traces) == before
 
 
 def test_warm_up_compiles_what_a_call_needs(segmenter):
     segmenter.warmup(NAMES, size=(150, 150))
-    before = dict(inference.traces)
+    before = dict(compiled.traces)
     segmenter(photo(140, 151), ["a", "b"])
-    assert dict(inference.traces) == before
+    assert dict(compiled.traces) == before
 
 
 def test_vocabulary_set_once(segmenter, called):

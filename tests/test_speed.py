@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from ahs_seg_jax import compiled, speed, streaming
 from ahs_seg_jax.cli import benchmark
+from ahs_seg_jax.cli.timing import Timing, measure, timed
+from ahs_seg_jax.inference import compiled, in_passes
 from ahs_seg_jax.segmenter import Segmenter
-from ahs_seg_jax.speed import Timing
 from tests.test_segmenter import random_params, small_config
 
 
@@ -25,7 +25,7 @@ def test_first_call_is_apart_and_compilations_are_counted():
         called.append(index)
         compiled.traces["test"] += index == 2
 
-    timing = speed.timed("stage", call, 3)
+    timing = timed("stage", call, 3)
     assert called == [0, 1, 2, 3]
     assert (len(timing.seconds), timing.compilations) == (3, 1)
 
@@ -34,10 +34,10 @@ def test_stages_do_what_they_say(monkeypatch):
     """New images are encoded once a call, known ones never, and nothing compiles in timed calls."""
     segmenter = Segmenter(small_config(), random_params(small_config()))
     encoded = []
-    encode = streaming.encode_views
-    monkeypatch.setattr(streaming, "encode_views", lambda *given: encoded.append(len(given[2])) or encode(*given))
+    encode = in_passes.encode_views
+    monkeypatch.setattr(in_passes, "encode_views", lambda *given: encoded.append(len(given[2])) or encode(*given))
     seen = {}
-    for timing in speed.measure(segmenter, 3, (41, 37), repetitions=2):
+    for timing in measure(segmenter, 3, (41, 37), repetitions=2):
         seen[timing.stage], encoded[:] = list(encoded), []
         assert timing.compilations == 0, timing.stage
         assert len(timing.seconds) == 2

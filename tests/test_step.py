@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import initialise, parallel, step
+from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.devices import mesh
+from ahs_seg_jax.training import step
 from tests.small import batch, close, experiment, run_steps, small_model
 
 
@@ -56,7 +58,7 @@ def test_dropout_depends_on_the_step(stand_in):
 
 def test_ema_follows_and_is_what_is_evaluated(stand_in):
     config = experiment(ema_decay=0.75)
-    start = initialise.starting_params(config, parallel.make_mesh())[0]["aggregator"]["kernel"]
+    start = starting.starting_params(config, mesh.make_mesh())[0]["aggregator"]["kernel"]
     state, _, _ = run_steps(config, steps=1)
     learned = state.trainable["aggregator"]["kernel"]
     np.testing.assert_allclose(state.params["aggregator"]["kernel"], 0.75 * start + 0.25 * learned, rtol=1e-5)
@@ -64,7 +66,7 @@ def test_ema_follows_and_is_what_is_evaluated(stand_in):
 
 def test_frozen_parameters_stay_and_hold_no_state(stand_in):
     config = experiment(finetune="frozen")
-    start = initialise.starting_params(config, parallel.make_mesh())[0]["clip"]
+    start = starting.starting_params(config, mesh.make_mesh())[0]["clip"]
     state, _, _ = run_steps(config)
     assert set(state.trainable) == {"aggregator"}
     jax.tree.map(np.testing.assert_array_equal, state.frozen["clip"], start)

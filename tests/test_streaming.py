@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import compiled, inference, streaming
+from ahs_seg_jax.inference import buckets, compiled, feature_cache, in_passes, labelling
+from ahs_seg_jax.inference.views import PROTOCOLS, make_views, views_shape
 from ahs_seg_jax.models import aggregator
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from tests.test_inference import photo, real_model
@@ -31,14 +32,14 @@ def text() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def features() -> streaming.Features:
-    views = np.stack([inference.make_views(photo(29, 37, seed), "whole", 32)[0] for seed in range(3)])
-    return streaming.encode_views(*model(), views, 4)
+def features() -> in_passes.Features:
+    views = np.stack([make_views(photo(29, 37, seed), "whole", 32)[0] for seed in range(3)])
+    return in_passes.encode_views(*model(), views, 4)
 
 
 def segment(features, text, **options):
     defaults = {"keep": None, "chunk": 32, "at_once": 4, "pooling": 1}
-    return streaming.segment_views(*model(), features, text, **(defaults | options))
+    return in_passes.segment_views(*model(), features, text, **(defaults | options))
 
 
 def close(actual, expected):
@@ -54,7 +55,7 @@ def test_it_is_what_the_model_computes(features, text, count):
     expected, _ = module.apply({"params": params}, features, text[:count], method="segment")
     close(segment(features, text[:count], keep=16), np.asarray(expected))
     tpu, options = module.clone(tpu=True), {"keep": 16, "chunk": 32, "at_once": 4}
-    close(streaming.segment_views(tpu, params, features, text[:count], **options), np.asarray(expected))
+    close(in_passes.segment_views(tpu, params, features, text[:count], **options), np.asarray(expected))
 
 
 @pytest.mark.parametrize(
@@ -83,31 +84,31 @@ def test_the_best_classes_are_those_of_the_model(features, text):
     np.testing.assert_array_equal([np.flatnonzero((view > -99).all(axis=(1, 2))) for view in cut], expected)
 
 
-@pytest.mark.parametrize("protocol", inference.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_labels_in_parts_are_the_labels(monkeypatch, protocol):
-    views = inference.views_shape(protocol, 32)[0]
+    views = views_shape(protocol, 32)[0]
     logits = np.random.default_rng(0).normal(0, 3, (views, 43, 6, 6)).astype(np.float32)
-    expected = np.asarray(inference.probabilities(jnp.asarray(logits), (29, 131), protocol))
+    expected = np.asarray(labelling.probabilities(jnp.asarray(logits), (29, 131), protocol))
     for at_once in (8, 64):
-        monkeypatch.setattr(streaming, "LABELLED_AT_ONCE", at_once)
-        labels, confidence = streaming.labels(logits, (29, 131), protocol)
+        monkeypatch.setattr(in_passes, "LABELLED_AT_ONCE", at_once)
+        labels, confidence = in_passes.labels(logits, (29, 131), protocol)
         np.testing.assert_array_equal(labels, expected.argmax(axis=0))
         np.testing.assert_allclose(confidence, expected.max(axis=0), atol=1e-6)
-    np.testing.assert_allclose(streaming.probabilities(logits, (29, 131), protocol), expected, atol=1e-6)
+    np.testing.assert_allclose(in_passes.probabilities(logits, (29, 131), protocol), expected, atol=1e-6)
 
 
 def test_classes_that_no_view_has_kept_cost_no_labels(monkeypatch):
-    views = inference.views_shape("cat_seg", 32)[0]
+    views = views_shape("cat_seg", 32)[0]
     logits = np.random.default_rng(0).normal(0, 3, (views, 43, 6, 6)).astype(np.float32)
     logits[:, 2:33] = aggregator.DROPPED_LOGIT
     logits[1, 40] = aggregator.DROPPED_LOGIT  # in one view only
-    expected = np.asarray(inference.probabilities(jnp.asarray(logits), (29, 31), "cat_seg"))
+    expected = np.asarray(labelling.probabilities(jnp.asarray(logits), (29, 31), "cat_seg"))
     asked = []
-    best = inference.best_classes
+    best = labelling.best_classes
     monkeypatch.setattr(
-        inference, "best_classes", lambda part, *a, **k: asked.append(part.shape[1]) or best(part, *a, **k)
+        labelling, "best_classes", lambda part, *a, **k: asked.append(part.shape[1]) or best(part, *a, **k)
     )
-    labels, confidence = streaming.labels(logits, (29, 31), "cat_seg")
+    labels, confidence = in_passes.labels(logits, (29, 31), "cat_seg")
     assert asked == [22]  # half of 43, which 12 do not fill, and no other half
     np.testing.assert_array_equal(labels, expected.argmax(axis=0))
     assert labels.max() > 33
@@ -115,7 +116,7 @@ def test_classes_that_no_view_has_kept_cost_no_labels(monkeypatch):
 
 
 def test_features_are_forgotten_by_size():
-    cache = streaming.FeatureCache(limit_bytes=100)
+    cache = feature_cache.FeatureCache(limit_bytes=100)
     for key in (b"a", b"b", b"c"):
         cache.put(key, {"dense": np.zeros(10, np.float32)})
     assert [cache.get(key) is not None for key in (b"a", b"b", b"c")] == [False, True, True]
@@ -126,13 +127,13 @@ def test_features_are_forgotten_by_size():
 def test_the_key_follows_content_shape_and_protocol():
     image = photo(4, 6)
     keys = [
-        streaming.content_key(image, "whole"),
-        streaming.content_key(image, "cat_seg"),
-        streaming.content_key(image.reshape(6, 4, 3), "whole"),
-        streaming.content_key(255 - image, "whole"),
+        feature_cache.content_key(image, "whole"),
+        feature_cache.content_key(image, "cat_seg"),
+        feature_cache.content_key(image.reshape(6, 4, 3), "whole"),
+        feature_cache.content_key(255 - image, "whole"),
     ]
     assert len(set(keys)) == 4
-    assert streaming.content_key(image.copy(), "whole") == keys[0]
+    assert feature_cache.content_key(image.copy(), "whole") == keys[0]
 
 
 def test_compiling_is_logged_with_the_reason(caplog):
@@ -160,13 +161,13 @@ def test_compiling_is_logged_with_the_reason(caplog):
     ],
 )
 def test_passes_come_out_even(classes, chunk, together, size):
-    assert streaming.chunk_size(classes, chunk, together) == size
-    assert streaming.chunk_size(classes, size) == size  # what a plan has chosen stays
+    assert buckets.chunk_size(classes, chunk, together) == size
+    assert buckets.chunk_size(classes, size) == size  # what a plan has chosen stays
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])
 def test_passes_run_beside_each_other_in_order_and_never_far_ahead(monkeypatch, together):
-    monkeypatch.setattr(streaming, "passes_at_once", lambda platform: together)
+    monkeypatch.setattr(buckets, "passes_at_once", lambda platform: together)
     begun, taken = [], []
 
     def work(index: int) -> int:
@@ -174,7 +175,7 @@ def test_passes_run_beside_each_other_in_order_and_never_far_ahead(monkeypatch, 
         begun.append(index)
         return index * index
 
-    for value in streaming._each(work, 7):
+    for value in in_passes._each(work, 7):
         taken.append(value)
     assert taken == [0, 1, 4, 9, 16, 25, 36]
     assert sorted(begun) == list(range(7))
@@ -185,4 +186,4 @@ def test_a_failing_pass_is_heard_of():
         return 1 // (2 - index)
 
     with pytest.raises(ZeroDivisionError):
-        list(streaming._each(work, 5))
+        list(in_passes._each(work, 5))

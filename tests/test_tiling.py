@@ -5,9 +5,12 @@ import logging
 import numpy as np
 import pytest
 
-from ahs_seg_jax import inference, tiling
-from ahs_seg_jax.models import resize
-from ahs_seg_jax.native_windows import NativeWindows
+from ahs_seg_jax.inference import compiled
+from ahs_seg_jax.inference import tiles as tiles_module
+from ahs_seg_jax.inference.native_windows import NativeWindows
+from ahs_seg_jax.inference.tiles import ArrayRaster, assembled, label_tiles, overview
+from ahs_seg_jax.inference.views import bilinear_taps, squash
+from ahs_seg_jax.models.ops import resize
 from tests.test_inference import photo
 
 CROP, SIDE, CLASSES = 16, 8, 19  # 19 classes: more than one chunk
@@ -28,12 +31,12 @@ def places(views: np.ndarray) -> np.ndarray:
 
 
 def run(image, windows, segment=colours, **options):
-    tiles = tiling.label_tiles(segment, tiling.ArrayRaster(image), windows, CROP, probabilities=True, **options)
-    return tiling.assembled(tiles, image.shape[:2])
+    tiles = label_tiles(segment, ArrayRaster(image), windows, CROP, probabilities=True, **options)
+    return assembled(tiles, image.shape[:2])
 
 
 def resized(logits, size):
-    taps = [inference.taps(side, extent) for side, extent in zip(logits.shape[1:], size, strict=True)]
+    taps = [bilinear_taps(side, extent) for side, extent in zip(logits.shape[1:], size, strict=True)]
     return 1 / (1 + np.exp(-np.asarray(resize.interpolated(logits, *taps), np.float64)))
 
 
@@ -45,12 +48,12 @@ def by_hand(image, windows, segment):
     for r, y in enumerate(grid.rows.starts):
         for c, x in enumerate(grid.columns.starts):
             part = image[y : y + grid.rows.length, x : x + grid.columns.length]
-            logits = segment(inference.squash(part, CROP)[None])
+            logits = segment(squash(part, CROP)[None])
             values = resized(logits[0], part.shape[:2])
             weights = grid.rows.weights(r)[:, None] * grid.columns.weights(c)[None]
             total[:, y : y + grid.rows.length, x : x + grid.columns.length] += values * weights
     if windows.global_view:
-        logits = segment(inference.squash(image, CROP)[None])
+        logits = segment(squash(image, CROP)[None])
         total = (total + resized(logits[0], (height, width))) / 2
     return total
 
@@ -110,16 +113,14 @@ def test_a_window_is_computed_once_in_a_strip_and_dropped_when_it_is_done():
     assert sum(seen) == windows.grid((160, 64), CROP).count == 19 * 7
     seen.clear()
     done = {(y, x) for y in (0, 32, 64, 96) for x in (0, 32)}
-    tiles = list(tiling.label_tiles(segment, tiling.ArrayRaster(image), windows, CROP, tile=32, done=done))
+    tiles = list(label_tiles(segment, ArrayRaster(image), windows, CROP, tile=32, done=done))
     assert [(tile.y, tile.x) for tile in tiles] == [(128, 0), (128, 32)]
     assert sum(seen) == 4 * 7  # rows of windows that start at 120 .. 144
 
 
 def test_tiles_after_those_of_an_earlier_run():
     image, windows = photo(70, 75), NativeWindows(window=19)
-    make = lambda **options: list(
-        tiling.label_tiles(colours, tiling.ArrayRaster(image), windows, CROP, tile=32, **options)
-    )
+    make = lambda **options: list(label_tiles(colours, ArrayRaster(image), windows, CROP, tile=32, **options))
     everything = make(columns=2)
     places = [(tile.y, tile.x) for tile in everything]
     assert len(set(places)) == 9
@@ -132,23 +133,23 @@ def test_tiles_after_those_of_an_earlier_run():
 
 def test_another_size_compiles_nothing():
     run(photo(53, 67), NativeWindows(), tile=32)
-    before = dict(inference.traces)
+    before = dict(compiled.traces)
     run(photo(41, 131), NativeWindows(), tile=32)
     run(photo(5, 3), NativeWindows(), tile=32)
-    assert dict(inference.traces) == before
+    assert dict(compiled.traces) == before
 
 
 def test_an_overview_is_means_of_squares():
     image = photo(7, 5)
-    np.testing.assert_array_equal(tiling.overview(tiling.ArrayRaster(image), 7), image)
-    reduced = tiling.overview(tiling.ArrayRaster(image), 3)
+    np.testing.assert_array_equal(overview(ArrayRaster(image), 7), image)
+    reduced = overview(ArrayRaster(image), 3)
     assert reduced.shape == (3, 2, 3)
     np.testing.assert_allclose(reduced[0, 0], image[:3, :3].mean((0, 1)), atol=0.5)
     np.testing.assert_allclose(reduced[2, 1], image[6:, 3:].mean((0, 1)), atol=0.5)
 
 
 def test_progress_is_logged(monkeypatch, caplog):
-    monkeypatch.setattr(tiling, "SAY_EVERY", -1.0)
+    monkeypatch.setattr(tiles_module, "SAY_EVERY", -1.0)
     with caplog.at_level(logging.INFO, "ahs_seg_jax"):
         run(photo(20, 40), NativeWindows(window=20, overlap=0), tile=64)
     assert caplog.messages[:2] == ["1 of 2 windows", "2 of 2 windows"]

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from ahs_seg_jax import tokenizer
+from ahs_seg_jax.vocabulary import tokenizer
 
 # A few entries of golden/tokenizer.json, so that the table is always checked.
 STORED = {
@@ -72,5 +72,7 @@ def test_long_text_is_never_cut():
 
 
 def test_importing_the_package_does_not_import_transformers():
-    code = "import sys, ahs_seg_jax.vocabulary, ahs_seg_jax.tokenizer; sys.exit('transformers' in sys.modules)"
+    code = (
+        "import sys, ahs_seg_jax.vocabulary, ahs_seg_jax.vocabulary.tokenizer; sys.exit('transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

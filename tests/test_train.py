@@ -15,15 +15,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ahs_seg_jax import resume, scoring, train, workdir_lock
-from ahs_seg_jax.checkpoints import pretrained, store
-from ahs_seg_jax.checkpoints.errors import CheckpointError
-from ahs_seg_jax.config import InputError
+from ahs_seg_jax.checkpoints import manifest, pretrained, store
+from ahs_seg_jax.data import pipeline
 from ahs_seg_jax.data.scenes import ScenesSource, scenes_vocabulary
-from ahs_seg_jax.data.sources import CorruptExample
+from ahs_seg_jax.devices import stopping
+from ahs_seg_jax.errors import CheckpointError, CorruptExample, Ending, InputError
+from ahs_seg_jax.evaluation import run
 from ahs_seg_jax.models.architecture import TextTowerConfig
-from ahs_seg_jax.monitor import NonFiniteLoss
-from ahs_seg_jax.resume import Ending
+from ahs_seg_jax.training import resume, saving, train, workdir_lock
+from ahs_seg_jax.training.monitor import NonFiniteLoss
 from scripts import kill_test
 from tests.small import close, experiment, small_model
 
@@ -55,7 +55,7 @@ def steps_in(workdir) -> list[int]:
 
 def after_batches(monkeypatch, count: int, action):
     """Calls `action` when the run asks for its batch number `count` (from 0)."""
-    original = train.train_batches
+    original = pipeline.train_batches
 
     class Watched:
         def __init__(self, *args, **kwargs):
@@ -96,7 +96,7 @@ def test_run_leaves_checkpoints_results_pictures_and_curves(stand_in, tmp_path, 
     assert list((finished / "tensorboard").iterdir())
     meta = store.read_meta(finished)
     assert (meta["step"], meta["next_batch"]) == (6, 6)
-    assert scoring.stored_vocabulary(meta) == scenes_vocabulary("train")
+    assert manifest.stored_vocabulary(meta) == scenes_vocabulary("train")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_stop_during_evaluation_saves_and_the_next_run_evaluates(stand_in, tmp_p
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "score", interrupted)
+        patch.setattr(run, "score", interrupted)
         assert train.train(experiment(steps=2), tmp_path) is Ending.INTERRUPTED
     assert steps_in(tmp_path) == [2]
     assert train.train(experiment(steps=2), tmp_path) is Ending.FINISHED
@@ -198,12 +198,12 @@ def test_run_at_its_end_whose_last_save_fails_is_an_error(stand_in, tmp_path, mo
 
 
 def test_stopping_before_the_first_step_saves_nothing(stand_in, tmp_path, monkeypatch):
-    class Stopped(resume.StopRequest):
+    class Stopped(stopping.StopRequest):
         def __enter__(self):
             self.received = True
             return super().__enter__()
 
-    monkeypatch.setattr(resume, "StopRequest", Stopped)
+    monkeypatch.setattr(stopping, "StopRequest", Stopped)
     assert train.train(experiment(), tmp_path) is Ending.PREEMPTED
     assert steps_in(tmp_path) == []
 
@@ -214,7 +214,7 @@ def test_what_a_stopped_run_says():
 
 
 def test_second_signal_stops_at_once():
-    with resume.StopRequest() as stop:
+    with stopping.StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.received
         with pytest.raises(KeyboardInterrupt):
@@ -271,7 +271,7 @@ def test_skipped_updates_are_named_counted_and_limited(stand_in, tmp_path, capsy
 
 
 def test_saves_begin_every_half_of_the_steps_that_may_be_lost():
-    assert [resume.save_spacing(steps) for steps in (0, 1, 2, 3, 4, 7, 1000)] == [0, 1, 1, 1, 2, 3, 500]
+    assert [saving.save_spacing(steps) for steps in (0, 1, 2, 3, 4, 7, 1000)] == [0, 1, 1, 1, 2, 3, 500]
 
 
 def test_nothing_is_lost_where_no_step_may_be(stand_in, tmp_path, monkeypatch):
@@ -287,14 +287,14 @@ def test_nothing_is_lost_where_no_step_may_be(stand_in, tmp_path, monkeypatch):
 
 def test_save_timer():
     now = [100.0]
-    timer = resume.SaveTimer(1.0, agree_every=7, clock=lambda: now[0])
+    timer = saving.SaveTimer(1.0, agree_every=7, clock=lambda: now[0])
     now[0] = 129.0
     assert not timer.due(3)
     now[0] = 130.0
     assert timer.due(3)
     timer.saved()
     assert not timer.due(4)
-    assert not resume.SaveTimer(0.0, agree_every=7, clock=lambda: next(itertools.count(0.0, 1e9))).due(5)
+    assert not saving.SaveTimer(0.0, agree_every=7, clock=lambda: next(itertools.count(0.0, 1e9))).due(5)
 
 
 def test_saves_by_the_clock(stand_in, tmp_path):
@@ -341,7 +341,7 @@ def test_prompts_must_match_the_model(tmp_path):
 
 
 def test_evaluation_alone_gives_the_scores_of_the_run(finished, capsys):
-    result = scoring.evaluate_checkpoint(dataclasses.replace(experiment(), mode="eval"), finished)
+    result = run.evaluate_checkpoint(dataclasses.replace(experiment(), mode="eval"), finished)
     written = json.loads((finished / "results" / "scenes_val.json").read_text())
     trained = json.loads((finished / "results" / "scenes_val_000006.json").read_text())
     assert written["scores"] == trained["scores"]
@@ -361,19 +361,19 @@ def test_evaluation_uses_the_prompts_of_the_training_unless_told_otherwise(
     config = dataclasses.replace(
         config, mode="eval", init=str(finished), data=dataclasses.replace(config.data, templates=asked)
     )
-    report = scoring.evaluate_checkpoint(config, tmp_path).report
+    report = run.evaluate_checkpoint(config, tmp_path).report
     assert report["vocabulary"]["templates"] == used
 
 
 def test_evaluation_of_a_named_step_in_another_workdir(finished, tmp_path):
     config = dataclasses.replace(experiment(), mode="eval", init=str(finished / "checkpoints" / "4"))
-    scoring.evaluate_checkpoint(config, tmp_path / "elsewhere")
+    run.evaluate_checkpoint(config, tmp_path / "elsewhere")
     assert json.loads((tmp_path / "elsewhere" / "results" / "scenes_val.json").read_text())["checkpoint"]["step"] == 4
 
 
 def test_evaluation_without_a_checkpoint_is_refused(stand_in, tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
-        scoring.evaluate_checkpoint(dataclasses.replace(experiment(), mode="eval"), tmp_path)
+        run.evaluate_checkpoint(dataclasses.replace(experiment(), mode="eval"), tmp_path)
 
 
 def test_training_from_a_finished_run(finished, tmp_path):

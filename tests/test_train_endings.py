@@ -10,9 +10,11 @@ import threading
 
 import pytest
 
-from ahs_seg_jax import resume, scoring, train
 from ahs_seg_jax.checkpoints import store
-from ahs_seg_jax.resume import Ending
+from ahs_seg_jax.devices import stopping
+from ahs_seg_jax.errors import Ending
+from ahs_seg_jax.evaluation import run
+from ahs_seg_jax.training import train
 from tests.small import experiment
 from tests.test_train import after_batches
 
@@ -20,13 +22,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def test_results_that_cannot_be_written_yet_hold_up_no_step(stand_in, tmp_path, monkeypatch):
-    later, went_on, write = threading.Event(), [], scoring.write_files
+    later, went_on, write = threading.Event(), [], run.write_files
 
     def slow(*args):
         went_on.append(later.wait(60))
         write(*args)
 
-    monkeypatch.setattr(scoring, "write_files", slow)
+    monkeypatch.setattr(run, "write_files", slow)
     after_batches(monkeypatch, 3, later.set)
     assert train.train(experiment(steps=4, eval_every=2), tmp_path) is Ending.FINISHED
     assert went_on == [True, True]
@@ -51,7 +53,7 @@ def test_signal_while_orbax_is_asked_about_preemption_is_not_forgotten(
 
 
 def test_interrupt_that_a_finaliser_swallows_still_stops():
-    with resume.StopRequest() as stop, stop.at_once(), contextlib.suppress(KeyboardInterrupt):
+    with stopping.StopRequest() as stop, stop.at_once(), contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert stop.received
     assert stop.ending is Ending.INTERRUPTED

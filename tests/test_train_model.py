@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from ahs_seg_jax import initialise, step
-from ahs_seg_jax.losses import ClassPairs
-from ahs_seg_jax.models import layers
+from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.training import step
+from ahs_seg_jax.training.losses import ClassPairs
 from tests.small import batch, experiment, run_steps, small_model, tokens
 
 
@@ -27,7 +28,7 @@ from tests.small import batch, experiment, run_steps, small_model, tokens
 )
 def test_components_bring_their_losses_parameters_and_curves(changes, names):
     config = experiment(small_model(**changes))
-    shapes = jax.eval_shape(lambda: step.create_state(initialise.fresh_params(config), config.train))
+    shapes = jax.eval_shape(lambda: step.create_state(starting.fresh_params(config), config.train))
     pairs = ClassPairs(np.zeros((0, 2), np.int32), np.array([[0, 1]], np.int32))
     state, metrics = jax.eval_shape(step.make_train_step(config, pairs), shapes, batch(), tokens())
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
@@ -56,14 +57,14 @@ def equations(jaxpr):
 
 def step_products(config):
     """The products and convolutions of a training step."""
-    shapes = jax.eval_shape(lambda: step.create_state(initialise.fresh_params(config), config.train))
+    shapes = jax.eval_shape(lambda: step.create_state(starting.fresh_params(config), config.train))
     jaxpr = jax.make_jaxpr(step.make_train_step(config))(shapes, batch(), tokens())
     return [e for e in equations(jaxpr.jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
 
 
 def test_cheap_rematerialisation_computes_no_convolution_and_no_long_product_again(monkeypatch):
     """Those that the gradients written by hand take part in are the easiest to lose: a rule can hide them."""
-    monkeypatch.setattr(layers, "SHORT", 1)  # every product with parameters is long: the model of the tests is small
+    monkeypatch.setattr(passes, "SHORT", 1)  # every product with parameters is long: the model of the tests is small
 
     def counts(remat):
         kept = [e for e in step_products(experiment(small_model(class_chunk=2, remat=remat))) if not batched(e)]

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from ahs_seg_jax import workdir_lock
-from ahs_seg_jax.workdir_lock import WorkdirInUse, WorkdirLock
+from ahs_seg_jax.training import workdir_lock
+from ahs_seg_jax.training.workdir_lock import WorkdirInUse, WorkdirLock
 
 
 def owner(path):
@@ -32,7 +32,7 @@ def test_second_run_is_refused_and_the_first_keeps_its_lock(tmp_path):
 
 def test_lock_of_a_killed_process_is_taken_over(tmp_path, capsys):
     code = (
-        "import sys, time; from ahs_seg_jax.workdir_lock import WorkdirLock\n"
+        "import sys, time; from ahs_seg_jax.training.workdir_lock import WorkdirLock\n"
         "WorkdirLock(sys.argv[1]).__enter__(); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:

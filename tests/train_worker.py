@@ -12,8 +12,13 @@ import time
 
 from absl import app, flags
 
-from ahs_seg_jax import config, distributed, initialise, monitor, scoring, step, train
+from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.config import training
+from ahs_seg_jax.data import pipeline
+from ahs_seg_jax.devices import distributed
+from ahs_seg_jax.evaluation import run as evaluation_run
 from ahs_seg_jax.main import USER_ERRORS, fail
+from ahs_seg_jax.training import monitor, step, train
 from tests.small import experiment, small_model
 from tests.standin import StandIn
 
@@ -60,15 +65,15 @@ def slow_batches(original, seconds):
 
 def main(_argv: list[str]) -> None:
     """Trains, with the exit codes of the real program."""
-    for module in (initialise, scoring, step):
+    for module in (starting, evaluation_run, step):
         module.AHSSeg = StandIn
     if _STEP_SECONDS.value:
-        train.train_batches = slow_batches(train.train_batches, _STEP_SECONDS.value)
+        pipeline.train_batches = slow_batches(pipeline.train_batches, _STEP_SECONDS.value)
     if _SAVE_SECONDS.value:
         os.rename = slow_rename(os.rename, _SAVE_SECONDS.value)
-    train.Monitor = Telling
+    monitor.Monitor = Telling
     described = experiment(small_model(adaptation="none"), **json.loads(_RUN.value))
-    mesh = config.MeshConfig(**json.loads(_MESH.value))
+    mesh = training.MeshConfig(**json.loads(_MESH.value))
     try:
         distributed.join()
         run = dataclasses.replace(described, mesh=mesh, seed=_SEED.value)

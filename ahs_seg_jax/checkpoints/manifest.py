@@ -4,16 +4,14 @@ import dataclasses
 import hashlib
 import pathlib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
-from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
-_CHUNK = 1 << 20  # elements a step of the statistics, so that no large float64 copy is made
 
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
@@ -48,55 +46,6 @@ def _build(cls: Any, values: Any, where: str, path: str) -> Any:
     return cls(**built)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of nested dictionaries, paths joined by `/`."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries from path -> leaf."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
-
-
-def part_of(path: str) -> str:
-    """The part of the model a parameter belongs to: `clip/image`, `clip/text`, `aggregator`, ..."""
-    first, _, rest = path.partition("/")
-    return f"{first}/{rest.partition('/')[0]}" if first == "clip" and "/" in rest else first
-
-
-def statistics(leaves: Iterable[tuple[str, np.ndarray]]) -> dict[str, dict[str, float]]:
-    """Part of the model -> number of parameters, mean, standard deviation, least and greatest value."""
-    sums: dict[str, list[float]] = {}
-    for path, leaf in leaves:
-        total = sums.setdefault(part_of(path), [0, 0.0, 0.0, np.inf, -np.inf])
-        flat = np.asarray(leaf).reshape(-1)
-        for start in range(0, flat.size, _CHUNK):
-            chunk = flat[start : start + _CHUNK].astype(np.float64)
-            total[0] += chunk.size
-            total[1] += float(chunk.sum())
-            total[2] += float(chunk @ chunk)
-            total[3] = min(total[3], float(chunk.min()))
-            total[4] = max(total[4], float(chunk.max()))
-    return {part: _summary(*total) for part, total in sorted(sums.items())}
-
-
-def _summary(count: float, total: float, squares: float, low: float, high: float) -> dict[str, float]:
-    mean = total / count
-    std = max(squares / count - mean**2, 0.0) ** 0.5
-    return {"parameters": int(count), "mean": mean, "std": std, "min": low, "max": high}
-
-
 def sha256(paths: Iterable[pathlib.Path]) -> str:
     """Hash of a file's bytes; of several files, the hash of their names and hashes."""
     digests = []
@@ -106,3 +55,25 @@ def sha256(paths: Iterable[pathlib.Path]) -> str:
     if len(digests) == 1:
         return digests[0][1]
     return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in sorted(digests)).encode()).hexdigest()
+
+
+def stored_vocabulary(meta: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary that a run was trained with, from the metadata of its checkpoints."""
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in meta["vocabulary"].items()
+    }
+    return Vocabulary(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint in memory: the model's sizes, its parameters (nested, NumPy float32) and where they came from."""
+
+    config: ModelConfig
+    params: dict[str, Any]
+    manifest: dict[str, Any]
+
+    @property
+    def is_complete(self) -> bool:
+        """False for a bare CLIP, which has no aggregator."""
+        return "aggregator" in self.params

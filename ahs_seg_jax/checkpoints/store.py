@@ -19,8 +19,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from ahs_seg_jax import optimizer, parallel, remote
-from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.devices import processes
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.storage import answering
 
 SUBDIRECTORY = "checkpoints"
 METRIC = "mIoU"
@@ -70,7 +72,7 @@ class CheckpointStore:
         self._pending: int | None = None
         self._known: list[int] = []  # steps that had a complete checkpoint when that could last be seen
         self._unsaved = ""  # why the last save was not even started; words, for an exception would keep Orbax's frames
-        self._answering = remote.Answering(functools.partial(_touch, self.directory.parent))
+        self._answering = answering.Answering(functools.partial(_touch, self.directory.parent))
         self._manager: ocp.CheckpointManager | None = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -118,8 +120,8 @@ class CheckpointStore:
         self, step: int, state: Any, meta: dict[str, Any], miou: float | None, patience: float
     ) -> Exception | None:
         # Everything below asks the directory, often more than once, and may each time wait until the client gives up.
-        answers = not parallel.is_main_process() or self._answering.within(patience)
-        if not parallel.as_first_process(answers):
+        answers = not processes.is_main_process() or self._answering.within(patience)
+        if not processes.as_first_process(answers):
             return TimeoutError(self._answering.cause)
         self.wait()
         try:
@@ -153,9 +155,9 @@ class CheckpointStore:
             error = self._start(step, state, meta, miou, LAST_PATIENCE)
             self._unsaved = _cause(error) if error else ""
             failed, soon = bool(self._failure()), time.monotonic() - started < AGAIN_WITHIN
-            if not parallel.as_first_process(first and failed and soon):
+            if not processes.as_first_process(first and failed and soon):
                 break
-            parallel.log(f"WARNING: the last checkpoint, of step {step}, is tried once more: {self._unsaved}")
+            processes.log(f"WARNING: the last checkpoint, of step {step}, is tried once more: {self._unsaved}")
         self.finish()
 
     def _failure(self) -> str:
@@ -204,15 +206,15 @@ class CheckpointStore:
         try:
             if manager:
                 manager.close()
-            if parallel.is_main_process():
+            if processes.is_main_process():
                 for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
                     _remove(unfinished)
             self._manager = self._open()
         except Exception as error:  # not even that is possible now: the next save opens it again
-            parallel.log(f"WARNING: {self.directory} cannot be opened: {_cause(error)}")
+            processes.log(f"WARNING: {self.directory} cannot be opened: {_cause(error)}")
 
     def _warn(self, step: int | None, cause: str) -> None:
-        parallel.log(
+        processes.log(
             f"WARNING: the checkpoint of step {step} could not be saved in {self.directory}: {cause}; "
             f"{self._left()}; training goes on and the next save will try again"
         )
@@ -227,7 +229,9 @@ class CheckpointStore:
             try:
                 return dict(self._restore(step, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta)
             except Exception as error:  # a truncated file fails in many ways; the older checkpoint is the remedy
-                parallel.log(f"WARNING: the metadata of step {step} in {self.directory} is unreadable: {_cause(error)}")
+                processes.log(
+                    f"WARNING: the metadata of step {step} in {self.directory} is unreadable: {_cause(error)}"
+                )
         return None
 
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -258,13 +262,13 @@ class CheckpointStore:
 
     def _set_aside(self, step: int, error: Exception) -> None:
         aside = self.directory / f"{step}.unreadable"
-        parallel.log(f"WARNING: the checkpoint of step {step} is unreadable ({_cause(error)}); set aside as {aside}")
+        processes.log(f"WARNING: the checkpoint of step {step} is unreadable ({_cause(error)}); set aside as {aside}")
         if self._manager:
             self._manager.close()
-        if parallel.is_main_process():
+        if processes.is_main_process():
             _remove(aside)
             (self.directory / str(step)).rename(aside)
-        parallel.wait_for_all("set aside")
+        processes.wait_for_all("set aside")
         self._manager = self._open()
 
 
@@ -277,7 +281,7 @@ def _remove(directory: epath.Path) -> None:
     try:
         directory.rmtree(missing_ok=True)
     except OSError as error:
-        parallel.log(f"WARNING: {directory} cannot be removed: {_cause(error)}")
+        processes.log(f"WARNING: {directory} cannot be removed: {_cause(error)}")
 
 
 def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -303,7 +307,7 @@ def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
             others = [other for other in manager.all_steps() if other != step]
             remedy = f"name another step's directory: {sorted(others)}" if others else "there is no other step"
             raise CheckpointError(f"{directory / str(step)} cannot be read: {_cause(error)}; {remedy}") from error
-    return optimizer.merge(state[learned], state["frozen"]), meta
+    return parameters.merge(state[learned], state["frozen"]), meta
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ahs_seg_jax import __version__
-from ahs_seg_jax.cli import benchmark, compare, compilation_cache, components, demo, grammar
-from ahs_seg_jax.host_memory import restart_with_huge_pages
+from ahs_seg_jax.cli import benchmark, compare, compilation_cache, components, demo, options
+from ahs_seg_jax.devices.huge_pages import restart_with_huge_pages
 
 EPILOG = f"""Compiled programs are kept in a folder of the user's cache, so that only the first run of a kind compiles
 (environment variable {compilation_cache.VARIABLE}: another folder, or "off")."""
@@ -43,12 +43,12 @@ def _before_every_command(
 
 @app.command()
 def segment(
-    images: grammar.Images,
-    classes: grammar.Classes = "",
-    classes_file: grammar.ClassesFile = None,
-    model: grammar.Model = "tiny",
+    images: options.Images,
+    classes: options.Classes = "",
+    classes_file: options.ClassesFile = None,
+    model: options.Model = "tiny",
     output: Annotated[pathlib.Path, typer.Option(help="Folder for the results.")] = pathlib.Path("segmented"),
-    protocol: grammar.Protocol = "model",
+    protocol: options.Protocol = "model",
     unknown: Annotated[
         str, typer.Option(help="none, a probability such as 0.3, or background words 'wall; sky'.")
     ] = "none",
@@ -61,7 +61,7 @@ def segment(
     blend: Annotated[str, typer.Option(help="Weights where they overlap: smooth, mean.")] = "smooth",
     global_view: Annotated[bool, typer.Option("--global-view", help="Mean with one view of the whole image.")] = False,
     keep: Annotated[str, typer.Option(help="Classes that each view keeps: model, all, or a number.")] = "model",
-    memory_gb: grammar.MemoryGB = None,
+    memory_gb: options.MemoryGB = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would run and the memory it takes.")] = False,
     overlays: Annotated[bool, typer.Option(help="Write pictures with legends.")] = True,
     coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
@@ -72,24 +72,24 @@ def segment(
 
     With --windows native a TIFF may be larger than memory; its labels are a GeoTIFF with the same georeferencing.
     """
-    from ahs_seg_jax.cli import segment as command
+    from ahs_seg_jax.cli.segment import Settings, parse_keep, parse_unknown, parse_windows, run
 
-    names = grammar.names(classes, classes_file)
-    settings = grammar.mistakes(
-        lambda: command.Settings(
+    names = options.names(classes, classes_file)
+    settings = options.mistakes(
+        lambda: Settings(
             classes=names,
             model=model,
-            protocol=grammar.protocol_or_none(protocol),
-            windows=command.parse_windows(
+            protocol=options.protocol_or_none(protocol),
+            windows=parse_windows(
                 windows, window=window, stride=stride, overlap=overlap, blend=blend, global_view=global_view
             ),
-            unknown=command.parse_unknown(unknown),
-            keep=command.parse_keep(keep),
+            unknown=parse_unknown(unknown),
+            keep=parse_keep(keep),
             memory_gb=memory_gb,
         )
     )
-    grammar.finish(
-        lambda: command.run(
+    options.finish(
+        lambda: run(
             images, output, settings, only_plan=plan, overlays=overlays, coco=coco, heat_maps=heat_maps, again=overwrite
         )
     )
@@ -100,7 +100,7 @@ def train(context: typer.Context) -> None:
     """Trains: --config=FILE --workdir=FOLDER.
 
     --config=configs/tiny.py or another configuration, :smoke behind it for a trial; --config.train.batch_size=8 sets any
-    of its fields (ahs_seg_jax/config.py lists them). The same command continues a stopped run.
+    of its fields (ahs_seg_jax/config/experiment.py lists them). The same command continues a stopped run.
     """
     _main("train", context.args)
 
@@ -137,25 +137,25 @@ def convert(
     To this program's format, and back.
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it needs no accelerator, and must not take one
-    from ahs_seg_jax.checkpoints import command
+    from ahs_seg_jax.cli.convert import convert
 
-    grammar.finish(lambda: command.convert(source, destination, to, merge))
+    options.finish(lambda: convert(source, destination, to, merge))
 
 
 @app.command(context_settings=PASSES_ON)
 def prepare(context: typer.Context) -> None:
     """Prepares benchmarks from their downloads."""
-    from ahs_seg_jax.data import prepare as command
+    from ahs_seg_jax.cli.prepare import main
 
-    grammar.finish(lambda: command.main(context.args))
+    options.finish(lambda: main(context.args))
 
 
 @app.command()
 def doctor() -> None:
     """Versions, devices, a self-test: for bug reports."""
-    from ahs_seg_jax.cli import doctor as command
+    from ahs_seg_jax.cli.doctor import run
 
-    grammar.finish(command.run)
+    options.finish(run)
 
 
 @app.command()
@@ -174,10 +174,10 @@ def export(
 
     With weights, manifest and a loader that needs nothing of this program.
     """
-    from ahs_seg_jax import exporting
+    from ahs_seg_jax.export.export import export
 
-    names = grammar.names(classes, classes_file) if classes or classes_file else None
-    grammar.finish(lambda: exporting.export(model, output, names, file_format))
+    names = options.names(classes, classes_file) if classes or classes_file else None
+    options.finish(lambda: export(model, output, names, file_format))
 
 
 for command in (compare.compare, components.components, demo.demo, benchmark.benchmark):

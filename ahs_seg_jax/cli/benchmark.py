@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ahs_seg_jax.cli import grammar
+from ahs_seg_jax.cli import options
 
 
 def benchmark(
-    model: grammar.Model = "tiny",
+    model: options.Model = "tiny",
     class_count: Annotated[int, typer.Option(help="Names at once.", min=1)] = 20,
     width: Annotated[int, typer.Option(help="Of the images, pixels.", min=1)] = 640,
     height: Annotated[int, typer.Option(help="Of the images, pixels.", min=1)] = 480,
     repetitions: Annotated[int, typer.Option(help="Timed calls of each stage.", min=1)] = 10,
-    memory_gb: grammar.MemoryGB = None,
+    memory_gb: options.MemoryGB = None,
     json_file: Annotated[
         pathlib.Path | None, typer.Option("--json", help="Write every time, versions and hardware to this file.")
     ] = None,
@@ -27,7 +27,7 @@ def benchmark(
     Words, image features, whole images, windows and the peak memory of the Segmenter as a user calls it. The parts of training and inference, operation counts, and the published
     program beside ours are measured by python -m benchmarks.run, in the source repository.
     """
-    grammar.finish(lambda: run(model, class_count, (height, width), repetitions, memory_gb, json_file))
+    options.finish(lambda: run(model, class_count, (height, width), repetitions, memory_gb, json_file))
 
 
 def run(
@@ -39,19 +39,19 @@ def run(
     json_file: pathlib.Path | None,
 ) -> None:
     """Prints a line for each stage as it is done; the file is written at the end. Raises OSError if it cannot be."""
-    from ahs_seg_jax import speed
+    from ahs_seg_jax.cli.timing import PROTOCOLS, measure, peak_memory
     from ahs_seg_jax.segmenter import Segmenter
 
     if json_file is not None:
         _check_writable(json_file)
     segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb)
-    for protocol in speed.PROTOCOLS:
+    for protocol in PROTOCOLS:
         segmenter.plan(size, class_count, protocol)  # a bound that does not suffice is said now
     about = _about(model, class_count, size, repetitions)
     print(f"{model}, {class_count} names, {size[1]} x {size[0]} pixels; {about['hardware']}")
     print(f"{'stage':<22}{'median':>12}{'spread':>9}{'per second':>13}{'first call':>13}")
     timings = []
-    for timing in speed.measure(segmenter, class_count, size, repetitions):
+    for timing in measure(segmenter, class_count, size, repetitions):
         timings.append(timing)
         note = f"  {timing.compilations} compilation(s) among the timed calls" if timing.compilations else ""
         print(
@@ -59,7 +59,7 @@ def run(
             f"{timing.first_seconds:>11.1f} s{note}",
             flush=True,
         )
-    memory = speed.peak_memory()
+    memory = peak_memory()
     print("peak memory           " + ", ".join(f"{name} {value / 1e9:.2f} GB" for name, value in memory.items()))
     if json_file is not None:
         report = about | {"stages": [timing.described() for timing in timings], "peak_memory_bytes": memory}

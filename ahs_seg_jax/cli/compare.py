@@ -7,28 +7,28 @@ from typing import Annotated
 
 import typer
 
-from ahs_seg_jax.cli import grammar
+from ahs_seg_jax.cli import options
 
 MOST = 4  # pictures side by side
 TITLE_NAMES = 3  # of a list of words, in a picture's title
 
 
 def compare(
-    images: grammar.Images,
+    images: options.Images,
     classes: Annotated[
         list[str] | None, typer.Option(help="Names 'cat; sofa, couch'; give it again to compare.")
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="As of segment (tiny); give it again to compare.")] = None,
     output: Annotated[pathlib.Path, typer.Option(help="Folder for the pictures.")] = pathlib.Path("compared"),
-    protocol: grammar.Protocol = "model",
-    memory_gb: grammar.MemoryGB = None,
+    protocol: options.Protocol = "model",
+    memory_gb: options.MemoryGB = None,
 ) -> None:
     """Draws models or lists of words side by side.
 
     Two to four for each image, and of two, where they differ. With several models and several lists, the first model takes the first list, and so on.
     """
-    pairs = grammar.mistakes(lambda: paired(model or ["tiny"], classes or []))
-    grammar.finish(lambda: run(images, pairs, output, grammar.protocol_or_none(protocol), memory_gb))
+    pairs = options.mistakes(lambda: paired(model or ["tiny"], classes or []))
+    options.finish(lambda: run(images, pairs, output, options.protocol_or_none(protocol), memory_gb))
 
 
 def paired(models: Sequence[str], lists: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -42,7 +42,7 @@ def paired(models: Sequence[str], lists: Sequence[str]) -> list[tuple[str, tuple
             "the other once or as often"
         )
     several = lambda given: list(given) * count if len(given) == 1 else list(given)
-    names = [grammar.split_names(text) for text in several(lists)]
+    names = [options.split_names(text) for text in several(lists)]
     return list(zip(several(models), names, strict=True))
 
 
@@ -66,9 +66,9 @@ def run(
     """Writes a PNG for each image; returns 0, or 1 if an image failed. Raises what a user can mend before the first."""
     from PIL import Image
 
-    from ahs_seg_jax import legends
-    from ahs_seg_jax.checkpoints.errors import CheckpointError
     from ahs_seg_jax.cli.segment import find_images
+    from ahs_seg_jax.errors import CheckpointError
+    from ahs_seg_jax.pictures import legends
     from ahs_seg_jax.segmenter import Segmenter
     from ahs_seg_jax.vocabulary import Vocabulary
 
@@ -79,7 +79,7 @@ def run(
             segmenters[model] = Segmenter.from_pretrained(model, memory_gb=memory_gb)
         found = segmenters[model]
         Vocabulary(names, found.templates).tokens(found.model.config.text.context)  # mistakes in the words, now
-    grammar.make_folder(output)
+    options.make_folder(output)
     failed = 0
     for number, job in enumerate(jobs, 1):
         try:

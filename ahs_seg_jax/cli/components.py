@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ahs_seg_jax.cli import grammar
+from ahs_seg_jax.cli import options
 
 HA_HEM, DC_HSP, NUMBERS = "ha_hem.png", "dc_hsp.png", "components.json"
 
@@ -16,25 +16,25 @@ def components(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A workdir, a converted folder, a checkpoint file or a hub name.")
     ],
-    classes: grammar.Classes = "",
-    classes_file: grammar.ClassesFile = None,
+    classes: options.Classes = "",
+    classes_file: options.ClassesFile = None,
     output: Annotated[pathlib.Path, typer.Option(help="Folder for pictures and numbers.")] = pathlib.Path("components"),
 ) -> None:
     """Draws what HA-HEM and DC-HSP have learnt.
 
     The strength of each layer's rotation and the complexity of each name, with the numbers. Without names, those of the model's training are taken.
     """
-    names = grammar.names(classes, classes_file) if classes or classes_file else None
-    grammar.finish(lambda: run(model, names, output))
+    names = options.names(classes, classes_file) if classes or classes_file else None
+    options.finish(lambda: run(model, names, output))
 
 
 def run(model: str, names: tuple[str, ...] | None, output: pathlib.Path) -> None:
     """Writes what the model has. Raises ValueError if it has neither component, or if DC-HSP has no names."""
     from PIL import Image
 
-    from ahs_seg_jax import charts, packaged
-    from ahs_seg_jax import components as parts
-    from ahs_seg_jax.checkpoints import pretrained
+    from ahs_seg_jax.checkpoints import packaged, pretrained
+    from ahs_seg_jax.cli import strengths as parts
+    from ahs_seg_jax.pictures import charts
     from ahs_seg_jax.vocabulary import SCENE_TEMPLATE
 
     loaded = packaged.load_tiny() if model == packaged.TINY else pretrained.load_pretrained(model)
@@ -53,9 +53,9 @@ def run(model: str, names: tuple[str, ...] | None, output: pathlib.Path) -> None
         numbers["complexity"] = dict(zip(names, found.tolist(), strict=True))
     if loaded.config.adaptation == "ha_hem":
         towers = parts.strengths(loaded)
-        pictures[HA_HEM] = charts.layer_strengths(towers)
+        pictures[HA_HEM] = charts.layer_strengths([(tower.title, tower.alpha, tower.applied) for tower in towers])
         numbers |= {tower.tower: {"alpha": tower.alpha.tolist(), "beta": tower.beta} for tower in towers}
-    grammar.make_folder(output)
+    options.make_folder(output)
     for name, picture in pictures.items():
         Image.fromarray(picture).save(output / name)
     (output / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ahs_seg_jax.cli import grammar
+from ahs_seg_jax.cli.options import MemoryGB, Model, Protocol, finish, protocol_or_none
 
 if TYPE_CHECKING:  # nothing heavy is imported before a command runs
     from ahs_seg_jax.demo.answers import Limits
+
 
 EVERYWHERE = ("0.0.0.0", "::")
 
 
 def demo(
-    model: grammar.Model = "tiny",
+    model: Model = "tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
-    protocol: grammar.Protocol = "model",
-    memory_gb: grammar.MemoryGB = None,
+    protocol: Protocol = "model",
+    memory_gb: MemoryGB = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)] = 16,
     max_classes: Annotated[int, typer.Option(help="Most names at once.", min=1)] = 100,
@@ -40,9 +41,9 @@ def demo(
         from ahs_seg_jax.demo.answers import Limits
 
         limits = Limits(max_upload_mb, max_megapixels, max_classes)
-        serve(model, grammar.protocol_or_none(protocol), memory_gb, limits, host, port, open_browser)
+        serve(model, protocol_or_none(protocol), memory_gb, limits, host, port, open_browser)
 
-    grammar.finish(command)
+    finish(command)
 
 
 def serve(
@@ -55,7 +56,7 @@ def serve(
     open_browser: bool = False,
 ) -> None:
     """Loads the model, answers the first example, and shows the page until it is interrupted."""
-    from ahs_seg_jax import packaged
+    from ahs_seg_jax.checkpoints import packaged
     from ahs_seg_jax.demo import answers, examples
     from ahs_seg_jax.segmenter import Segmenter
 

@@ -6,10 +6,11 @@ import time
 
 import jax
 
-from ahs_seg_jax import packaged
-from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.cli import compilation_cache
-from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
+from ahs_seg_jax.config import ScenesConfig
+from ahs_seg_jax.data.scenes import ScenesSource
+from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.versions import OPTIONAL, versions
 

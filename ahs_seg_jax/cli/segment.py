@@ -12,13 +12,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ahs_seg_jax import geotiff, large_tiff, packaged
-from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.data.images import IMAGE_SUFFIXES
-from ahs_seg_jax.native_windows import NativeWindows
-from ahs_seg_jax.open_image import image_size
-from ahs_seg_jax.segmentation import Segmentation
-from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.data.open_image import image_size
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.inference.native_windows import NativeWindows
+from ahs_seg_jax.segmenter import Segmentation, Segmenter, geotiff, large_tiff
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import Vocabulary, first_synonym
 

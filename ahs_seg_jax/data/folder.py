@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ahs_seg_jax import remote
 from ahs_seg_jax.data import images
-from ahs_seg_jax.data.sources import CorruptExample
+from ahs_seg_jax.errors import CorruptExample, NotAnIndexMask
+from ahs_seg_jax.storage.paths import on_disk
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 
 SPLITS = ("train", "val")
@@ -98,7 +98,7 @@ def open_folder(root: str | os.PathLike[str], split: str) -> FolderSource:
     """
     if not str(root):
         raise ValueError("data.root is empty; name the folder that holds classes.txt, images/ and annotations/")
-    remote.on_disk(root, "data.root")
+    on_disk(root, "data.root")
     check_folder(root, SPLITS if split == "train" else (split,))
     return FolderSource(root, split)
 
@@ -226,7 +226,7 @@ def read_or_corrupt(read: Callable[[pathlib.Path], Any], path: pathlib.Path) -> 
     """`read(path)`; whatever keeps the file from being read is raised as CorruptExample, which names it."""
     try:
         return read(path)
-    except images.NotAnIndexMask as error:
+    except NotAnIndexMask as error:
         raise CorruptExample(f"{path} is no index mask: {error}") from error
     # Decoders raise what they like for broken bytes (struct.error, SyntaxError, zlib.error, ...).
     except Exception as error:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image, ImageFile, ImageOps
 
+from ahs_seg_jax.errors import NotAnIndexMask
 from ahs_seg_jax.vocabulary import IGNORE
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -16,10 +17,6 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112  # the tag
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 _MASK_MODES = ("1", "L", "P", *_SIXTEEN_BIT)
-
-
-class NotAnIndexMask(ValueError):
-    """A mask whose pixels are colours."""
 
 
 def read_image(path: pathlib.Path | IO[bytes]) -> UInt8[np.ndarray, "h w 3"]:

@@ -13,8 +13,10 @@ from typing import Any
 import grain
 import numpy as np
 
-from ahs_seg_jax.data.sources import CorruptExample, Source
-from ahs_seg_jax.data.transforms import AugmentConfig, augment
+from ahs_seg_jax.config import AugmentConfig
+from ahs_seg_jax.data.source import Source
+from ahs_seg_jax.data.transforms import augment
+from ahs_seg_jax.errors import CorruptExample
 
 Batch = dict[str, np.ndarray]
 log = logging.getLogger(__name__)

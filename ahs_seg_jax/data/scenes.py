@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ahs_seg_jax.config import ScenesConfig
 from ahs_seg_jax.data import textures
 from ahs_seg_jax.vocabulary import Vocabulary
 
@@ -32,43 +33,6 @@ SECOND_COLOR = (0.98, 0.97, 0.94)  # of every pattern but plain
 # Of a shape's outline: number of corners, their distance from the centre, and that of the points between them, in radii.
 CORNERS = {"square": (4, 1.12, 1.12 * math.cos(math.pi / 4)), "hexagon": (6, 1.08, 1.08 * math.cos(math.pi / 6))}
 LARGEST_EXTENT = 1.12  # of an outline, in radii
-
-
-@dataclasses.dataclass(frozen=True)
-class ScenesConfig:
-    """How scenes are drawn."""
-
-    size: int = 96  # side of the square images, pixels
-    train_images: int = 20_000  # scenes of split train; drawn when they are read
-    val_images: int = 200  # scenes of split val
-    seed: int = 0  # of the scenes
-    min_objects: int = 1
-    max_objects: int = 3
-    min_radius: float = 0.20  # of an object, as a share of the image's side
-    max_radius: float = 0.32
-    noise: float = 0.02  # standard deviation of the pixel noise, of full range
-
-    def problems(self) -> list[str]:
-        """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
-        found = [
-            f"data.scenes.{field} is {getattr(self, field)}; it must be at least {least}"
-            for field, least in (("size", 32), ("train_images", 1), ("val_images", 1), ("seed", 0), ("min_objects", 1))
-            if getattr(self, field) < least
-        ]
-        objects = len(_toy_names(unseen=False))
-        if not self.min_objects <= self.max_objects <= objects:
-            found.append(
-                f"data.scenes.max_objects is {self.max_objects}; "
-                f"it must lie between min_objects = {self.min_objects} and {objects}"
-            )
-        if not 0.03 <= self.min_radius <= self.max_radius <= 0.4:
-            found.append(
-                f"data.scenes.min_radius, max_radius are {self.min_radius}, {self.max_radius}; "
-                "they must ascend within 0.03..0.4 of the side"
-            )
-        if not 0 <= self.noise <= 0.5:
-            found.append(f"data.scenes.noise is {self.noise}; it must lie within 0..0.5")
-        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +63,8 @@ class ScenesSource:
             raise ValueError(f"the scenes have no split {split!r}; choose one of {', '.join(SPLITS)}")
         if problems := config.problems():
             raise ValueError("; ".join(problems))
+        if config.max_objects > (toys := len(toy_names(unseen=False))):
+            raise ValueError(f"data.scenes.max_objects is {config.max_objects}; there are {toys} toys, and none twice")
         self.config = config
         self.split = split
         self.vocabulary = scenes_vocabulary(split)
@@ -152,14 +118,14 @@ class ScenesSource:
 
 def scenes_vocabulary(split: str) -> Vocabulary:
     """The class names of a split: backgrounds, seen toys, and in "val" the unseen toys. Groups are the colours."""
-    names = [*textures.TEXTURES, *_toy_names(unseen=False)]
+    names = [*textures.TEXTURES, *toy_names(unseen=False)]
     if split == "val":
-        names += _toy_names(unseen=True)
+        names += toy_names(unseen=True)
     groups = [name.split()[-2] if name.endswith(NOUN) else "" for name in names]
     return Vocabulary(tuple(names), groups=tuple(groups))
 
 
-def _toy_names(unseen: bool) -> list[str]:
+def toy_names(unseen: bool) -> list[str]:
     """Names of the toys that training draws, or of those it leaves out: one colour of each pattern."""
     names = []
     for (p, pattern), (c, color) in itertools.product(enumerate(PATTERNS), enumerate(COLORS)):

@@ -4,34 +4,14 @@ Images are uint8 RGB `[h, w, 3]`, labels int32 `[h, w]` with -1 where unlabelled
 generator that is passed in. Source: CAT-Seg's training recipe (Detectron2's resize, crop, SSD colours, flip).
 """
 
-import dataclasses
-
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 from PIL import Image
 
+from ahs_seg_jax.config import AugmentConfig
 from ahs_seg_jax.vocabulary import IGNORE
 
 PAD_VALUE = 128  # of image pixels outside the picture
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """Augmentation of training examples. The crop's side is the image tower's (`model.image.crop`)."""
-
-    scale: tuple[float, float] = (1.0, 1.0)  # the shortest edge becomes the crop times a uniform draw from this range
-    max_edge: int = 1333  # the longest edge is at most this, pixels
-    color_jitter: bool = True  # SSD's brightness, contrast, saturation, hue; off where classes are colours
-    flip: bool = True  # mirror left and right with probability 1/2
-
-    def problems(self) -> list[str]:
-        """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
-        found = []
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            found.append(f"data.augment.scale is {self.scale}; it must be two positive numbers, the smaller first")
-        if self.max_edge < 1:
-            found.append(f"data.augment.max_edge is {self.max_edge}; it must be at least 1")
-        return found
 
 
 def augment(

@@ -12,11 +12,10 @@ import time
 import numpy as np
 from PIL import Image
 
-from ahs_seg_jax import legends, visualize
-from ahs_seg_jax.checkpoints.errors import CheckpointError
-from ahs_seg_jax.open_image import open_image
-from ahs_seg_jax.segmentation import UNKNOWN, Segmentation
-from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.data.open_image import open_image
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.pictures import legends, overlays
+from ahs_seg_jax.segmenter import UNKNOWN, Segmentation, Segmenter
 from ahs_seg_jax.vocabulary import first_synonym
 
 SMALLEST_EDGE, LARGEST_EDGE = 640, 1280  # pixels: pictures are enlarged and reduced until the longer side lies between
@@ -145,7 +144,7 @@ def overlay(result: Segmentation, alpha: float) -> np.ndarray:
     """The labels over the image, `alpha` in 0..1 the colours' share, at a size for a screen."""
     size = _screen_size(*result.labels.shape)
     image = _resized(result.image, size, Image.Resampling.LANCZOS)
-    return visualize.overlay(image, _resized(result.labels, size, Image.Resampling.NEAREST), result.colors, alpha)
+    return overlays.overlay(image, _resized(result.labels, size, Image.Resampling.NEAREST), result.colors, alpha)
 
 
 def confidence(result: Segmentation) -> np.ndarray:

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
+from ahs_seg_jax.config import ScenesConfig
+from ahs_seg_jax.data.scenes import ScenesSource
 
 SIDE = 384  # pixels
 SCENES = (25, 36, 21, 4, 6, 31)  # of split "val", in the order of the page; between them every pattern and background

@@ -2,8 +2,8 @@
 
 from html import escape
 
-from ahs_seg_jax import visualize
 from ahs_seg_jax.demo.answers import Answer, Row
+from ahs_seg_jax.pictures import overlays
 
 
 def header(title: str, about: str) -> str:
@@ -35,6 +35,6 @@ def _row(row: Row) -> str:
     bar = f'<span class="bar" style="width:{100 * row.share:.1f}%;background:{color}"></span>'
     return (
         f'<tr><td><span class="swatch" style="background:{color}"></span></td><th scope="row">{escape(row.name)}</th>'
-        f'<td><div class="share"><span class="track">{bar}</span>{visualize.percent(100 * row.share)}</div></td>'
-        f"<td>{row.pixels:,}</td><td>{visualize.percent(100 * row.confidence)}</td></tr>"
+        f'<td><div class="share"><span class="track">{bar}</span>{overlays.percent(100 * row.share)}</div></td>'
+        f"<td>{row.pixels:,}</td><td>{overlays.percent(100 * row.confidence)}</td></tr>"
     )

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ahs_seg_jax.models import blocks, decoder, layers
+from ahs_seg_jax.models import decoder, layers, tpu_decoder
 from ahs_seg_jax.models.architecture import AggregatorConfig
-from ahs_seg_jax.models.class_attention import ClassLayer
-from ahs_seg_jax.models.swin import SpatialLayer
+from ahs_seg_jax.models.class_layer import ClassLayer
+from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.models.spatial_layer import SpatialLayer
 
 DROPPED_LOGIT = -100.0  # of a class outside the kept ones
 
@@ -106,7 +107,7 @@ class Aggregator(nn.Module):
 
     def at_once(self, images: int, chunk: int) -> int:
         """Classes of a pass of the spatial layers and the decoder (0: all): `chunk`, unless a TPU's memory says it."""
-        return layers.few_classes(images) if self.tpu else chunk
+        return passes.few_classes(images) if self.tpu else chunk
 
     def embed(self, correlation: Float[Array, "b t h w p"]) -> Float[Array, "b t h w c"]:
         """7x7 convolution of each class's correlation: as one product over its neighbourhoods, which is how a CPU is fast."""
@@ -166,13 +167,13 @@ class Aggregator(nn.Module):
         self, guidance: tuple[Float[Array, "b h2 w2 g1"], Float[Array, "b h4 w4 g2"]]
     ) -> Sequence[decoder.Prepared]:
         """What the decoder's stages need of the image, once for all classes."""
-        prepare = blocks.prepare if self.tpu else decoder.prepare
+        prepare = tpu_decoder.prepare if self.tpu else decoder.prepare
         return [prepare(g, p) for g, p in zip(guidance, (self.decoder_1(), self.decoder_2()), strict=True)]
 
     def decode(self, x: Float[Array, "b t h w c"], prepared: Sequence[decoder.Prepared]) -> Float[Array, "b t h4 w4"]:
         """Upsampled four times under the decoder guidance (`prepare_decoder`), to float32 logits."""
         stages, head = (self.decoder_1(), self.decoder_2()), self.head()
         chunk = self.at_once(x.shape[0], self.chunk)
-        run = blocks.decode if self.tpu else functools.partial(decoder.decode, in_loop=0 < chunk < x.shape[1])
+        run = tpu_decoder.decode if self.tpu else functools.partial(decoder.decode, in_loop=0 < chunk < x.shape[1])
         all_stages = functools.partial(run, stages=stages, head_parameters=head, prepared=prepared)
-        return layers.over_classes(all_stages, x, chunk=chunk, remat=self.remat)
+        return passes.over_classes(all_stages, x, chunk=chunk, remat=self.remat)

@@ -16,9 +16,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ahs_seg_jax.models import attention, layers, resize
 from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
-from ahs_seg_jax.models.layers import Arrays, Parameters
+from ahs_seg_jax.models.layers import (
+    Parameters,
+    fan_in,
+    layer_norm,
+    linear,
+    norm,
+    normal,
+    ones,
+    quick_gelu,
+    stacked,
+    zeros,
+)
+from ahs_seg_jax.models.ops import attention, passes, products, resize
+from ahs_seg_jax.models.ops.products import Arrays
 
 PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # RGB, 0..255
 PIXEL_STD = (68.5005327, 66.6321579, 70.3231630)
@@ -40,31 +52,31 @@ class Blocks(nn.Module):
             "mlp_out": (4 * width, width),
         }
         lead = () if self.layers is None else (self.layers,)
-        initializer = layers.stacked(layers.fan_in) if lead else layers.fan_in
+        initializer = stacked(fan_in) if lead else fan_in
         blocks = {}
         for name, shape in shapes.items():
-            kernel, bias = (initializer, (*lead, *shape)), (layers.zeros, (*lead, shape[1]))
+            kernel, bias = (initializer, (*lead, *shape)), (zeros, (*lead, shape[1]))
             blocks[name] = Parameters({"kernel": kernel, "bias": bias}, name=name)()
         for name in ("ln_1", "ln_2"):
             size = (*lead, width)
-            blocks[name] = Parameters({"scale": (layers.ones, size), "bias": (layers.zeros, size)}, name=name)()
+            blocks[name] = Parameters({"scale": (ones, size), "bias": (zeros, size)}, name=name)()
         return blocks
 
 
 def _mlp(x: jax.Array, p: Arrays) -> jax.Array:
-    return layers.linear(layers.quick_gelu(layers.linear(x, p["mlp_in"])), p["mlp_out"])
+    return linear(quick_gelu(linear(x, p["mlp_in"])), p["mlp_out"])
 
 
 def _projected(x: jax.Array, p: Arrays, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Query, key and value `[b, n, heads, d / heads]`."""
-    y = layers.layer_norm(x, p["ln_1"])
-    query, key, value = (layers.linear(y, p[role]).reshape(*y.shape[:-1], heads, -1) for role in ATTENTION[:3])
+    y = layer_norm(x, p["ln_1"])
+    query, key, value = (linear(y, p[role]).reshape(*y.shape[:-1], heads, -1) for role in ATTENTION[:3])
     return query, key, value
 
 
 def _rest_of_block(x: jax.Array, attended: jax.Array, p: Arrays) -> jax.Array:
-    x = x + layers.linear(attended.reshape(x.shape), p["out"])
-    return x + _mlp(layers.layer_norm(x, p["ln_2"]), p)
+    x = x + linear(attended.reshape(x.shape), p["out"])
+    return x + _mlp(layer_norm(x, p["ln_2"]), p)
 
 
 def _causal(tokens: int, before: int = 0) -> jax.Array:
@@ -83,7 +95,7 @@ def prompt_block(
 ) -> tuple[Float[Array, "1 q d"], Float[Array, "m l d"]]:
     """The causal block for prompts that begin alike: `x` are the tokens after the common beginning `prefix`."""
     shared, (query, *own) = _projected(prefix, p, heads), _projected(x, p, heads)
-    repeated = [layers.repeated(part, x.shape[0]) for part in shared[1:]]
+    repeated = [products.repeated(part, x.shape[0]) for part in shared[1:]]
     key, value = (jnp.concatenate(parts, 1) for parts in zip(repeated, own, strict=True))
     attended = attention.attend(query, key, value, bias=_causal(x.shape[1], prefix.shape[1]))
     first = attention.attend(*shared, bias=_causal(prefix.shape[1]))
@@ -95,14 +107,14 @@ def dense_block(x: Float[Array, "b n d"], p: Arrays) -> Float[Array, "b n-1 d"]:
 
     Parity: both published programs do this, and their checkpoints depend on it.
     """
-    values = layers.linear(layers.layer_norm(x[:, 1:], p["ln_1"]), p["value"])
-    u = layers.linear(values, p["out"]) + x[:, :1]
-    return u + _mlp(layers.layer_norm(u, p["ln_2"]), p)
+    values = linear(layer_norm(x[:, 1:], p["ln_1"]), p["value"])
+    u = linear(values, p["out"]) + x[:, :1]
+    return u + _mlp(layer_norm(u, p["ln_2"]), p)
 
 
 def run_blocks(x: Any, blocks: Arrays | list[Arrays], step: Callable[..., Any], *, remat: str) -> Any:
     """`step(x, parameters)` through the blocks, stacked or listed, one after the other."""
-    step = layers.rematerialised(step, remat, in_loop=not isinstance(blocks, list))
+    step = passes.rematerialised(step, remat, in_loop=not isinstance(blocks, list))
     if isinstance(blocks, list):
         return functools.reduce(step, blocks, x)
     return jax.lax.scan(lambda x, p: (step(x, p), None), x, blocks)[0]
@@ -140,12 +152,12 @@ class ImageTower(nn.Module):
         c = self.config
         width, scale = c.width, c.width**-0.5
         patch = (c.patch_size, c.patch_size, 3, width)
-        self.patch_embedding = Parameters({"kernel": (layers.fan_in, patch)})
-        self.class_embedding = self.param("class_embedding", layers.normal(scale), (width,))
+        self.patch_embedding = Parameters({"kernel": (fan_in, patch)})
+        self.class_embedding = self.param("class_embedding", normal(scale), (width,))
         tokens = c.pretrained_grid**2 + 1
-        self.position_embedding = self.param("position_embedding", layers.normal(scale), (tokens, width))
-        self.ln_pre, self.ln_post = layers.norm(width), layers.norm(width)
-        self.projection = Parameters({"kernel": (layers.normal(scale), (width, self.embed_dim))})
+        self.position_embedding = self.param("position_embedding", normal(scale), (tokens, width))
+        self.ln_pre, self.ln_post = norm(width), norm(width)
+        self.projection = Parameters({"kernel": (normal(scale), (width, self.embed_dim))})
         self.blocks = Blocks(c.layers, width) if self.scan_layers else [Blocks(None, width) for _ in range(c.layers)]
 
     def attention_kernels(self) -> dict[str, jax.Array]:
@@ -179,7 +191,7 @@ class ImageTower(nn.Module):
         x = patches @ self.patch_embedding()["kernel"].astype(self.dtype).reshape(-1, c.width)
         class_token = jnp.broadcast_to(self.class_embedding.astype(self.dtype), (x.shape[0], 1, c.width))
         x = jnp.concatenate([class_token, x], 1) + self._positions().astype(self.dtype)
-        return layers.layer_norm(x, self.ln_pre())
+        return layer_norm(x, self.ln_pre())
 
     def __call__(
         self, images: Float[Array, "b H W 3"], taps: tuple[int, ...], kernels: Arrays | None = None
@@ -199,7 +211,7 @@ class ImageTower(nn.Module):
         x = dense_block(x, dense)
         if last in taps:
             found[last] = on_grid(x)
-        x = layers.layer_norm(x, self.ln_post()) @ self.projection()["kernel"].astype(self.dtype)
+        x = layer_norm(x, self.ln_post()) @ self.projection()["kernel"].astype(self.dtype)
         return on_grid(x), found
 
 
@@ -213,10 +225,10 @@ class TextTower(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.token_embedding = self.param("token_embedding", layers.normal(0.02), (c.vocab_size, c.width))
-        self.position_embedding = self.param("position_embedding", layers.normal(0.01), (c.context, c.width))
-        self.ln_final = layers.norm(c.width)
-        self.projection = Parameters({"kernel": (layers.normal(c.width**-0.5), (c.width, self.embed_dim))})
+        self.token_embedding = self.param("token_embedding", normal(0.02), (c.vocab_size, c.width))
+        self.position_embedding = self.param("position_embedding", normal(0.01), (c.context, c.width))
+        self.ln_final = norm(c.width)
+        self.projection = Parameters({"kernel": (normal(c.width**-0.5), (c.width, self.embed_dim))})
         self.blocks = Blocks(c.layers, c.width)
 
     def attention_kernels(self) -> dict[str, jax.Array]:
@@ -249,7 +261,7 @@ class TextTower(nn.Module):
 
         def encode(x: jax.Array, end: jax.Array) -> jax.Array:
             x = jnp.take_along_axis(run(x), end[:, None, None], axis=1)[:, 0]
-            x = layers.layer_norm(x, final) @ projection.astype(self.dtype)
+            x = layer_norm(x, final) @ projection.astype(self.dtype)
             return x.astype(jnp.float32)
 
         beginning = None if prefix is None else embed(prefix[None], 0)

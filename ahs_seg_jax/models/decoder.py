@@ -16,7 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
-from ahs_seg_jax.models.layers import Arrays, Parameters
+from ahs_seg_jax.models.layers import Parameters
+from ahs_seg_jax.models.ops import products
+from ahs_seg_jax.models.ops.convolution import at_corners, to_one_channel
+from ahs_seg_jax.models.ops.products import Arrays
 
 # Each output pixel of a transposed convolution sees one kernel position: the fan-in is the channels alone.
 UP_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=2, out_axis=3, batch_axis=(0, 1))
@@ -85,44 +88,10 @@ def prepare(guidance: Float[Array, "b h w g"], p: Arrays) -> Prepared:
     return Prepared(joined_kernel(p), guidance_share(guidance, p), p["conv_2"]["kernel"])
 
 
-def _padded(x: jax.Array) -> jax.Array:
-    return jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-
-
-def _by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`_corner_convolution` as one product over the 2x2 patches: the better way to the gradient of x."""
-    rows, columns, channels = x.shape[-3:]
-    patch = [_padded(x)[:, i : i + rows + 1, j : j + columns + 1] for i in range(2) for j in range(2)]
-    kernel = kernel.reshape(4 * channels, -1)
-    return jnp.matmul(jnp.concatenate(patch, -1), kernel, precision=layers.backward_precision(x))
-
-
-def _corner_convolution(x: Float[Array, "n h w c"], kernel: Float[Array, "2 2 c o"]) -> Float[Array, "n h+1 w+1 o"]:
-    """2x2 convolution at every corner between pixels, zeros around the grid.
-
-    XLA on a CPU is fastest with the convolution forward, and a hundred times slower with its gradients than with products.
-    """
-    return layers.convolve(x, kernel, ((1, 1), (1, 1)))
-
-
-def _at_corners_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _corner_convolution(x, kernel), (x, kernel)
-
-
-def _at_corners_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    x_gradient = jax.linear_transpose(lambda x: _by_patches(x, kernel), x)(cotangent)[0]
-    return x_gradient, layers.kernel_gradient(_padded(x), cotangent, 2)
-
-
-_at_corners = jax.custom_vjp(_corner_convolution)
-_at_corners.defvjp(_at_corners_forward, _at_corners_backward)
-
-
 def upsample(x: Float[Array, "b t h w c"], kernel: Float[Array, "p q c i j o"]) -> Float[Array, "b t 2h 2w o"]:
     """The map of `joined_kernel` at every corner between pixels, the zeros around the grid included."""
     *lead, rows, columns, channels = x.shape
-    y = _at_corners(x.reshape(-1, rows, columns, channels), kernel.astype(x.dtype).reshape(2, 2, channels, -1))
+    y = at_corners(x.reshape(-1, rows, columns, channels), kernel.astype(x.dtype).reshape(2, 2, channels, -1))
     y = y.reshape(-1, rows + 1, columns + 1, 2, 2, kernel.shape[-1]).transpose(0, 1, 3, 2, 4, 5)
     y = y.reshape(*lead, 2 * rows + 2, 2 * columns + 2, -1)
     return y[..., 1:-1, 1:-1, :]
@@ -131,47 +100,16 @@ def upsample(x: Float[Array, "b t h w c"], kernel: Float[Array, "p q c i j o"]) 
 def run_stage(x: jax.Array, p: Arrays, prepared: Prepared, *, in_loop: bool) -> jax.Array:
     """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`; `prepared` as `prepare` makes it of the same parameters."""
     groups = p["norm_1"]["scale"].shape[0] // 16
-    x = upsample(x, prepared.upsampling) + layers.for_classes(prepared.share, x.shape[1])
+    x = upsample(x, prepared.upsampling) + products.for_classes(prepared.share, x.shape[1])
     x = jax.nn.relu(layers.group_norm(x, p["norm_1"], groups))
     x = layers.conv_same(x, {"kernel": prepared.convolution}, in_loop=in_loop)
     return jax.nn.relu(layers.group_norm(x, p["norm_2"], groups))
 
 
-def _shifted(x: Float[Array, "n h w"]) -> Float[Array, "9 n h w"]:
-    """x at the places where the nine taps of a 3x3 convolution's transpose read it, zeros around the grid."""
-    rows, columns = x.shape[1:]
-    padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1)])
-    return jnp.stack([padded[:, 2 - i :, 2 - j :][:, :rows, :columns] for i in range(3) for j in range(3)])
-
-
-def _summed_taps(x: Float[Array, "n h w c"], kernel: Float[Array, "9 c"]) -> Float[Array, "n h w"]:
-    """3x3 convolution to one channel: a product for its nine taps, then their sum at nine shifts."""
-    rows, columns = x.shape[1:3]
-    taps = jnp.pad(x @ kernel.T, [(0, 0), (1, 1), (1, 1), (0, 0)])
-    shifted = [taps[:, i : i + rows, j : j + columns, 3 * i + j] for i in range(3) for j in range(3)]
-    return sum(shifted[1:], start=shifted[0])
-
-
-def _to_one_channel_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _summed_taps(x, kernel), (x, kernel)
-
-
-def _to_one_channel_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # What XLA on a CPU derives adds up nine padded arrays, each place of which asks all nine: eight times slower.
-    x, kernel = saved
-    product = functools.partial(jnp.matmul, precision=layers.backward_precision(x))
-    shifted = _shifted(cotangent).reshape(9, -1)
-    return product(shifted.T, kernel).reshape(x.shape), product(shifted, x.reshape(-1, x.shape[-1]))
-
-
-_to_one_channel = jax.custom_vjp(_summed_taps)
-_to_one_channel.defvjp(_to_one_channel_forward, _to_one_channel_backward)
-
-
 def head(x: Float[Array, "*batch h w c"], p: Arrays) -> Float[Array, "*batch h w"]:
     """3x3 convolution to one channel."""
     kernel = p["kernel"].astype(x.dtype).reshape(9, x.shape[-1])
-    return _to_one_channel(x.reshape(-1, *x.shape[-3:]), kernel).reshape(x.shape[:-1]) + p["bias"].astype(x.dtype)[0]
+    return to_one_channel(x.reshape(-1, *x.shape[-3:]), kernel).reshape(x.shape[:-1]) + p["bias"].astype(x.dtype)[0]
 
 
 def decode(

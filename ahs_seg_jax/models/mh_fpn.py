@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
-from ahs_seg_jax.models.layers import Arrays, Parameters
+from ahs_seg_jax.models.layers import Parameters
+from ahs_seg_jax.models.ops.products import Arrays
 
 LEVELS = 3
 

@@ -17,98 +17,8 @@ from jaxtyping import Array, Float
 
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.clip import ATTENTION
-from ahs_seg_jax.models.layers import Arrays
-
-_HIGHEST = jax.lax.Precision.HIGHEST
-_RESIDUAL = 1e-4  # Frobenius norm; convergence is quadratic, so one more update brings it below float32's rounding
-_MOST_ITERATIONS = 60
-_ELIMINATED = 32  # side of a block that is inverted by elimination; larger ones come from their quarters
-
-
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision=_HIGHEST)
-
-
-def _frobenius(x: jax.Array) -> jax.Array:
-    return jnp.sqrt((x * x).sum((-2, -1), keepdims=True))
-
-
-def _by_elimination(a: jax.Array) -> jax.Array:
-    """Inverse of small matrices `[..., n, n]` by Gauss-Jordan elimination without pivots."""
-
-    def eliminate(i: jax.Array, a: jax.Array) -> jax.Array:
-        here = (jnp.arange(a.shape[-1]) == i).astype(a.dtype).reshape((1,) * (a.ndim - 1) + (-1,))
-        row, column = (jax.lax.dynamic_slice_in_dim(a, i, 1, axis) for axis in (-2, -1))
-        pivot = jax.lax.dynamic_slice_in_dim(row, i, 1, -1)
-        below = jnp.swapaxes(here, -1, -2)
-        row = (row * (1 - here) + here) / pivot
-        return a * (1 - here) * (1 - below) - column * (1 - below) * row + below * row
-
-    return jax.lax.fori_loop(0, a.shape[-1], eliminate, a)
-
-
-def _by_blocks(a: jax.Array) -> jax.Array:
-    """Inverse of `[..., n, n]` from those of its upper left quarter and of that one's Schur complement.
-
-    For `I + K` no pivots are needed: the symmetric part of every Schur complement is at least I.
-    """
-    if a.shape[-1] <= _ELIMINATED:
-        return _by_elimination(a)
-    half = a.shape[-1] // 2
-    upper, lower = jnp.split(a, [half], -2)
-    (p, q), (r, s) = jnp.split(upper, [half], -1), jnp.split(lower, [half], -1)
-    p_inverse = _by_blocks(p)
-    left, right = _product(r, p_inverse), _product(p_inverse, q)
-    complement = _by_blocks(s - _product(r, right))
-    corner = -_product(right, complement)
-    upper = jnp.concatenate([p_inverse - _product(corner, left), corner], -1)
-    return jnp.concatenate([upper, jnp.concatenate([-_product(complement, left), complement], -1)], -2)
-
-
-@jax.custom_vjp
-def _inverse_of_one_plus(skew: jax.Array) -> jax.Array:
-    """`(I + K)^-1` of skew-symmetric blocks `[..., B, B]`, by products and elimination alone.
-
-    By blocks, and then to float32's rounding by `Y <- Y (2 I - (I + K) Y)`. Where K is so large that rounding spoils the
-    blocks, that starts from `Y = (I - K) / (1 + r^2)`, r >= ||K||_2, and converges for every K. No LAPACK: batched LU
-    is slow on TPU, and independent LU calls can wait for each other for ever on a CPU with few threads.
-    """
-    eye = jnp.broadcast_to(jnp.eye(skew.shape[-1], dtype=skew.dtype), skew.shape)
-    # Singular values of a skew-symmetric matrix come in pairs: ||K||_2^2 <= ||K||_F^2 / 2.
-    rows = jnp.abs(skew).sum(-1, keepdims=True).max(-2, keepdims=True)
-    sure = (eye - skew) / (1 + jnp.minimum(_frobenius(skew) ** 2 / 2, rows**2))
-
-    def residual(y: jax.Array) -> jax.Array:
-        return eye - _product(eye + skew, y)
-
-    def unfinished(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        _, worst, count = state
-        return (worst > _RESIDUAL) & (count < _MOST_ITERATIONS)
-
-    def update(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        y, _, count = state
-        r = residual(y)
-        return y + _product(y, r), _frobenius(r).max(), count + 1
-
-    blocks = _by_blocks(eye + skew)
-    r = residual(blocks)
-    size = _frobenius(r)
-    good = size < 0.5  # not if it is no number
-    start = jnp.where(good, blocks + _product(blocks, r), sure)
-    return jax.lax.while_loop(unfinished, update, (start, jnp.where(good, size, jnp.inf).max(), jnp.asarray(0)))[0]
-
-
-def _inverse_forward(skew: jax.Array) -> tuple[jax.Array, jax.Array]:
-    inverse = _inverse_of_one_plus(skew)
-    return inverse, inverse
-
-
-def _inverse_backward(inverse: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-    transposed = jnp.swapaxes(inverse, -1, -2)
-    return (-_product(_product(transposed, cotangent), transposed),)
-
-
-_inverse_of_one_plus.defvjp(_inverse_forward, _inverse_backward)
+from ahs_seg_jax.models.ops import inverse
+from ahs_seg_jax.models.ops.products import Arrays
 
 
 def cayley(x: Float[Array, "*batch B B"]) -> Float[Array, "*batch B B"]:
@@ -116,7 +26,7 @@ def cayley(x: Float[Array, "*batch B B"]) -> Float[Array, "*batch B B"]:
     skew = (x - jnp.swapaxes(x, -1, -2)) / 2
     # (I - K)(I + K)^-1 = (2 I - (I + K))(I + K)^-1.
     eye = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
-    return 2 * _inverse_of_one_plus(skew) - eye
+    return 2 * inverse.inverse_of_one_plus(skew) - eye
 
 
 def modulate(
@@ -142,7 +52,7 @@ def energy(
     """
     weights = energy_weights(rotation.shape[0]) if weights is None else weights
     eye = jnp.broadcast_to(jnp.eye(rotation.shape[-1], dtype=rotation.dtype), rotation.shape)
-    excess = jnp.einsum("lrjki,lrjko->lrjio", rotation, rotation, precision=_HIGHEST) - eye
+    excess = jnp.einsum("lrjki,lrjko->lrjio", rotation, rotation, precision=inverse.HIGHEST) - eye
     orthogonality = (weights * (excess * excess).sum((1, 2, 3, 4))).sum()
     if alpha.shape[0] < 2:
         return orthogonality
@@ -161,10 +71,10 @@ def rotate(kernels: Arrays, rotation: Float[Array, "l r j B B"]) -> dict[str, Fl
         layers, inside, outside = kernel.shape
         if name == "out":
             split = kernel.reshape(layers, inside, blocks, side)
-            product = jnp.einsum("lijk,ljok->lijo", split, q, precision=_HIGHEST)
+            product = jnp.einsum("lijk,ljok->lijo", split, q, precision=inverse.HIGHEST)
         else:
             split = kernel.reshape(layers, blocks, side, outside)
-            product = jnp.einsum("ljki,ljko->ljio", q, split, precision=_HIGHEST)
+            product = jnp.einsum("ljki,ljko->ljio", q, split, precision=inverse.HIGHEST)
         rotated[name] = product.reshape(kernel.shape)
     return rotated
 
@@ -203,12 +113,12 @@ class OrthogonalAdaptation(nn.Module):
         """The mixed matrices X of text `[l, r, j, B, B]` and image: slots once for both, then each layer's blocks."""
         c = self.config
         side, depth = c.block_size, self.block_mix.shape[0]
-        slots = jnp.einsum("rs,xysi->rixy", self.slot_mix, self.core, precision=_HIGHEST)
+        slots = jnp.einsum("rs,xysi->rixy", self.slot_mix, self.core, precision=inverse.HIGHEST)
         slots = slots.reshape(depth, 4, -1, side, side)
 
         def blocks(layers: int, rows: slice) -> jax.Array:
             mix = self.block_mix[:layers, rows]
-            return jnp.einsum("lrixy,lji->lrjxy", slots[:layers], mix, precision=_HIGHEST)
+            return jnp.einsum("lrixy,lji->lrjxy", slots[:layers], mix, precision=inverse.HIGHEST)
 
         return blocks(c.text.layers, slice(0, c.text_blocks)), blocks(c.image.layers, slice(c.text_blocks, None))
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import manifest
-from ahs_seg_jax.checkpoints.entry import target_shapes
-from ahs_seg_jax.checkpoints.layouts import entries
+from ahs_seg_jax.checkpoints.formats.entry import target_shapes
+from ahs_seg_jax.checkpoints.formats.layouts import entries
+from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.architecture import AggregatorConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 
 SMALL = ModelConfig(
@@ -45,11 +45,11 @@ VISIBLE = PLAIN.replace(
 def _random_params(layout, config, seed=0):
     random = np.random.default_rng(seed)
     shapes = target_shapes(entries(layout, config))
-    return manifest.unflatten({path: random.standard_normal(shape, np.float32) for path, shape in shapes.items()})
+    return parameters.unflatten({path: random.standard_normal(shape, np.float32) for path, shape in shapes.items()})
 
 
 def _assert_same(one, other):
-    one, other = dict(manifest.flatten(one)), dict(manifest.flatten(other))
+    one, other = dict(parameters.flatten(one)), dict(parameters.flatten(other))
     assert one.keys() == other.keys()
     for path, leaf in one.items():
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(other[path]), err_msg=path, strict=True)

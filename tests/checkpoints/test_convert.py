@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ahs_seg_jax.checkpoints import convert, manifest, writers
-from ahs_seg_jax.checkpoints.errors import CheckpointError
-from ahs_seg_jax.checkpoints.layouts import LAYOUTS
+from ahs_seg_jax.checkpoints import manifest
+from ahs_seg_jax.checkpoints.formats import convert, writers
+from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import parameters
 
 FUSED = "transformer.resblocks.1.attn.in_proj_weight"
 
@@ -134,9 +136,9 @@ def test_long_differences_are_counted_not_spelled_out():
 
 
 def test_a_published_size_without_its_last_block_is_partial_not_shallow(tmp_path):
-    from ahs_seg_jax.checkpoints import sizes
-    from ahs_seg_jax.checkpoints.entry import source_shapes
-    from ahs_seg_jax.checkpoints.layouts import entries
+    from ahs_seg_jax.checkpoints.formats import sizes
+    from ahs_seg_jax.checkpoints.formats.entry import source_shapes
+    from ahs_seg_jax.checkpoints.formats.layouts import entries
     from ahs_seg_jax.models.architecture import vitb16
 
     config = vitb16().replace(adaptation="none", mh_fpn=False, dc_hsp=False)
@@ -193,7 +195,7 @@ def test_statistics_by_hand():
         ("clip/image/b", np.float32(5)),
         ("clip/logit_scale", np.float32(2)),
     ]
-    assert manifest.statistics(leaves) == {
+    assert parameters.statistics(leaves) == {
         "clip": {"parameters": 1, "mean": 2.0, "std": 0.0, "min": 2.0, "max": 2.0},
         "clip/image": {"parameters": 3, "mean": 3.0, "std": pytest.approx((8 / 3) ** 0.5), "min": 1.0, "max": 5.0},
     }

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import convert, load_pretrained, readers, writers
-from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.checkpoints.formats import convert, readers, writers
+from ahs_seg_jax.checkpoints.pretrained import load_pretrained
+from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.ahs_seg import CLIP
 
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import manifest, sizes
-from ahs_seg_jax.checkpoints.entry import Entry, source_shapes, target_shapes
-from ahs_seg_jax.checkpoints.errors import CheckpointError
-from ahs_seg_jax.checkpoints.layouts import LAYOUTS, entries, is_ignored
-from ahs_seg_jax.models import architecture
+from ahs_seg_jax.checkpoints.formats import sizes
+from ahs_seg_jax.checkpoints.formats.entry import Entry, source_shapes, target_shapes
+from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS, entries, is_ignored
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import architecture, parameters
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 
 PUBLISHED = {
@@ -81,7 +81,7 @@ def _check_against_model(config):
     images = jax.ShapeDtypeStruct((1, config.image.crop, config.image.crop, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((2, config.aggregator.prompts, 8), jnp.int32)
     variables = jax.eval_shape(lambda i, t: AHSSeg(config).init(jax.random.key(0), i, t), images, tokens)
-    expected = {path: leaf.shape for path, leaf in manifest.flatten(variables["params"])}
+    expected = {path: leaf.shape for path, leaf in parameters.flatten(variables["params"])}
     assert target_shapes(entries("ahs_seg", config)) == expected
 
 

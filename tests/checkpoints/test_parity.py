@@ -6,10 +6,14 @@ import importlib.util
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import CheckpointError, Pretrained, load_pretrained, manifest, parity, writers
-from ahs_seg_jax.checkpoints.entry import target_shapes
-from ahs_seg_jax.checkpoints.layouts import entries
-from ahs_seg_jax.models import architecture
+from ahs_seg_jax.checkpoints.formats import writers
+from ahs_seg_jax.checkpoints.formats.entry import target_shapes
+from ahs_seg_jax.checkpoints.formats.layouts import entries
+from ahs_seg_jax.checkpoints.manifest import Pretrained
+from ahs_seg_jax.checkpoints.pretrained import load_pretrained
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.evaluation import parity
+from ahs_seg_jax.models import architecture, parameters
 
 
 def test_compare_finds_the_step_and_the_error():
@@ -51,7 +55,7 @@ def tiny():
     random = np.random.default_rng(0)
     shapes = target_shapes(entries("catseg", config))
     leaves = {path: 0.1 * random.standard_normal(shape, np.float32) for path, shape in shapes.items()}
-    return Pretrained(config, manifest.unflatten(leaves), {"source": {"path": "random"}})
+    return Pretrained(config, parameters.unflatten(leaves), {"source": {"path": "random"}})
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,13 @@ import jax
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import (
-    CheckpointError,
-    Pretrained,
-    convert,
-    convert_checkpoint,
-    initialise_from,
-    load_pretrained,
-    manifest,
-    pretrained,
-    writers,
-)
+from ahs_seg_jax.checkpoints import converted, manifest, pretrained
+from ahs_seg_jax.checkpoints.formats import convert, writers
+from ahs_seg_jax.checkpoints.manifest import Pretrained
+from ahs_seg_jax.checkpoints.pretrained import convert_checkpoint, load_pretrained
+from ahs_seg_jax.checkpoints.starting import initialise_from
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import parameters
 
 
 @pytest.fixture
@@ -67,7 +63,7 @@ def test_every_component_survives_orbax_and_torch(torch, small, random_params, a
 
 
 def test_merging_leaves_a_plain_model(small, random_params, tmp_path):
-    from ahs_seg_jax.models import orthogonal
+    from ahs_seg_jax.models.orthogonal import merge
 
     params = random_params("ahs_seg", small)
     path = writers.write(tmp_path / "a.safetensors", "ahs_seg", small, params)
@@ -77,7 +73,7 @@ def test_merging_leaves_a_plain_model(small, random_params, tmp_path):
     assert "adaptation" not in found.params["clip"]
     assert written["written"]["merged"]
     assert "clip/adaptation" not in written["contents"]
-    expected = orthogonal.merge(small, params)[1]["clip"]["image"]["blocks"]["out"]["kernel"]
+    expected = merge(small, params)[1]["clip"]["image"]["blocks"]["out"]["kernel"]
     np.testing.assert_array_equal(found.params["clip"]["image"]["blocks"]["out"]["kernel"], expected)
 
 
@@ -152,8 +148,8 @@ def test_bare_clip_leaves_everything_else_fresh(small, plain, random_params, ass
     assert_same(params["clip"]["image"], clip["clip"]["image"])
     assert_same(params["clip"]["adaptation"], fresh["clip"]["adaptation"])
     assert_same({k: v for k, v in params.items() if k != "clip"}, {k: v for k, v in fresh.items() if k != "clip"})
-    assert report["loaded"] == sorted(path for path, _ in manifest.flatten(clip))
-    assert {manifest.part_of(path) for path in report["fresh"]} == {
+    assert report["loaded"] == sorted(path for path, _ in parameters.flatten(clip))
+    assert {parameters.part_of(path) for path in report["fresh"]} == {
         "aggregator", "clip/adaptation", "dc_hsp", "guidance_up_1", "guidance_up_2", "mh_fpn",
     }  # fmt: skip
 
@@ -255,7 +251,7 @@ def test_a_converted_directory_keeps_what_is_known_of_the_training(plain, random
     meta = {"step": 7, "vocabulary": {"names": ["sky"], "templates": ["{}"]}}
     for name, more in (("trained", {"training": meta}), ("foreign", {})):
         described = {"format_version": manifest.FORMAT_VERSION, "config": manifest.config_to_json(plain)} | more
-        pretrained.save_converted(tmp_path / name, Pretrained(plain, random_params("catseg", plain), described))
+        converted.save_converted(tmp_path / name, Pretrained(plain, random_params("catseg", plain), described))
     assert pretrained.training_meta(tmp_path / "trained") == meta
     assert pretrained.training_meta(tmp_path / "foreign") is None
     assert pretrained.training_meta(tmp_path / "nothing") is None

@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import convert, readers
-from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.checkpoints.formats import convert, readers
+from ahs_seg_jax.errors import CheckpointError
 
 
 class Hostile:
@@ -163,7 +163,7 @@ def test_object_arrays_are_refused_and_not_executed(tmp_path):
 
 
 def test_only_torch_pickles_need_torch(monkeypatch, torch, visible, random_params, tmp_path):
-    from ahs_seg_jax.checkpoints import writers
+    from ahs_seg_jax.checkpoints.formats import writers
 
     params = random_params("openai_clip", visible)
     pickled = writers.write(tmp_path / "clip.pth", "openai_clip", visible, params)

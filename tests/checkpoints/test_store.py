@@ -11,10 +11,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ahs_seg_jax import parallel, remote
 from ahs_seg_jax.checkpoints import store
-from ahs_seg_jax.checkpoints.store import CheckpointError, CheckpointStore
+from ahs_seg_jax.checkpoints.store import CheckpointStore
 from ahs_seg_jax.config import MeshConfig
+from ahs_seg_jax.devices import partition
+from ahs_seg_jax.devices.mesh import make_mesh, replicated
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.storage import answering
 
 
 def state_at(step: int, ema: bool = False):
@@ -29,7 +32,7 @@ def state_at(step: int, ema: bool = False):
 
 
 def abstract(state):
-    sharding = parallel.replicated(parallel.make_mesh())
+    sharding = replicated(make_mesh())
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
 
 
@@ -182,7 +185,7 @@ def test_place_that_does_not_answer_costs_a_save_and_not_the_time(tmp_path, caps
     free = threading.Event()
     checkpoints = saved(tmp_path, 1)
     checkpoints.save(2, state_at(2), {})  # complete or not, nobody can ask
-    monkeypatch.setattr(checkpoints, "_answering", remote.Answering(free.wait))
+    monkeypatch.setattr(checkpoints, "_answering", answering.Answering(free.wait))
     assert not checkpoints.save(3, state_at(3), {}, patience=0.01)
     assert re.search(
         r"WARNING: the checkpoint of step 3 could not be saved in .*: TimeoutError: no answer within 0.01 s; "
@@ -300,15 +303,14 @@ def test_vanished_directory_warns_and_the_next_save_makes_it_again(tmp_path, cap
 
 def test_saved_on_one_mesh_restored_on_another(tmp_path):
     meshes = [
-        parallel.make_mesh(jax.devices()[:count], MeshConfig(data=-1, fsdp=fsdp))
-        for count, fsdp in ((4, 4), (1, 1), (2, 2))
+        make_mesh(jax.devices()[:count], MeshConfig(data=-1, fsdp=fsdp)) for count, fsdp in ((4, 4), (1, 1), (2, 2))
     ]
     params = {"aggregator": {"head": {"kernel": np.arange(3 * 3 * 8, dtype=np.float32).reshape(3, 3, 8, 1)}}}
     checkpoints = CheckpointStore(tmp_path, keep=1)
-    checkpoints.save(5, parallel.put_sharded(params, meshes[0]), {})
+    checkpoints.save(5, partition.put_sharded(params, meshes[0]), {})
     checkpoints.finish()
     for mesh in meshes:
-        restored, _ = checkpoints.restore(parallel.with_shardings(params, mesh))
+        restored, _ = checkpoints.restore(partition.with_shardings(params, mesh))
         kernel = restored["aggregator"]["head"]["kernel"]
         np.testing.assert_array_equal(kernel, params["aggregator"]["head"]["kernel"])
         assert len(kernel.sharding.device_set) == mesh.devices.size

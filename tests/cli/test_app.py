@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 import ahs_seg_jax
-from ahs_seg_jax.checkpoints import command as convert_command
-from ahs_seg_jax.checkpoints.layouts import LAYOUTS
+from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS
 from ahs_seg_jax.cli import app as cli
-from ahs_seg_jax.cli import compilation_cache, grammar
+from ahs_seg_jax.cli import compilation_cache, options
+from ahs_seg_jax.cli import convert as convert_command
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_mistakes_are_one_message(arguments, text):
 
 
 def test_names_on_the_command_line():
-    assert grammar.names(" cat; sofa,  couch ;wooden floor;", None) == ("cat", "sofa, couch", "wooden floor")
+    assert options.names(" cat; sofa,  couch ;wooden floor;", None) == ("cat", "sofa, couch", "wooden floor")
 
 
 def test_train_and_evaluate_pass_their_arguments_on(monkeypatch):

@@ -4,9 +4,9 @@ import importlib.metadata
 
 import pytest
 
-from ahs_seg_jax import packaged
-from ahs_seg_jax.checkpoints.errors import CheckpointError
+from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.cli import doctor
+from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.segmenter import Segmenter
 
 

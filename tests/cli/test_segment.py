@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ahs_seg_jax.cli import segment
-from ahs_seg_jax.native_windows import NativeWindows
-from ahs_seg_jax.segmentation import read_png
+from ahs_seg_jax.inference.native_windows import NativeWindows
+from ahs_seg_jax.segmenter import read_png
 
 NAMES = ("grass", "sand", "red toy")
 SETTINGS = segment.Settings(NAMES, "tiny", None, "none", "model", None)
@@ -135,7 +135,7 @@ def test_options_of_windows():
 
 
 def test_windows_and_georeferenced_files(tmp_path, capsys):
-    geotiff = pytest.importorskip("ahs_seg_jax.geotiff")
+    geotiff = pytest.importorskip("ahs_seg_jax.segmenter.geotiff")
     pytest.importorskip("rasterio")
     from tests.test_geotiff import PLACE, write
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from ahs_seg_jax.data.benchmarks.coco_stuff import COCO_STUFF
-from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
-from ahs_seg_jax.data.coco_stuff import CocoStuffSource, open_coco_stuff
+from ahs_seg_jax.data.coco_downloads import CocoStuffSource, open_coco_stuff
 from ahs_seg_jax.data.folder import DataProblems
+from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 from tests.data.benchmarks import trees
 
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # values of categories that COCO numbered and never labelled

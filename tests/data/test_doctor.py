@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.data import doctor
-from ahs_seg_jax.data.benchmarks import layout
+from ahs_seg_jax.cli import data_doctor
+from ahs_seg_jax.config import ScenesConfig
 from ahs_seg_jax.data.benchmarks.benchmark import ROOT_VARIABLE
-from ahs_seg_jax.data.benchmarks.contact_sheet import GAP, WIDTH, contact_sheet
-from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
-from ahs_seg_jax.data.coco_stuff import CocoStuffSource
+from ahs_seg_jax.data.coco_downloads import CocoStuffSource
 from ahs_seg_jax.data.folder import FolderSource
-from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
+from ahs_seg_jax.data.prepared import doctor, layout
+from ahs_seg_jax.data.prepared.contact_sheet import GAP, WIDTH, contact_sheet
+from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
+from ahs_seg_jax.data.scenes import ScenesSource
+from ahs_seg_jax.pictures.colors import assign_colors
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
 
@@ -120,7 +122,7 @@ def test_the_contact_sheet_shows_eight_with_their_classes(root):
     sheet = contact_sheet(source, 8)
     assert sheet.dtype == np.uint8
     assert sheet.shape[1] == 3 * (WIDTH + GAP) + GAP
-    wall = (sheet == source.vocabulary.colors[0]).all(axis=-1)
+    wall = (sheet == assign_colors(source.vocabulary.names)[0]).all(axis=-1)
     assert wall[:, : WIDTH + GAP].any()
     assert not wall[:, WIDTH + 2 * GAP :].any()
     assert contact_sheet(ScenesSource(ScenesConfig(val_images=11), "val"), 8).shape[1] == 4 * (WIDTH + GAP) + GAP
@@ -135,7 +137,7 @@ def test_an_unreadable_example_says_so_on_the_sheet(tmp_path):
 
 def test_command(root, tmp_path_factory, capsys):
     output = tmp_path_factory.mktemp("sheets")
-    assert doctor.main(["ade20k_150", "--root", str(root), "--output", str(output)]) == 1
+    assert data_doctor.main(["ade20k_150", "--root", str(root), "--output", str(output)]) == 1
     assert f"problem: val: {COUNT}" in capsys.readouterr().out
     with Image.open(output / "contact_sheet-val.png") as sheet:
         assert sheet.mode == "RGB"
@@ -146,21 +148,21 @@ def test_command(root, tmp_path_factory, capsys):
 def test_command_on_downloads_and_on_nothing(tmp_path, capsys):
     trees.voc(tmp_path, {"2007_000033": rows([0, 1, 255])})
     (tmp_path / "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg").unlink()
-    assert doctor.main(["ade20k_150", "voc_20", "--root", str(tmp_path)]) == 2
+    assert data_doctor.main(["ade20k_150", "voc_20", "--root", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert "error: ade20k_150: " in captured.err
     assert "problem: val: 0 images with labels, the published set has 1,449" in captured.out
     assert "problem: val: 1 label(s) without image: 2007_000033" in captured.out
-    assert "only files were counted: python -m ahs_seg_jax.data.prepare voc_20" in captured.out
-    assert doctor.main(["voc_20", "--root", str(tmp_path)]) == 1
+    assert "only files were counted: python -m ahs_seg_jax.cli.prepare voc_20" in captured.out
+    assert data_doctor.main(["voc_20", "--root", str(tmp_path)]) == 1
 
 
 def test_command_without_a_folder_and_with_one_that_cannot_be_written(root, capsys, monkeypatch):
     monkeypatch.delenv(ROOT_VARIABLE, raising=False)
-    assert doctor.main(["ade20k_150"]) == 2
+    assert data_doctor.main(["ade20k_150"]) == 2
     assert "error: --root is empty" in capsys.readouterr().err
-    assert doctor.main(["ade20k_150", "--root", str(root / "nowhere")]) == 2
+    assert data_doctor.main(["ade20k_150", "--root", str(root / "nowhere")]) == 2
     assert "error: ade20k_150: " in capsys.readouterr().err
     (root / "file").write_text("in the way")
-    assert doctor.main(["ade20k_150", "--root", str(root), "--output", str(root / "file")]) == 2
+    assert data_doctor.main(["ade20k_150", "--root", str(root), "--output", str(root / "file")]) == 2
     assert "error: " in capsys.readouterr().err

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ahs_seg_jax.data import folder
 from ahs_seg_jax.data.folder import DataProblems, FolderSource, check_folder, open_folder
-from ahs_seg_jax.data.sources import CorruptExample, Source
+from ahs_seg_jax.data.source import Source
+from ahs_seg_jax.errors import CorruptExample
 
 
 def put(root, split, stem, image=None, mask=None, suffix=".png"):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ahs_seg_jax.data import images
+from ahs_seg_jax.errors import NotAnIndexMask
 
 
 def save(path, array, mode=None, **settings):
@@ -107,5 +108,5 @@ def test_packed_grey_mask_keeps_its_values(tmp_path, bits, row, values):
 def test_mask_of_colors_is_refused_with_a_remedy(tmp_path, picture, mode):
     path = save(tmp_path / "m.png", picture, mode)
     for read in (images.read_mask, images.mask_size):
-        with pytest.raises(images.NotAnIndexMask, match=rf"its pixels are {mode}, not class indices; save one 8-bit"):
+        with pytest.raises(NotAnIndexMask, match=rf"its pixels are {mode}, not class indices; save one 8-bit"):
             read(path)

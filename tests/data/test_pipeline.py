@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 
+from ahs_seg_jax.config import AugmentConfig
 from ahs_seg_jax.data.pipeline import train_batches
-from ahs_seg_jax.data.sources import CorruptExample
-from ahs_seg_jax.data.transforms import AugmentConfig
+from ahs_seg_jax.errors import CorruptExample
 from ahs_seg_jax.vocabulary import Vocabulary
 
 AUGMENT = AugmentConfig(scale=(0.8, 1.4))

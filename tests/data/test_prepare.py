@@ -4,9 +4,9 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from ahs_seg_jax.data import prepare
-from ahs_seg_jax.data.benchmarks import layout, preparation
-from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
+from ahs_seg_jax.cli import prepare
+from ahs_seg_jax.data.prepared import layout, preparation
+from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
 

@@ -9,8 +9,9 @@ import pickle
 import numpy as np
 import pytest
 
+from ahs_seg_jax.config import ScenesConfig
 from ahs_seg_jax.data import scenes, textures
-from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
+from ahs_seg_jax.data.scenes import ScenesSource
 from ahs_seg_jax.vocabulary import hierarchy_pairs
 
 UNSEEN = 3  # toys, of fifteen: one of each pattern
@@ -244,5 +245,7 @@ def test_errors():
         ScenesSource(CONFIG, "test")
     bad = ScenesConfig(size=8, min_objects=6, max_objects=5, min_radius=0.5, noise=2.0)
     assert len(bad.problems()) == 4
+    with pytest.raises(ValueError, match=r"data\.scenes\.max_objects is 13; there are 12 toys, and none twice"):
+        ScenesSource(dataclasses.replace(CONFIG, max_objects=13), "train")
     with pytest.raises(ValueError, match=r"data\.scenes\.size is 8; it must be at least 32"):
         ScenesSource(bad, "train")

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
+from ahs_seg_jax.config import ScenesConfig
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
-from ahs_seg_jax.data.coco_stuff import CocoStuffSource
+from ahs_seg_jax.data.catalogue import SOURCES, open_source
+from ahs_seg_jax.data.coco_downloads import CocoStuffSource
 from ahs_seg_jax.data.folder import DataProblems
-from ahs_seg_jax.data.scenes import ScenesConfig, ScenesSource
-from ahs_seg_jax.data.sources import SOURCES, Source, open_source
+from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
+from ahs_seg_jax.data.scenes import ScenesSource
+from ahs_seg_jax.data.source import Source
 from tests.data.benchmarks import trees
 
 

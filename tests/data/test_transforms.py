@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ahs_seg_jax.config import AugmentConfig
 from ahs_seg_jax.data import transforms
-from ahs_seg_jax.data.transforms import AugmentConfig
 
 PLAIN = AugmentConfig(color_jitter=False, flip=False)
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax import packaged, streaming
+from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.demo import answers, examples, html
 from ahs_seg_jax.demo.answers import Limits, answer
+from ahs_seg_jax.inference import in_passes
 from ahs_seg_jax.segmenter import Segmenter
 
 
@@ -43,8 +44,8 @@ def test_an_image_and_its_words(segmenter, first):
 
 def test_other_words_on_the_same_image_encode_no_image(segmenter, first, monkeypatch):
     encoded = []
-    encode = streaming.encode_views
-    monkeypatch.setattr(streaming, "encode_views", lambda *given: encoded.append(len(given[2])) or encode(*given))
+    encode = in_passes.encode_views
+    monkeypatch.setattr(in_passes, "encode_views", lambda *given: encoded.append(len(given[2])) or encode(*given))
     fresh = Segmenter.from_pretrained(packaged.TINY)
     assert "the image was encoded and" in answer(fresh, first, "grass; brick wall").message
     again = answer(fresh, first, "grass; brick wall; striped red toy")

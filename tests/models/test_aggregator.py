@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import layouts
-from ahs_seg_jax.models import aggregator, architecture, layers, swin
-from ahs_seg_jax.models.class_attention import ClassLayer
+from ahs_seg_jax.checkpoints.formats import layouts
+from ahs_seg_jax.models import aggregator, architecture, layers, spatial_layer
+from ahs_seg_jax.models.class_layer import ClassLayer
+from ahs_seg_jax.models.ops import passes
 from tests.goldens import assert_close, assert_trees_close, parameters
 
 SIZES = architecture.AggregatorConfig(
@@ -80,7 +81,7 @@ def _check(p, x, sizes, gradient, **options):
     ids=["whole", "all", "cheap", "tpu"],
 )
 def test_golden(golden, options, monkeypatch):
-    monkeypatch.setattr(layers, "TPU_PASS", 2)  # several passes
+    monkeypatch.setattr(passes, "TPU_PASS", 2)  # several passes
     _check(*_case(golden / "aggregator_few.npz", "few"), **options)
 
 
@@ -95,7 +96,7 @@ def test_chunks_change_nothing():
     index = jnp.arange(7.0)[None]
     weigh = lambda x, index: x * index[:, :, None, None]
     for chunk, remat in ((0, "all"), (1, "none"), (3, "cheap"), (7, "none"), (9, "all")):
-        result = layers.over_classes(weigh, x, index, chunk=chunk, remat=remat)
+        result = passes.over_classes(weigh, x, index, chunk=chunk, remat=remat)
         np.testing.assert_array_equal(result, weigh(x, index))
 
 
@@ -125,7 +126,7 @@ def test_sums_of_parts_of_the_classes_add_up():
 
 def test_shift_mask_by_hand():
     # A grid of 4 in windows of 2, shifted by 1: only the last window of a row or column joins strangers.
-    mask = swin.shift_mask(4, 2, 1)
+    mask = spatial_layer.shift_mask(4, 2, 1)
     assert mask.shape == (4, 4, 4)
     assert (mask[0] == 0).all()
     assert mask[1].tolist() == [[0, -100, 0, -100], [-100, 0, -100, 0]] * 2

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax.models import attention
+from ahs_seg_jax.models.ops import attention
 from tests.goldens import assert_close
 
 

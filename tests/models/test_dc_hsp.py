@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax import losses
-from ahs_seg_jax.checkpoints import component_layouts, layouts
+from ahs_seg_jax.checkpoints.formats import component_layouts, layouts
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.dc_hsp import DCHSP
+from ahs_seg_jax.training import losses
 from tests.goldens import assert_close, parameters
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.models import decoder, layers
+from ahs_seg_jax.models.ops import products
 from tests.goldens import assert_close
 
 
@@ -27,7 +28,7 @@ def literally(p, x, guidance):
 
 
 def shortcut(p, x, guidance):
-    return decoder.upsample(x, decoder.joined_kernel(p)) + layers.for_classes(decoder.guidance_share(guidance, p), 3)
+    return decoder.upsample(x, decoder.joined_kernel(p)) + products.for_classes(decoder.guidance_share(guidance, p), 3)
 
 
 def test_joined_upsampling_and_share_are_transposed_convolution_then_convolution():

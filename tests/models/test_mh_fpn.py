@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import component_layouts, layouts
+from ahs_seg_jax.checkpoints.formats import component_layouts, layouts
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.mh_fpn import MHFPN
 from tests.goldens import assert_close, assert_trees_close, parameters

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax.models import resize
+from ahs_seg_jax.models.ops import resize
 
 
 def test_bilinear_doubles_by_hand():

@@ -7,17 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ahs_seg_jax.data import images
-from ahs_seg_jax.data.benchmarks.benchmark import (
-    Benchmark,
-    Listing,
-    by_stem,
-    packaged_numbers,
-    pair_up,
-    require,
-    some,
-)
-from ahs_seg_jax.data.benchmarks.labels import index_png
+from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, by_stem, packaged_numbers, pair_up, require, some
+from ahs_seg_jax.errors import NotAnIndexMask
+from ahs_seg_jax.pictures.label_files import index_png
 
 CHALLENGE = "ADEChallengeData2016"
 FULL = "ADE20K_2021_17_01"
@@ -59,7 +51,7 @@ def object_ids(path: pathlib.Path) -> np.ndarray:
     """Object ids `int32 [h, w]` of a `_seg.png`: red tens are the hundreds of the id in base 256, green the rest."""
     with Image.open(path) as file:
         if file.mode not in ("RGB", "RGBA"):
-            raise images.NotAnIndexMask(f"its pixels are {file.mode}, not red and green parts of an object id")
+            raise NotAnIndexMask(f"its pixels are {file.mode}, not red and green parts of an object id")
         pixels = np.asarray(file)
     return (pixels[..., 0] // 10).astype(np.int32) * 256 + pixels[..., 1]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ahs_seg_jax import remote
+from ahs_seg_jax.storage.paths import check, location
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 
 ROOT_VARIABLE = "AHS_SEG_DATA"
@@ -117,8 +117,8 @@ def resolve_root(root: str | os.PathLike[str], field: str = "data.root") -> path
         raise ValueError(
             f"{field} is empty, and so is the environment variable {ROOT_VARIABLE}; name the data's folder"
         )
-    remote.check(chosen, field)
-    return remote.location(chosen)
+    check(chosen, field)
+    return location(chosen)
 
 
 def require(root: pathlib.Path, parts: Iterable[str]) -> None:
@@ -161,5 +161,5 @@ def by_stem(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
 
 def packaged_numbers(file: str, dtype: type = np.int64) -> np.ndarray:
     """The numbers of a text file beside the vocabularies, one a line."""
-    text = importlib.resources.files("ahs_seg_jax.data").joinpath("vocabularies", file).read_text("utf-8")
+    text = importlib.resources.files("ahs_seg_jax.vocabulary").joinpath("lists", file).read_text("utf-8")
     return np.array(text.split(), dtype)

@@ -3,7 +3,7 @@
 import pathlib
 
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, by_stem, packaged_numbers, pair_up, require
-from ahs_seg_jax.data.benchmarks.labels import index_png
+from ahs_seg_jax.pictures.label_files import index_png
 
 DOWNLOADS = """coco-stuff/images/train2017/*.jpg       http://images.cocodataset.org/zips/train2017.zip
 coco-stuff/images/val2017/*.jpg         http://images.cocodataset.org/zips/val2017.zip

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, pair_up, require
-from ahs_seg_jax.data.benchmarks.labels import index_png
+from ahs_seg_jax.pictures.label_files import index_png
 
 VOC2012 = "VOCdevkit/VOC2012"
 IMAGES = f"{VOC2012}/JPEGImages"

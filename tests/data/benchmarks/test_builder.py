@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from ahs_seg_jax.data.benchmarks.builder import BUILDERS
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
+from ahs_seg_jax.data.prepared.tfds_builders import BUILDERS
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ahs_seg_jax.data.benchmarks.diagnosis import Statistics, diagnose, misplaced
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
+from ahs_seg_jax.data.prepared.diagnosis import Statistics, diagnose, misplaced
 
 NAMES = tuple(BENCHMARKS)
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from ahs_seg_jax.data import images
 from ahs_seg_jax.data.benchmarks.benchmark import Pair
-from ahs_seg_jax.data.benchmarks.example import encode_label, make_example, reduce_image, reduce_label, resized
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
-from ahs_seg_jax.data.sources import CorruptExample
+from ahs_seg_jax.data.prepared.example import encode_label, make_example, reduce_image, reduce_label, resized
+from ahs_seg_jax.errors import CorruptExample
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
 

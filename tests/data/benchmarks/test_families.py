@@ -8,9 +8,9 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask
 
-from ahs_seg_jax.data import images
 from ahs_seg_jax.data.benchmarks import ade20k, pascal_context
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS, benchmark
+from ahs_seg_jax.data.images import NotAnIndexMask
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
 
@@ -190,10 +190,10 @@ def test_partners_are_missing(tmp_path):
 
 def test_colours_are_no_indices(tmp_path):
     Image.new("RGB", (7, 5)).save(tmp_path / "colours.png")
-    with pytest.raises(images.NotAnIndexMask, match="its pixels are RGB, not one number each"):
+    with pytest.raises(NotAnIndexMask, match="its pixels are RGB, not one number each"):
         BENCHMARKS["voc_20"].read_values(tmp_path / "colours.png")
     trees.png(tmp_path / "x_seg.png", rows([1]))
-    with pytest.raises(images.NotAnIndexMask, match="its pixels are L, not red and green"):
+    with pytest.raises(NotAnIndexMask, match="its pixels are L, not red and green"):
         ade20k.object_ids(tmp_path / "x_seg.png")
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from ahs_seg_jax.data.benchmarks import layout, preparation, shards
-from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
+from ahs_seg_jax.data.benchmarks import benchmark
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
+from ahs_seg_jax.data.prepared import layout, preparation, shards
+from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
 
@@ -202,7 +203,7 @@ def test_absent_downloads_say_where_they_come_from(tmp_path):
         f"ade20k_150: {tmp_path} lacks ADEChallengeData2016/images/validation",
         f"{tmp_path} holds ADEChallengeData2016.zip",
         "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
-        f"python -m ahs_seg_jax.data.prepare ade20k_150 --root {tmp_path}",
+        f"python -m ahs_seg_jax.cli.prepare ade20k_150 --root {tmp_path}",
     ):
         assert part in str(caught.value)
 
@@ -272,7 +273,7 @@ def test_two_processes_do_not_write_one_folder(root):
 
 def test_no_more_shards_than_a_reader_may_keep_open(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "MOST_SHARDS", 4)
-    pairs = [shards.Pair(str(k), tmp_path, tmp_path) for k in range(1001)]
+    pairs = [benchmark.Pair(str(k), tmp_path, tmp_path) for k in range(1001)]
     planned = shards.plan("ade20k_150", "val", pairs, tmp_path)
     assert [len(shard.pairs) for shard in planned] == [250, 250, 250, 251]
     assert planned[3].path.name == "ade20k_150-val.array_record-00003-of-00004"
@@ -280,4 +281,4 @@ def test_no_more_shards_than_a_reader_may_keep_open(tmp_path, monkeypatch):
 
 def test_facts_are_json(root):
     facts, _ = prepared(root)
-    assert preparation.read_facts(layout.prepared_folder(root, "ade20k_150")) == json.loads(json.dumps(facts))
+    assert layout.read_facts(layout.prepared_folder(root, "ade20k_150")) == json.loads(json.dumps(facts))

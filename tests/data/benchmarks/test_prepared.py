@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from ahs_seg_jax.data import doctor
-from ahs_seg_jax.data.benchmarks import layout
-from ahs_seg_jax.data.benchmarks.prepared import PreparedSource
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
-from ahs_seg_jax.data.sources import CorruptExample, Source
+from ahs_seg_jax.data.prepared import doctor, layout
+from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
+from ahs_seg_jax.data.source import Source
+from ahs_seg_jax.errors import CorruptExample
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
@@ -96,7 +96,7 @@ def test_the_fingerprint_follows_the_labels(tmp_path, source):
 
 def test_doctors_verdict_goes_with_the_data(tmp_path, source):
     assert source.doctor_problems == (
-        f"the doctor has not examined these data; run python -m ahs_seg_jax.data.doctor voc_20b --root {tmp_path}",
+        f"the doctor has not examined these data; run python -m ahs_seg_jax.data.prepared.doctor voc_20b --root {tmp_path}",
     )
     doctor.record(tmp_path, "voc_20b")
     assert source.doctor_problems == ("11 images with labels were found, the published set has 1,449",)
@@ -129,7 +129,7 @@ def test_absent_and_unknown(tmp_path):
         f"there is no {tmp_path}/prepared/voc_20/{layout.VERSION}",
         f"{tmp_path} holds VOCdevkit/",
         "VOCtrainval_11-May-2012.tar",
-        f"then run: python -m ahs_seg_jax.data.prepare voc_20 --root {tmp_path}",
+        f"then run: python -m ahs_seg_jax.cli.prepare voc_20 --root {tmp_path}",
     ):
         assert part in str(caught.value)
     with pytest.raises(ValueError, match=f"{tmp_path} holds VOCdevkit/"):

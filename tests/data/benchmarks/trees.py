@@ -9,8 +9,8 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask
 
-from ahs_seg_jax.data.benchmarks import preparation
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark
+from ahs_seg_jax.data.prepared import preparation
 
 H, W = 5, 7
 

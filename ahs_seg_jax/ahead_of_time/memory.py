@@ -1,0 +1,125 @@
+"""What a configuration needs of each device, predicted by compiling its real programs without running them.
+
+    python -m ahs_seg_jax.memory --config=configs/vitb.py                          # on the devices at hand
+    python -m ahs_seg_jax.memory --config=configs/vitb.py --topology=v5e:2x2       # for a TPU, on any machine with libtpu
+    ... --config.train.batch_size=16 --config.mesh.fsdp=4 --mode=eval
+
+No data and no weights are read. The figures are the compiler's own: bytes of arguments, results and temporaries on one
+device, floating-point operations, bytes moved, and the collective operations in the program (a loop's body counts once).
+"""
+
+import collections
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from ahs_seg_jax import errors
+from ahs_seg_jax.ahead_of_time import programs, tpu_compiler
+from ahs_seg_jax.config import MODES, command_line, training
+from ahs_seg_jax.devices.mesh import make_mesh
+
+GIB = 2**30
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# Memory of a device in GiB, by the name of its kind in a topology: the vendor's data sheets. A device is a chip, but of a
+# v4 ahead of time one of the chip's two cores.
+DEVICE_GIB = {"v4": 16, "v5e": 16, "v5p": 95, "v6e": 32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Of one program, on each device."""
+
+    arguments: int  # bytes
+    temporaries: int  # bytes, and results that do not take the place of arguments
+    collectives: dict[str, int]  # how many of each; a loop's body counts once
+    operations: float | None = None  # floating-point operations; a loop's body counts once
+    moved: float | None = None  # bytes; a loop's body counts once
+
+    @property
+    def peak(self) -> int:
+        """Bytes of arguments, results and temporaries together: what the device must have."""
+        return self.arguments + self.temporaries
+
+
+def collectives(program: str) -> dict[str, int]:
+    """How many operations across devices a compiled program's text has, by kind."""
+    found = collections.Counter(re.findall(rf"= [^=]*? ({'|'.join(COLLECTIVES)})(?:-start)?\(", program))
+    return {name: found[name] for name in COLLECTIVES if found[name]}
+
+
+def figures(compiled: Any) -> Figures:
+    """The compiler's figures of a compiled program."""
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Figures(
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes + results,
+        collectives=collectives(compiled.as_text()),
+        operations=float(cost.get("flops", 0.0)),
+        moved=float(cost.get("bytes accessed", 0.0)),
+    )
+
+
+def figures_ahead_of_time(found: tpu_compiler.Planned) -> Figures:
+    """The figures of a program that was compiled for a TPU which is not there."""
+    return Figures(found.arguments, found.peak - found.arguments, collectives(found.program))
+
+
+def report(title: str, found: Figures, available: float | None) -> str:
+    """Lines for people. `available` is a device's memory in GiB, where it is known."""
+    of = f" of {available:g} GiB: {'fits' if found.peak <= available * GIB else 'DOES NOT FIT'}" if available else ""
+    lines = [
+        f"{title}, on each device:",
+        f"  peak         {found.peak / GIB:8.2f} GiB{of}",
+        f"  arguments    {found.arguments / GIB:8.2f} GiB (parameters, optimiser state, batch)",
+        f"  temporaries  {found.temporaries / GIB:8.2f} GiB (and results)",
+    ]
+    if found.operations is not None and found.moved is not None:
+        work = f"{found.operations / 1e12:8.2f} TFLOP, {found.moved / GIB:.1f} GiB moved (loop bodies count once)"
+        lines.append(f"  operations   {work}")
+    shown = ", ".join(f"{count} {name}" for name, count in found.collectives.items())
+    return "\n".join([*lines, f"  collectives  {shown or 'none'}"])
+
+
+def device_gib(devices: Sequence[Any], topology: str) -> float | None:
+    """Memory of one device in GiB, where it is known."""
+    if topology:
+        return DEVICE_GIB.get(topology.split(":")[0])
+    stats = devices[0].memory_stats() or {}
+    return stats["bytes_limit"] / GIB if "bytes_limit" in stats else None
+
+
+def main(_argv: Sequence[str]) -> None:
+    """See the module's docstring."""
+    values = flags.FLAGS.config.copy_and_resolve_references()
+    values.init = values.init or training.RANDOM_INIT  # weights change nothing here
+    try:
+        experiment = command_line.from_config_dict(values)
+        topology = flags.FLAGS.topology
+        devices = programs.topology_devices(topology) if topology else jax.devices()
+        with errors.checking_input():
+            mesh = make_mesh(devices, experiment.mesh)
+            if topology:
+                found = figures_ahead_of_time(tpu_compiler.planned(experiment, flags.FLAGS.mode, topology))
+            else:
+                found = figures(programs.lower(experiment, flags.FLAGS.mode, mesh).compile())
+    except (errors.InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+    size = (experiment.train if flags.FLAGS.mode == "train" else experiment.eval).batch_size
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    title = f"{experiment.name}, {flags.FLAGS.mode}, batch {size} over {mesh.devices.size} devices ({axes})"
+    print(report(title, found, device_gib(devices, topology)))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Configuration file, such as configs/vitb.py.")
+    flags.DEFINE_string("topology", "", "TPU topology to compile for; empty: the devices at hand.")
+    flags.DEFINE_enum("mode", "train", MODES, "The program to look at.")
+    flags.mark_flag_as_required("config")
+    app.run(main)

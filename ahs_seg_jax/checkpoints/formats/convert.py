@@ -1,0 +1,213 @@
+"""Checkpoints of other programs to our parameters and back, exactly, by the tables of `layouts`."""
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ahs_seg_jax.checkpoints import manifest as manifests
+from ahs_seg_jax.checkpoints.formats import readers, sizes
+from ahs_seg_jax.checkpoints.formats.entry import Entry, source_shapes, target_shapes
+from ahs_seg_jax.checkpoints.formats.layouts import entries, is_ignored
+from ahs_seg_jax.checkpoints.manifest import Pretrained
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.versions import versions
+
+Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
+Tensors = Iterator[tuple[tuple[str, ...], np.ndarray]]  # (names that hold it, tensor)
+
+SHOWN = 10  # names of each kind of difference in an error
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+_CLIP_LAYOUTS = ("openai_clip", "hf_clip")
+
+
+def read(
+    source: str | os.PathLike[str], expected: ModelConfig | None = None, progress: Progress | None = None
+) -> Pretrained:
+    """Reads a file, Hugging Face directory or hub name of any known layout. Values are float32, whatever the file has.
+
+    `expected` is the model that is to take the weights, if known: it gives what a file neither shows nor states,
+    such as the number of heads (see `sizes.model_config`).
+
+    Raises:
+      CheckpointError: the file cannot be read, or does not hold exactly the tensors of its layout: then the message
+        lists what is missing, unexpected and of the wrong shape.
+    """
+    with readers.open_tensors(source) as file:
+        layout = sizes.recognise(file.shapes, file.where)
+        config = _config_of(layout, file, expected)
+        table = entries(layout, config)
+        _check_names(layout, table, file)
+        leaves = _fill(table, file, progress)
+        report = _report(layout, config, table, leaves, file)
+    return Pretrained(config, parameters.unflatten(leaves), report)
+
+
+def _config_of(layout: str, file: readers.TensorFile, expected: ModelConfig | None) -> ModelConfig:
+    if file.config is not None:
+        return manifests.config_from_json(file.config, file.where)
+    return sizes.model_config(layout, file.shapes, file.where, file.hf_config, expected)
+
+
+def _check_names(layout: str, table: list[Entry], file: readers.TensorFile) -> None:
+    found = {name: tensor for name, tensor in file.tensors.items() if not is_ignored(layout, name)}
+    lines = differences(source_shapes(table), {name: tensor.shape for name, tensor in found.items()})
+    if not lines:
+        lines = [
+            f"{name} is {tensor.dtype}; floating-point numbers are expected"
+            for name, tensor in found.items()
+            if tensor.dtype not in _FLOATS
+        ][:SHOWN]
+    if lines:
+        raise CheckpointError(
+            "\n  ".join([f"{file.where} looks like {layout}, but does not match that layout:", *lines])
+        )
+
+
+def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Both ways: names missing and unexpected (with the nearest of the other side), and shapes that differ."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    wrong = [name for name in expected if name in found and tuple(found[name]) != tuple(expected[name])]
+    lines = _listed(f"{len(missing)} missing", [_with_nearest(name, unexpected, "found") for name in missing[:SHOWN]])
+    lines += _listed(
+        f"{len(unexpected)} unexpected", [_with_nearest(name, missing, "expected") for name in unexpected[:SHOWN]]
+    )
+    shapes = [f"{name}: {tuple(found[name])}, expected {tuple(expected[name])}" for name in wrong[:SHOWN]]
+    return lines + _listed(f"{len(wrong)} of the wrong shape", shapes)
+
+
+def _listed(title: str, shown: list[str]) -> list[str]:
+    if not shown:
+        return []
+    count = int(title.split()[0])
+    rest = [f"  ... and {count - len(shown)} more"] if count > len(shown) else []
+    return [f"{title}:", *(f"  {line}" for line in shown), *rest]
+
+
+def _with_nearest(name: str, others: list[str], what: str) -> str:
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    return f"{name} (nearest name {what}: {near[0]})" if near else name
+
+
+def _fill(table: list[Entry], file: readers.TensorFile, progress: Progress | None) -> dict[str, np.ndarray]:
+    """Path -> parameter. Tensors are read one at a time, so that the model is never in memory twice."""
+    leaves = {path: np.empty(shape, np.float32) for path, shape in target_shapes(table).items()}
+    groups = _by_source(table)
+    for done, (source, group) in enumerate(groups.items()):
+        tensor = file.tensors[source].load()
+        if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
+            raise CheckpointError(f"{file.where}: {source} holds values that are not finite")
+        for alias in group[0].aliases:
+            _check_alias(file, source, tensor, alias)
+        for entry in group:
+            row = ... if entry.layer is None else entry.layer
+            leaves[entry.target][row] = entry.forward(tensor)
+        if progress:
+            progress(done + 1, len(groups))
+    return leaves
+
+
+def _check_alias(file: readers.TensorFile, source: str, tensor: np.ndarray, alias: str) -> None:
+    other = file.tensors[alias].load()
+    same_memory = other.__array_interface__["data"] == tensor.__array_interface__["data"]
+    if not (same_memory and other.strides == tensor.strides) and not np.array_equal(other, tensor):
+        raise CheckpointError(
+            f"{file.where}: {alias} differs from {source}, but all blocks share these rotation parameters; "
+            "the file is not an AHS-Seg checkpoint of the shared kind"
+        )
+
+
+def _by_source(table: list[Entry]) -> dict[str, list[Entry]]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in table:
+        groups.setdefault(entry.source, []).append(entry)
+    return groups
+
+
+def _report(
+    layout: str, config: ModelConfig, table: list[Entry], leaves: dict[str, np.ndarray], file: readers.TensorFile
+) -> dict[str, Any]:
+    dtypes = Counter(file.tensors[name].dtype for name in source_shapes(table))
+    return {
+        "format_version": manifests.FORMAT_VERSION,
+        "source": {
+            "path": file.where,
+            "kind": file.kind,
+            "layout": layout,
+            "sha256": manifests.sha256(file.paths),
+            "dtypes": dict(dtypes),
+            "converted_to_float32": sum(count for dtype, count in dtypes.items() if dtype != "float32"),
+        },
+        "key_map": {
+            "tensors_in_file": len(file.tensors),
+            "tensors_used": len(_by_source(table)),
+            "aliases": sum(len(entry.aliases) for entry in table),
+            "ignored": sorted(name for name in file.tensors if is_ignored(layout, name)),
+            "parameters": len(leaves),
+        },
+        "config": manifests.config_to_json(config),
+        "contents": sorted({parameters.part_of(path) for path in leaves}),
+        "statistics": parameters.statistics(leaves.items()),
+        "versions": versions(),
+    }
+
+
+def state_dict(layout: str, config: ModelConfig, params: Mapping[str, Any]) -> Tensors:
+    """(names, tensor) of a file of this layout, one tensor at a time; several names are aliases of one tensor.
+
+    Raises:
+      CheckpointError: the parameters are not those of `config`, or the layout cannot hold them.
+    """
+    leaves = dict(parameters.flatten(params))
+    table = entries(layout, written_config(layout, config))
+    expected = target_shapes(table)
+    without = set(left_out(layout, config, params))
+    kept = {path: np.shape(leaf) for path, leaf in leaves.items() if path not in without}
+    if lines := differences(expected, kept):
+        raise CheckpointError("\n  ".join([f"these parameters cannot be written as {layout}:", *lines]))
+    for source, group in _by_source(table).items():
+        tensor = np.empty(group[0].shape, np.float32)
+        for entry in group:
+            row = ... if entry.layer is None else entry.layer
+            entry.select(tensor)[...] = entry.inverse(np.asarray(leaves[entry.target])[row])
+        yield (source, *group[0].aliases), tensor
+
+
+def tensor_names(layout: str, config: ModelConfig) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """(names, shape) of what `state_dict` yields, in the same order."""
+    groups = _by_source(entries(layout, config)).items()
+    return [((source, *group[0].aliases), group[0].shape) for source, group in groups]
+
+
+def left_out(layout: str, config: ModelConfig, params: Mapping[str, Any]) -> list[str]:
+    """Parameters that a file of this layout leaves out without changing what the rest computes.
+
+    Raises:
+      CheckpointError: leaving something out would change the outputs (rotations, MH-FPN).
+    """
+    paths = [path for path, _ in parameters.flatten(params)]
+    if layout == "ahs_seg":
+        return []
+    if config.adaptation != "none" or any(path.startswith("clip/adaptation/") for path in paths):
+        raise CheckpointError(
+            f"{layout} has no place for the rotations (adaptation = {config.adaptation}); fold them into the weights "
+            "first (--merge), or write ahs_seg"
+        )
+    if layout in _CLIP_LAYOUTS:
+        return [path for path in paths if not path.startswith("clip/")]
+    if config.mh_fpn:
+        raise CheckpointError(f"{layout} has no place for MH-FPN, which guides the aggregation; write ahs_seg instead")
+    return [path for path in paths if path.startswith("dc_hsp/")]  # acts through its training losses only
+
+
+def written_config(layout: str, config: ModelConfig) -> ModelConfig:
+    """The configuration of what a file of this layout holds of a model."""
+    if layout == "ahs_seg":
+        return config
+    return config.replace(mh_fpn=False, dc_hsp=False, adaptation="none")

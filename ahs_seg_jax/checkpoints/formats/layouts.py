@@ -1,0 +1,184 @@
+"""Explicit tables: which tensor of which file is which parameter of ours.
+
+A layout is a list of `Entry`, one for each tensor (or slice of a tensor) of the file. The same table serves both
+directions, so a reader and its writer cannot drift apart. Shapes are those of the file.
+
+Source: the published files of OpenAI CLIP, Hugging Face CLIP, CAT-Seg and AHS-Seg. HA-HEM, MH-FPN and DC-HSP exist in
+no published file; they use the reference's module names where it has any.
+"""
+
+from collections.abc import Iterator
+
+from ahs_seg_jax.checkpoints.formats.component_layouts import UNUSED, components
+from ahs_seg_jax.checkpoints.formats.entry import Entry, conv, conv_transpose, linear, norm
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models.architecture import ModelConfig
+
+LAYOUTS = ("ahs_seg", "catseg", "openai_clip", "hf_clip")
+CLIP_PREFIX = "sem_seg_head.predictor.clip_model."
+PREDICTOR = "sem_seg_head.predictor.transformer."
+
+# Buffers and unused parameters, recognised by the last part of their name or by their prefix; everything else counts.
+_SEG_BUFFERS = frozenset({"attn_mask", "pixel_mean", "pixel_std", "clip_pixel_mean", "clip_pixel_std"})
+IGNORED_LEAVES = {
+    "ahs_seg": _SEG_BUFFERS | {"cross_attention_dim", "hidden_size", "sobel_x", "sobel_y", "layer_weights"},
+    "catseg": _SEG_BUFFERS,
+    "openai_clip": frozenset({"input_resolution", "context_length", "vocab_size", "attn_mask"}),
+    "hf_clip": frozenset({"position_ids"}),
+}
+IGNORED_PREFIXES = {"ahs_seg": UNUSED}
+
+
+def entries(layout: str, config: ModelConfig) -> list[Entry]:
+    """The table of a layout for a model of these sizes. CLIP layouts hold the two towers only.
+
+    Raises:
+      CheckpointError: the layout is unknown.
+    """
+    if layout == "openai_clip":
+        return list(_openai_towers("", config, fused=True))
+    if layout == "hf_clip":
+        return list(_hf_towers(config))
+    if layout == "catseg":
+        return [*_openai_towers(CLIP_PREFIX, config, fused=False), *_aggregator(config)]
+    if layout == "ahs_seg":
+        return [
+            *_openai_towers(CLIP_PREFIX, config, fused=True),
+            *_aggregator(config),
+            *components(CLIP_PREFIX, config),
+        ]
+    raise CheckpointError(f"unknown checkpoint layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+
+
+def is_ignored(layout: str, name: str) -> bool:
+    """True for the buffers and unused parameters that files of this layout may hold."""
+    return name.rsplit(".", 1)[-1] in IGNORED_LEAVES[layout] or name.startswith(IGNORED_PREFIXES.get(layout, ()))
+
+
+def _openai_towers(prefix: str, config: ModelConfig, fused: bool) -> Iterator[Entry]:
+    """CLIP as OpenAI names it. `fused`: one in_proj_weight; otherwise q, k, v apart (CAT-Seg)."""
+    image, text, e = config.image, config.text, config.embed_dim
+    tokens = 1 + image.pretrained_grid**2
+    visual, patch = f"{prefix}visual.", (image.width, 3, image.patch_size, image.patch_size)
+    yield Entry(f"{prefix}logit_scale", "clip/logit_scale", ())
+    yield Entry(f"{visual}class_embedding", "clip/image/class_embedding", (image.width,))
+    yield Entry(f"{visual}positional_embedding", "clip/image/position_embedding", (tokens, image.width))
+    yield Entry(f"{visual}conv1.weight", "clip/image/patch_embedding/kernel", patch, "conv")
+    yield Entry(f"{visual}proj", "clip/image/projection/kernel", (image.width, e))
+    yield from norm(f"{visual}ln_pre", "clip/image/ln_pre", image.width)
+    yield from norm(f"{visual}ln_post", "clip/image/ln_post", image.width)
+    for layer in range(image.layers):
+        yield from _openai_block(f"{visual}transformer.resblocks.{layer}.", "image", image.width, layer, fused)
+    yield Entry(f"{prefix}token_embedding.weight", "clip/text/token_embedding", (text.vocab_size, text.width))
+    yield Entry(f"{prefix}positional_embedding", "clip/text/position_embedding", (text.context, text.width))
+    yield Entry(f"{prefix}text_projection", "clip/text/projection/kernel", (text.width, e))
+    yield from norm(f"{prefix}ln_final", "clip/text/ln_final", text.width)
+    for layer in range(text.layers):
+        yield from _openai_block(f"{prefix}transformer.resblocks.{layer}.", "text", text.width, layer, fused)
+
+
+def _openai_block(source: str, tower: str, width: int, layer: int, fused: bool) -> Iterator[Entry]:
+    target = f"clip/{tower}/blocks/"
+    for i, name in enumerate(("query", "key", "value")):
+        if fused:
+            yield Entry(
+                f"{source}attn.in_proj_weight", f"{target}{name}/kernel", (3 * width, width), "linear", layer, (i, 3)
+            )
+        else:
+            weight = f"{source}attn.{name[0]}_proj_weight"
+            yield Entry(weight, f"{target}{name}/kernel", (width, width), "linear", layer)
+        yield Entry(f"{source}attn.in_proj_bias", f"{target}{name}/bias", (3 * width,), layer=layer, part=(i, 3))
+    yield from linear(f"{source}attn.out_proj", f"{target}out", width, width, layer)
+    yield from norm(f"{source}ln_1", f"{target}ln_1", width, layer)
+    yield from norm(f"{source}ln_2", f"{target}ln_2", width, layer)
+    yield from linear(f"{source}mlp.c_fc", f"{target}mlp_in", width, 4 * width, layer)
+    yield from linear(f"{source}mlp.c_proj", f"{target}mlp_out", 4 * width, width, layer)
+
+
+def _hf_towers(config: ModelConfig) -> Iterator[Entry]:
+    """CLIP as Hugging Face's CLIPModel names it (`pre_layrnorm` is spelt so in the files)."""
+    image, text, e = config.image, config.text, config.embed_dim
+    tokens = 1 + image.pretrained_grid**2
+    embeddings, patch = "vision_model.embeddings.", (image.width, 3, image.patch_size, image.patch_size)
+    yield Entry("logit_scale", "clip/logit_scale", ())
+    yield Entry(f"{embeddings}class_embedding", "clip/image/class_embedding", (image.width,))
+    yield Entry(f"{embeddings}patch_embedding.weight", "clip/image/patch_embedding/kernel", patch, "conv")
+    yield Entry(f"{embeddings}position_embedding.weight", "clip/image/position_embedding", (tokens, image.width))
+    yield from norm("vision_model.pre_layrnorm", "clip/image/ln_pre", image.width)
+    yield from norm("vision_model.post_layernorm", "clip/image/ln_post", image.width)
+    yield Entry("visual_projection.weight", "clip/image/projection/kernel", (e, image.width), "linear")
+    for layer in range(image.layers):
+        yield from _hf_block(f"vision_model.encoder.layers.{layer}.", "image", image.width, layer)
+    embeddings = "text_model.embeddings."
+    yield Entry(f"{embeddings}token_embedding.weight", "clip/text/token_embedding", (text.vocab_size, text.width))
+    yield Entry(f"{embeddings}position_embedding.weight", "clip/text/position_embedding", (text.context, text.width))
+    yield Entry("text_projection.weight", "clip/text/projection/kernel", (e, text.width), "linear")
+    yield from norm("text_model.final_layer_norm", "clip/text/ln_final", text.width)
+    for layer in range(text.layers):
+        yield from _hf_block(f"text_model.encoder.layers.{layer}.", "text", text.width, layer)
+
+
+def _hf_block(source: str, tower: str, width: int, layer: int) -> Iterator[Entry]:
+    target = f"clip/{tower}/blocks/"
+    for theirs, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
+        yield from linear(f"{source}self_attn.{theirs}", f"{target}{ours}", width, width, layer)
+    yield from norm(f"{source}layer_norm1", f"{target}ln_1", width, layer)
+    yield from norm(f"{source}layer_norm2", f"{target}ln_2", width, layer)
+    yield from linear(f"{source}mlp.fc1", f"{target}mlp_in", width, 4 * width, layer)
+    yield from linear(f"{source}mlp.fc2", f"{target}mlp_out", 4 * width, width, layer)
+
+
+def _aggregator(config: ModelConfig) -> Iterator[Entry]:
+    """CAT-Seg's cost aggregation, decoder, and the transposed convolutions of the tower taps."""
+    sizes, e = config.aggregator, config.embed_dim
+    target = "aggregator/"
+    for layer in range(sizes.layers):
+        yield from _aggregator_layer(f"{PREDICTOR}layers.{layer}.", f"{target}layers_{layer}/", config)
+    yield from conv(f"{PREDICTOR}conv1", f"{target}correlation_embedding", sizes.prompts, sizes.hidden, 7)
+    appearance, text = sizes.appearance_guidance, sizes.text_guidance
+    yield from conv(f"{PREDICTOR}guidance_projection.0", f"{target}appearance_guidance", e, appearance, 3)
+    yield from linear(f"{PREDICTOR}text_guidance_projection.0", f"{target}text_guidance", e, text)
+    channels = sizes.hidden
+    for i, (out, guidance, up) in enumerate(zip(sizes.decoder, sizes.decoder_guidance, sizes.guidance_up, strict=True)):
+        source = f"{PREDICTOR}decoder{i + 1}."
+        stage = f"{target}decoder_{i + 1}/"
+        projection = f"{PREDICTOR}decoder_guidance_projection.{i}.0"
+        yield from conv(projection, f"{target}decoder_guidance_{i + 1}", up, guidance, 3)
+        yield from conv_transpose(f"{source}up", f"{stage}up", channels, channels - guidance, 2)
+        double = f"{source}conv.double_conv."
+        yield Entry(f"{double}0.weight", f"{stage}conv_1/kernel", (out, channels, 3, 3), "conv")
+        yield from norm(f"{double}1", f"{stage}norm_1", out)
+        yield Entry(f"{double}3.weight", f"{stage}conv_2/kernel", (out, out, 3, 3), "conv")
+        yield from norm(f"{double}4", f"{stage}norm_2", out)
+        side = 2 * (i + 1)
+        yield from conv_transpose(f"upsample{i + 1}", f"guidance_up_{i + 1}", config.image.width, up, side)
+        channels = out
+    yield from conv(f"{PREDICTOR}head", f"{target}head", channels, 1, 3)
+
+
+def _aggregator_layer(source: str, target: str, config: ModelConfig) -> Iterator[Entry]:
+    sizes = config.aggregator
+    hidden, mlp = sizes.hidden, sizes.mlp_ratio * sizes.hidden
+    swin, spatial = f"{source}swin_block.", f"{target}spatial/"
+    yield from norm(f"{swin}guidance_norm", f"{spatial}guidance_norm", sizes.appearance_guidance)
+    for name in ("block_1", "block_2"):
+        attention, block = f"{swin}{name}.attn.", f"{spatial}{name}/"
+        yield from norm(f"{swin}{name}.norm1", f"{block}ln_1", hidden)
+        yield from linear(f"{attention}q", f"{block}query", hidden + sizes.appearance_guidance, hidden)
+        yield from linear(f"{attention}k", f"{block}key", hidden + sizes.appearance_guidance, hidden)
+        yield from linear(f"{attention}v", f"{block}value", hidden, hidden)
+        yield from linear(f"{attention}proj", f"{block}out", hidden, hidden)
+        yield from norm(f"{swin}{name}.norm2", f"{block}ln_2", hidden)
+        yield from linear(f"{swin}{name}.mlp.fc1", f"{block}mlp_in", hidden, mlp)
+        yield from linear(f"{swin}{name}.mlp.fc2", f"{block}mlp_out", mlp, hidden)
+    classes, block = f"{source}attention.", f"{target}class/"
+    if sizes.pad_len:
+        yield Entry(f"{classes}padding_tokens", f"{block}padding_token", (1, 1, hidden), "token")
+        yield Entry(f"{classes}padding_guidance", f"{block}padding_guidance", (1, 1, sizes.text_guidance), "token")
+    yield from norm(f"{classes}norm1", f"{block}ln_1", hidden)
+    yield from norm(f"{classes}norm2", f"{block}ln_2", hidden)
+    yield from linear(f"{classes}attention.q", f"{block}query", hidden + sizes.text_guidance, hidden)
+    yield from linear(f"{classes}attention.k", f"{block}key", hidden + sizes.text_guidance, hidden)
+    yield from linear(f"{classes}attention.v", f"{block}value", hidden, hidden)
+    yield from linear(f"{classes}MLP.0", f"{block}mlp_in", hidden, mlp)
+    yield from linear(f"{classes}MLP.2", f"{block}mlp_out", mlp, hidden)

@@ -1,0 +1,167 @@
+"""Files of other programs' layouts, written one tensor at a time where the format allows it, and all or nothing."""
+
+import itertools
+import json
+import math
+import os
+import pathlib
+import struct
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ahs_seg_jax.checkpoints import manifest as manifests
+from ahs_seg_jax.checkpoints.formats import convert, readers
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.storage import writing
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+NESTED_LAYOUTS = ("ahs_seg", "catseg")  # torch files with the tensors under "model"; the others are flat
+SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".npz")
+
+
+def check_destination(destination: str | os.PathLike[str], layout: str) -> None:
+    """Raises what `write` would raise about the destination, before anything long is done."""
+    path = pathlib.Path(destination)
+    writing.refuse_existing(path)
+    if path.suffix not in SUFFIXES and layout != "hf_clip":
+        raise CheckpointError(f"{path}: a {layout} file ends with one of {', '.join(SUFFIXES)}")
+    if path.suffix in TORCH_SUFFIXES:
+        _import_torch(path)
+
+
+def _import_torch(path: pathlib.Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"writing {path.name} needs torch: pip install 'ahs_seg_jax[convert]'; .safetensors and .npz need none"
+        ) from error
+    return torch
+
+
+def write(
+    destination: str | os.PathLike[str],
+    layout: str,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    manifest: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Writes parameters as another program's file: `.pth`, `.pt`, `.bin` (torch), `.safetensors` or `.npz`.
+
+    `hf_clip` without such a suffix is written as a directory with config.json and model.safetensors. The model's
+    configuration is stored along where the format has a place for it that the other programs ignore. `manifest`, if
+    given, goes into that directory, or beside the file as `<name>.manifest.json`.
+
+    Raises:
+      CheckpointError: the destination exists, the suffix is none of these, torch is needed and absent, or the layout
+        cannot hold the parameters.
+    """
+    path = pathlib.Path(destination)
+    check_destination(path, layout)
+    with writing.replacing(path) as partial:
+        if path.suffix not in SUFFIXES:
+            partial.mkdir()
+            (partial / "config.json").write_text(json.dumps(hf_config(config), indent=2) + "\n")
+            _write_file(partial / "model.safetensors", layout, config, params)
+            _write_manifest(partial / "manifest.json", manifest)
+        else:
+            _write_file(partial, layout, config, params)
+            _write_manifest(path.with_name(f"{path.name}.manifest.json"), manifest)
+    return path
+
+
+def _write_manifest(path: pathlib.Path, manifest: Mapping[str, Any] | None) -> None:
+    if manifest is not None:
+        path.write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _write_file(path: pathlib.Path, layout: str, config: ModelConfig, params: Mapping[str, Any]) -> None:
+    tensors = convert.state_dict(layout, config, params)
+    written = convert.written_config(layout, config)
+    stored = json.dumps(manifests.config_to_json(written))
+    if path.suffix in TORCH_SUFFIXES:
+        _write_torch(path, tensors, stored if layout in NESTED_LAYOUTS else None)
+    elif path.suffix == ".safetensors":
+        _write_safetensors(path, convert.tensor_names(layout, written), tensors, stored)
+    else:
+        _write_npz(path, tensors, stored)
+
+
+def _write_torch(path: pathlib.Path, tensors: convert.Tensors, stored: str | None) -> None:
+    torch = _import_torch(path)
+    state = {}
+    for names, value in tensors:
+        tensor = torch.from_numpy(value)
+        state.update(dict.fromkeys(names, tensor))  # aliases share one storage in the file, as in the published ones
+    torch.save(state if stored is None else {"model": state, readers.CONFIG_KEY: stored}, path)
+
+
+def _write_safetensors(
+    path: pathlib.Path,
+    names_and_shapes: list[tuple[tuple[str, ...], tuple[int, ...]]],
+    tensors: convert.Tensors,
+    stored: str,
+) -> None:
+    # The format is a length, a JSON header and the raw tensors. The library's writer would hold a second copy of all.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", readers.CONFIG_KEY: stored}}
+    end = 0
+    for names, shape in names_and_shapes:
+        for name in names:
+            start, end = end, end + 4 * math.prod(shape)
+            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for names, tensor in tensors:
+            for _ in names:
+                file.write(np.asarray(tensor, "<f4").data)
+
+
+def _write_npz(path: pathlib.Path, tensors: convert.Tensors, stored: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        arrays = ((name, tensor) for names, tensor in tensors for name in names)
+        for name, array in itertools.chain([(readers.CONFIG_KEY, np.asarray(stored))], arrays):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def hf_config(config: ModelConfig) -> dict[str, Any]:
+    """config.json of a Hugging Face CLIPModel of these sizes."""
+    common = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": config.embed_dim}
+    image, text = config.image, config.text
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": config.embed_dim,
+        "text_config": {
+            **common,
+            **_hf_tower(text.width, text.layers, text.heads),
+            "model_type": "clip_text_model",
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context,
+            # OpenAI's table ends with the start and the end token.
+            "bos_token_id": text.vocab_size - 2,
+            "eos_token_id": text.vocab_size - 1,
+        },
+        "vision_config": {
+            **common,
+            **_hf_tower(image.width, image.layers, image.heads),
+            "model_type": "clip_vision_model",
+            "image_size": image.pretrained_grid * image.patch_size,
+            "patch_size": image.patch_size,
+        },
+    }
+
+
+def _hf_tower(width: int, layers: int, heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }

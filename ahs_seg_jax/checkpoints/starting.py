@@ -1,0 +1,117 @@
+"""The parameters a run starts from: fresh by the seed, or from weights on disk or on a hub."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ahs_seg_jax.checkpoints.formats import convert
+from ahs_seg_jax.checkpoints.manifest import Pretrained
+from ahs_seg_jax.checkpoints.pretrained import load_pretrained
+from ahs_seg_jax.config import RANDOM_INIT, Experiment
+from ahs_seg_jax.devices import partition
+from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.architecture import ModelConfig
+
+
+def fresh_params(experiment: Experiment) -> dict[str, Any]:
+    """Parameters by the experiment's seed; jit it, or `jax.eval_shape` it for the shapes alone."""
+    crop, prompts = experiment.model.image.crop, experiment.model.aggregator.prompts
+    images, tokens = jnp.zeros((1, crop, crop, 3)), jnp.ones((2, prompts, 8), jnp.int32)
+    return AHSSeg(experiment.model).init(jax.random.key(experiment.seed), images, tokens)["params"]
+
+
+def starting_params(experiment: Experiment, mesh: Mesh) -> tuple[dict[str, Any], list[str]]:
+    """Parameters on the mesh, and the names of those that `experiment.init` did not have.
+
+    `init` may be "" or "random" (all fresh), or whatever `pretrained.load_pretrained` takes. Raises CheckpointError if
+    it cannot be read or does not fit the model.
+    """
+    start = None
+    if experiment.init not in ("", RANDOM_INIT):
+        start = load_pretrained(experiment.init, experiment.model)  # before the time that compiling takes
+    # It runs once: on a CPU, optimising the many small random generators takes ten times longer than running them.
+    options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
+    make = functools.partial(fresh_params, experiment)
+    shardings = partition.tree_shardings(jax.eval_shape(make), mesh)
+    fresh = jax.jit(make, out_shardings=shardings, compiler_options=options)()
+    if start is None:
+        return fresh, []
+    params, report = initialise_from(fresh, start, experiment.model)
+    return partition.put_sharded(params, mesh), report["fresh"]
+
+
+def initialise_from(
+    fresh: Mapping[str, Any], pretrained: Pretrained, config: ModelConfig | None = None
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Fresh parameters with the pretrained values in their place, and a report of both kinds.
+
+    What the file has must match in name and shape. What it lacks may stay fresh only as a whole component: rotations,
+    HA-HEM's strengths, MH-FPN, DC-HSP, and the aggregator when the file is a bare CLIP. `fresh` may hold arrays or
+    shapes; `config`, the model that `fresh` belongs to, adds a check of the numbers of heads, which shapes do not show.
+
+    Returns:
+      (params, {"loaded": paths, "fresh": paths}); fresh leaves are those of `fresh` itself.
+
+    Raises:
+      CheckpointError: names or shapes differ otherwise; the message lists them both ways.
+    """
+    wanted, given = dict(parameters.flatten(fresh)), dict(parameters.flatten(pretrained.params))
+    components = {_component(path) for path in given}
+    kept = [path for path in wanted if path not in given and _may_be_fresh(_component(path), components)]
+    expected = {path: tuple(leaf.shape) for path, leaf in wanted.items() if path not in kept}
+    lines = convert.differences(expected, {path: leaf.shape for path, leaf in given.items()})
+    lines += _hints(expected, given, pretrained, config)
+    if lines:
+        source = pretrained.manifest["source"]["path"]
+        raise CheckpointError("\n  ".join([f"{source} does not fit the model of this configuration:", *lines]))
+    params = parameters.unflatten({path: given.get(path, leaf) for path, leaf in wanted.items()})
+    return params, {"loaded": sorted(given), "fresh": sorted(kept)}
+
+
+def _component(path: str) -> str:
+    """The unit that is either wholly in a file or not at all."""
+    if path.startswith(("clip/adaptation/alpha_", "clip/adaptation/beta_")):
+        return "ha_hem"
+    if path.startswith("clip/adaptation/"):
+        return "rotations"
+    first = path.partition("/")[0]
+    return "aggregator" if first.startswith("guidance_up_") else first
+
+
+def _may_be_fresh(component: str, in_file: set[str]) -> bool:
+    if component == "aggregator":
+        return in_file == {"clip"}
+    return component != "clip" and component not in in_file
+
+
+def _hints(
+    expected: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, np.ndarray],
+    pretrained: Pretrained,
+    config: ModelConfig | None,
+) -> list[str]:
+    """What to change, for the differences that people meet."""
+    hints = []
+    grid = "clip/image/position_embedding"
+    if grid in expected and grid in given and expected[grid] != given[grid].shape:
+        stored = pretrained.config.image.pretrained_grid
+        hints.append(f"set model.image.pretrained_grid = {stored}; the crop may differ, it is resized to")
+    extra = {_component(path) for path in given} - {_component(path) for path in expected}
+    fields = {"rotations": "model.adaptation", "ha_hem": "model.adaptation = 'ha_hem'", "mh_fpn": "model.mh_fpn"}
+    fields["dc_hsp"] = "model.dc_hsp"
+    hints += [
+        f"the file has {name}, the configuration does not: see {fields[name]}" for name in sorted(extra & set(fields))
+    ]
+    if config is not None:
+        for tower in ("image", "text"):
+            theirs, ours = getattr(pretrained.config, tower).heads, getattr(config, tower).heads
+            if theirs != ours:
+                hints.append(f"model.{tower}.heads is {ours}, the file's is {theirs}")
+    return hints

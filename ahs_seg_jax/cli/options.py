@@ -1,0 +1,76 @@
+"""What the commands share: options that are named and explained once, class names as text, exit codes.
+
+Exit codes: 0 done; 1 done, but something in it failed (named on stderr); 2 a mistake to mend, nothing was done.
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeAlias
+
+import typer
+
+Images: TypeAlias = Annotated[
+    list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns such as '*.jpg'.")
+]
+Model: TypeAlias = Annotated[
+    str, typer.Option(help="tiny, a workdir, a converted folder, a checkpoint file or a hub name.")
+]
+Classes: TypeAlias = Annotated[str, typer.Option(help="Names separated by ';', synonyms by ',': 'cat; sofa, couch'.")]
+ClassesFile: TypeAlias = Annotated[pathlib.Path | None, typer.Option(help="A text file with one name a line.")]
+Protocol: TypeAlias = Annotated[
+    Literal["model", "cat_seg", "whole"],
+    typer.Option(help="The model's own; cat_seg: windows and a global view; whole: one view."),
+]
+MemoryGB: TypeAlias = Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.")]
+
+
+def names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
+    """The class names of `--classes` or `--classes-file`, one of which must be given."""
+    if bool(classes) == (classes_file is not None):
+        raise typer.BadParameter("give the names once: --classes 'cat; sofa, couch', or --classes-file names.txt")
+    if classes_file is not None:
+        from ahs_seg_jax.vocabulary import Vocabulary
+
+        return mistakes(lambda: Vocabulary.from_file(classes_file).names)
+    return split_names(classes)
+
+
+def protocol_or_none(text: str) -> str | None:
+    """None stands for the model's own."""
+    return None if text == "model" else text
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """`' cat; sofa,  couch ;'` -> `('cat', 'sofa, couch')`."""
+    return tuple(", ".join(part.strip() for part in name.split(",")) for name in text.strip(" ;").split(";"))
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder for results. Raises OSError that says what to do if it cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OSError(f"results cannot be written to {path} ({error}); choose another --output") from error
+
+
+def finish(command: Callable[[], int | None]) -> None:
+    """Runs it and leaves with its exit code."""
+    raise typer.Exit(mistakes(command) or 0)
+
+
+def mistakes(command: Callable[[], Any]) -> Any:
+    """A mistake of the user's ends in one message and exit code 2."""
+    from ahs_seg_jax.errors import CheckpointError
+
+    try:
+        return command()
+    except (CheckpointError, ValueError, TypeError, ImportError, OSError) as error:
+        if os.environ.get("AHS_SEG_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error

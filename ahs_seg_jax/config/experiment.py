@@ -1,0 +1,145 @@
+"""The configuration of a run: every field once, with its default, unit and meaning.
+
+`configs/*.py` build an `Experiment` and hand it out as an `ml_collections.ConfigDict`, so that any field can be set on
+the command line (`--config.train.batch_size=8`); `from_config_dict` turns it back and refuses, all at once, whatever is
+unknown, missing, of the wrong type or contradictory.
+"""
+
+import dataclasses
+
+from ahs_seg_jax.config import evaluation, training
+from ahs_seg_jax.config.data import ON_CORRUPT, DataConfig
+from ahs_seg_jax.config.evaluation import EvalConfig
+from ahs_seg_jax.config.fields import flatten
+from ahs_seg_jax.config.training import LossConfig, MeshConfig, TrainConfig
+from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.vocabulary import template_problems
+
+MODES = ("train", "eval")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that defines a run."""
+
+    name: str = "experiment"
+    seed: int = 0  # of the parameters, the order of the data, augmentation and dropout
+    init: str = ""  # weights to start from: "tiny", converted directory, checkpoint file, hub name, or "random"
+    mode: str = "train"  # train | eval
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    losses: LossConfig = dataclasses.field(default_factory=LossConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+    def problems(self) -> list[str]:
+        """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
+        return [
+            *self.model.problems(),
+            *self.data.scenes.problems(),
+            *self.data.augment.problems(),
+            *self.losses.problems(),
+            *_template_problems(self.data),
+            *_choice_problems(self),
+            *_number_problems(self),
+            *_finetune_problems(self),
+            *_schedule_problems(self),
+            *_mesh_problems(self.mesh),
+        ]
+
+
+def _template_problems(data: DataConfig) -> list[str]:
+    return [f"data.templates: {problem}" for problem in template_problems(data.templates)] if data.templates else []
+
+
+def _choice_problems(experiment: Experiment) -> list[str]:
+    choices = {
+        "mode": MODES,
+        "data.on_corrupt": ON_CORRUPT,
+        "train.finetune": training.FINETUNE,
+        "train.on_nonfinite": training.ON_NONFINITE,
+        "eval.protocol": evaluation.PROTOCOLS,
+        "eval.save_predictions": evaluation.PREDICTIONS,
+    }
+    values = dict(flatten(experiment))
+    return [
+        f"{field} is {values[field]!r}; choose one of {', '.join(value or '(empty)' for value in valid)}"
+        for field, valid in choices.items()
+        if values[field] not in valid
+    ]
+
+
+def _number_problems(experiment: Experiment) -> list[str]:
+    found = []
+    values = dict(flatten(experiment))
+    positive = (
+        *("train.steps", "train.batch_size", "train.accumulation", "train.class_pooling", "train.learning_rate"),
+        *("train.log_every", "train.keep", "eval.class_pooling", "eval.batch_size"),
+    )
+    for field in positive:
+        if not values[field] > 0:
+            found.append(f"{field} is {values[field]}; it must be positive")
+    not_negative = (
+        *("seed", "data.num_threads", "data.prefetch", "train.clip_multiplier", "train.weight_decay"),
+        *("train.clip_norm", "train.warmup_steps", "train.checkpoint_every", "train.eval_every"),
+        *("train.checkpoint_minutes", "train.nonfinite_limit"),
+        *("train.picture_every", "eval.limit", "eval.pictures"),
+    )
+    for field in not_negative:
+        if values[field] < 0:
+            found.append(f"{field} is {values[field]}; it must be 0 or positive")
+    if not 0.0 <= experiment.train.ema_decay < 1.0:
+        found.append(f"train.ema_decay is {experiment.train.ema_decay}; it must be at least 0 and below 1")
+    return found
+
+
+def _finetune_problems(experiment: Experiment) -> list[str]:
+    """What learns inside CLIP must agree with how CLIP is adapted and with where its weights come from."""
+    if experiment.mode != "train":
+        return []
+    finetune, adaptation = experiment.train.finetune, experiment.model.adaptation
+    found = []
+    if finetune == "orthogonal" and adaptation == "none":
+        found.append(
+            "train.finetune is 'orthogonal' but model.adaptation is 'none': there are no rotations to train; "
+            "set train.finetune to attention, full, scratch or frozen, or model.adaptation to orthogonal or ha_hem"
+        )
+    if finetune in ("attention", "full") and adaptation in ("orthogonal", "ha_hem"):
+        found.append(
+            f"train.finetune is {finetune!r} but model.adaptation is {adaptation!r}: the weights under a rotation are "
+            "constants; set train.finetune to orthogonal, scratch or frozen, or model.adaptation to none"
+        )
+    if finetune in training.FINETUNE and finetune != "scratch" and not experiment.init:
+        found.append(
+            f"init is empty but train.finetune is {finetune!r}, which keeps CLIP's own weights: download CLIP "
+            "(openai/clip-vit-base-patch16 or openai/clip-vit-large-patch14-336 from the Hugging Face hub, or OpenAI's "
+            "ViT-B-16.pt or ViT-L-14-336px.pt) and set init to the file or directory; to train everything from "
+            f"nothing set train.finetune to scratch, to try the program with random weights set init to {training.RANDOM_INIT!r}"
+        )
+    return found
+
+
+def _schedule_problems(experiment: Experiment) -> list[str]:
+    train, grid = experiment.train, experiment.model.grid
+    found = []
+    if train.warmup_steps >= train.steps > 0:
+        found.append(f"train.warmup_steps is {train.warmup_steps}; it must be below train.steps = {train.steps}")
+    if train.accumulation > 0 and train.batch_size % train.accumulation:
+        found.append(
+            f"train.batch_size is {train.batch_size}, not a multiple of train.accumulation = {train.accumulation}"
+        )
+    for field, pooling in (("train", train.class_pooling), ("eval", experiment.eval.class_pooling)):
+        if pooling > 0 and grid % pooling:
+            found.append(f"{field}.class_pooling is {pooling}; it must divide the grid of {grid} tokens")
+    return found
+
+
+def _mesh_problems(mesh: MeshConfig) -> list[str]:
+    sizes = dataclasses.asdict(mesh)
+    found = [
+        f"mesh.{axis} is {size}; it must be positive, or -1" for axis, size in sizes.items() if size < 1 and size != -1
+    ]
+    if list(sizes.values()).count(-1) > 1:
+        found.append(f"mesh is {sizes}; only one axis can be -1 (what the others leave)")
+    return found

@@ -1,0 +1,1 @@
+"""Published data sets in prepared form: from the downloads to shards, and back to images."""

@@ -1,0 +1,63 @@
+"""What can go wrong by what a user gives or a machine does, and how a run ends; every message names cause, value, remedy."""
+
+import contextlib
+import enum
+from collections.abc import Iterator
+
+
+class CheckpointError(RuntimeError):
+    """States the file, what is wrong with it, the value seen and what to do about it."""
+
+
+class InputError(ValueError):
+    """What was asked for cannot be done; the message states cause, value seen and remedy."""
+
+
+class ConfigError(InputError):
+    """A configuration that cannot be run. `problems` lists every reason, one sentence each."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__(
+            "\n".join([f"the configuration has {len(problems)} problem(s):", *(f"  - {p}" for p in problems)])
+        )
+
+
+@contextlib.contextmanager
+def checking_input() -> Iterator[None]:
+    """Inside this context a ValueError is about the input, not a fault of the program: it is raised as InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+class Ending(enum.IntEnum):
+    """How a run ended; the value is the program's exit code.
+
+    The same command continues a run that was told to stop: from the step where it stopped or, if that could not be saved
+    (which is said), from the newest checkpoint. 75 is sysexits.h's EX_TEMPFAIL, "try again":
+    a shell reports 143 for a program that SIGTERM killed, which would not tell a saved run from a dead one.
+    """
+
+    FINISHED = 0
+    PREEMPTED = 75  # SIGTERM or a preemption notice
+    INTERRUPTED = 130  # Ctrl-C
+
+
+class LostProcess(RuntimeError):
+    """A process of the run is missing; the message names it. What was done since the last save is lost."""
+
+
+class DataProblem(ValueError):
+    """Data that cannot be scored: there are none, their doctor refuses them, or labels lie outside the vocabulary."""
+
+
+class NotAnIndexMask(ValueError):
+    """A mask whose pixels are colours."""
+
+
+class CorruptExample(RuntimeError):
+    """An example that cannot be read. The message names the file and the cause."""

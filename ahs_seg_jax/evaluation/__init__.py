@@ -1,0 +1,1 @@
+"""Scores: predictions, what is counted, results files and what they should be."""

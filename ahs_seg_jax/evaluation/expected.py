@@ -1,0 +1,72 @@
+"""Scores that known checkpoints should reach, and the verdict on an evaluation: matches, differs, or unknown.
+
+The numbers, with their sources, are in `expected_scores.json`.
+"""
+
+import functools
+import importlib.resources
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# What stands behind a number.
+KINDS = {
+    "published": "published",
+    "measured": "measured by its authors",
+    "claimed": "claimed by its authors, not reproduced by anybody",
+}
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """The packaged file: `checkpoints`, name -> title, source, kind, sha256 of known weights, and `scores`.
+
+    `scores` is benchmark -> mIoU in percent; `protocol` and `tolerance` (points of mIoU) hold for the whole checkpoint.
+    """
+    text = importlib.resources.files("ahs_seg_jax.evaluation").joinpath("expected_scores.json").read_text("utf-8")
+    return json.loads(text)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError if `name` is not empty and names no checkpoint of the table."""
+    known = table()["checkpoints"]
+    if name and name not in known:
+        raise ValueError(f"eval.expected is {name!r}; choose one of {', '.join(known)}, or leave it empty")
+
+
+def find(sha256: str) -> str:
+    """The name of the checkpoint whose parameters or file have this hash; "" if it is not known."""
+    return next((name for name, facts in table()["checkpoints"].items() if sha256 in facts["sha256"]), "")
+
+
+def compare(benchmark: str, report: Mapping[str, Any], miou: float, name: str = "") -> dict[str, Any]:
+    """The verdict on an evaluation's mIoU (percent), JSON-ready: `verdict`, what it rests on, and a sentence `text`.
+
+    `verdict` is "matches", "differs" or "unknown". `name` is the checkpoint it should be; without one, the weights'
+    hash is looked up. Unknown are other checkpoints, benchmarks and protocols, and scores of a part of the images.
+    Raises ValueError for a name that is not in the table.
+    """
+    check_name(name)
+    name = name or find(report["checkpoint"]["sha256"])
+    if not name:
+        return _unknown("no score is known for these weights; eval.expected names what they should be")
+    facts = table()["checkpoints"][name]
+    expected = facts["scores"].get(benchmark)
+    kind = KINDS[facts["kind"]]
+    about = {"checkpoint": name, "kind": facts["kind"], "source": facts["source"], "mIoU": expected}
+    if expected is None:
+        return about | _unknown(f"none is known for {facts['title']} on {benchmark}")
+    said = f"{expected} ({facts['title']}, {kind})"
+    if report["protocol"] != facts["protocol"]:
+        return about | _unknown(f"{said} is of protocol {facts['protocol']}, this one of {report['protocol']}")
+    if report["incomplete"] or report["data"]["problems"]:
+        return about | _unknown(f"{said} is of the whole benchmark; this score is not")
+    difference = round(miou - expected, 2)
+    about |= {"difference": difference, "tolerance": facts["tolerance"]}
+    if abs(difference) <= facts["tolerance"]:
+        return about | {"verdict": "matches", "text": f"matches {said}, difference {difference:+.2f}"}
+    return about | {"verdict": "differs", "text": f"differs by {difference:+.2f} from {said}"}
+
+
+def _unknown(why: str) -> dict[str, Any]:
+    return {"verdict": "unknown", "text": f"unknown: {why}"}

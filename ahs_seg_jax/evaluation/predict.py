@@ -1,0 +1,162 @@
+"""Predictions of a model on the images of an evaluation, batch by batch."""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ahs_seg_jax.data.source import Source
+from ahs_seg_jax.devices.mesh import put_batch, put_replicated
+from ahs_seg_jax.errors import DataProblem
+from ahs_seg_jax.evaluation import images, metrics
+from ahs_seg_jax.evaluation.images import Failed, Loaded
+from ahs_seg_jax.evaluation.predictions import PredictionWriter
+from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
+from ahs_seg_jax.evaluation.tally import Partial, Tally, most_over_processes, sum_over_processes
+from ahs_seg_jax.inference import at_once, encoding, labelling
+from ahs_seg_jax.inference.views import views_shape
+from ahs_seg_jax.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """An image that went through the model: its labels and what was predicted, both in scored classes."""
+
+    loaded: Loaded
+    labels: np.ndarray  # int32 [H, W]
+
+
+class Run:
+    """The model, the images and the devices of one evaluation. Rotations are merged and the text encoded once."""
+
+    def __init__(
+        self,
+        model: Any,
+        params: Any,
+        source: Source,
+        classes: ScoredClasses,
+        protocol: str,
+        class_pooling: int,
+        mesh: Mesh,
+        batch_size: int,
+        num_threads: int,
+    ):
+        self.source, self.classes, self.crop = source, classes, model.config.image.crop
+        self._protocol, self._class_pooling, self._mesh, self._num_threads = protocol, class_pooling, mesh, num_threads
+        self._model, self._params = encoding.merged(model, put_replicated(params, mesh))
+        pad_to = -(-len(source.vocabulary) // labelling.CLASSES_AT_ONCE) * labelling.CLASSES_AT_ONCE
+        self._text = encoding.encode_vocabulary(self._model, self._params, source.vocabulary, pad_to)
+        self._rows = -(-max(batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()
+
+    def predicted(self, indices: Sequence[int]) -> Iterator[list[Predicted | Failed]]:
+        """This process's images in order, batch by batch, while the devices work on the next one.
+
+        All processes must call it together, with as many or as few images each as they like.
+        """
+        batches = most_over_processes(-(-len(indices) // self._rows))
+        read = images.read_batches(
+            self.source, indices, self._rows, batches, self._protocol, self.crop, self._num_threads
+        )
+        under_way: list[tuple[Loaded | Failed, Any]] = []
+        for batch in read:
+            maps = iter(self._segment([loaded for loaded in batch if isinstance(loaded, Loaded)]))
+            dispatched = [(item, next(maps) if isinstance(item, Loaded) else None) for item in batch]
+            if under_way:
+                yield self._collected(under_way)
+            under_way = dispatched
+        if under_way:
+            yield self._collected(under_way)
+
+    def _segment(self, batch: list[Loaded]) -> list[jax.Array]:
+        """Padded label maps; returns before the devices have finished."""
+        views = np.zeros((self._rows, *views_shape(self._protocol, self.crop)), np.float32)
+        for row, loaded in enumerate(batch):
+            views[row] = loaded.views
+        logits = at_once.view_logits(
+            self._model,
+            self._params,
+            put_batch({"views": views}, self._mesh)["views"],
+            self._text.text,
+            self._text.mask,
+            class_pooling=self._class_pooling,
+            mesh=self._mesh,
+        )
+        # Label maps depend on each image's size: they are made where its logits lie, one image at a time.
+        shards = sorted(logits.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        own = itertools.chain.from_iterable(shard.data for shard in shards)
+        return [
+            labelling.label_map(image_logits, loaded.label.shape, self._protocol)
+            for loaded, image_logits in zip(batch, own, strict=False)
+        ]
+
+    def _collected(self, batch: list[tuple[Loaded | Failed, Any]]) -> list[Predicted | Failed]:
+        done: list[Predicted | Failed] = []
+        for item, padded in batch:
+            if isinstance(item, Failed):
+                done.append(item)
+            else:
+                height, width = item.label.shape
+                done.append(Predicted(item, self.classes(np.asarray(padded)[:height, :width])))
+        return done
+
+
+def count(
+    run: Run,
+    indices: Sequence[int],
+    extremes: int,
+    kept: Partial | None,
+    predictions: PredictionWriter | None,
+    log: Callable[[str], None],
+) -> Tally:
+    """The counts of all images over all processes, going on from what is kept."""
+    classes = len(run.classes.vocabulary)
+    tally = (kept and kept.load()) or Tally(np.zeros((classes, classes), np.int64), extremes)
+    own = indices[jax.process_index() :: jax.process_count()]
+    if tally.done:
+        log(f"going on after {tally.done} of {len(own)} images of this process")
+    elif predictions:
+        predictions.start_again(own)
+    progress = Progress(len(own), log)
+    before, started = tally.seconds, time.monotonic()
+    try:
+        for batch in run.predicted(own[tally.done :]):
+            counted = _counted(batch, tally, predictions)
+            counted.seconds = before + time.monotonic() - started
+            tally = tally.added(counted)
+            progress.show(tally.done)
+            if kept:
+                kept.save_now_and_then(tally)
+    except BaseException:  # Ctrl-C is one
+        if kept:
+            kept.save(tally)
+        raise
+    return sum_over_processes(tally)
+
+
+def _counted(batch: Iterable[Predicted | Failed], like: Tally, predictions: PredictionWriter | None) -> Tally:
+    """The counts of one batch; its predictions are written on the way."""
+    tally = Tally(np.zeros_like(like.confusion), like.extremes)
+    for item in batch:
+        tally.done += 1
+        if isinstance(item, Failed):
+            tally.failed.append({"name": item.name, "cause": item.cause})
+            continue
+        loaded = item.loaded
+        try:
+            confusion = metrics.confusion_matrix(loaded.label, item.labels, len(tally.confusion))
+        except ValueError as error:
+            raise DataProblem(f"{loaded.name}: {error}") from error
+        tally.confusion += confusion
+        miou = metrics.scores(confusion).miou if like.extremes else math.nan
+        if not math.isnan(miou):
+            tally.best.append((miou, loaded.index))
+            tally.worst.append((miou, loaded.index))
+        if predictions:
+            predictions.write(loaded.index, loaded.name, item.labels)
+    return tally

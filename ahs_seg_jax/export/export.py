@@ -1,0 +1,80 @@
+"""Export: the model as StableHLO that runs on CPU, CUDA and TPU without this program, or as ONNX.
+
+A folder of StableHLO holds `segment.stablehlo` (weights, images and text embeddings to logits), `encode_text.stablehlo` (weights and
+token ids to text embeddings) unless the vocabulary is baked in, `weights.safetensors`, `manifest.json` and `loader.py`,
+which needs jax, numpy and safetensors alone. The number of images and, unless baked in, of classes is free. All classes
+take part: there is no cut to the most correlated ones. A folder of ONNX (float32, extra `onnx`) holds `segment.onnx` and
+`encode_text.onnx` with the same inputs and outputs and the weights inside, and `manifest.json`.
+
+Axes: b image, t class, p prompt, l token, e joint embedding, g side of the logits.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import safetensors.numpy
+
+from ahs_seg_jax.checkpoints import manifest as manifests
+from ahs_seg_jax.export import onnx, programs, stablehlo
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.storage import writing
+from ahs_seg_jax.versions import versions
+from ahs_seg_jax.vocabulary import Vocabulary
+
+Format: TypeAlias = Literal["stablehlo", "onnx"]
+WHAT_IT_TAKES = {
+    "images": "float32 [b, s, s, 3], RGB 0..255, squashed to the square of `side` pixels (bilinear, no anti-aliasing)",
+    "tokens": f"int32 [t, p, l], CLIP's token ids of at most {programs.MOST_PROMPTS} prompts (ONNX: t = 1), 0-padded to `context`",
+    "text": "float32 [t, p, e], what encode_text gives for tokens",
+    "logits": "float32 [b, t, g, g]; a class's probability at a position is the sigmoid of its logit",
+}
+
+
+def export(
+    model: str | os.PathLike[str] | Segmenter,
+    output: str | os.PathLike[str],
+    names: Sequence[str] | None,
+    file_format: Format = "stablehlo",
+) -> None:
+    """Writes the folder `output`, all or nothing. `names`: a vocabulary to bake in; None leaves it an input.
+
+    Raises CheckpointError if the folder exists or the model cannot be read, ValueError for names that cannot be used,
+    ImportError, which says what to install, without the library of the format.
+    """
+    path = pathlib.Path(output)
+    writing.refuse_existing(path)
+    to_onnx = onnx.onnx_exporter() if file_format == "onnx" else None
+    segmenter = model if isinstance(model, Segmenter) else Segmenter.from_pretrained(model)
+    config = segmenter.model.config
+    leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(segmenter.params)}
+    if names is not None:
+        vocabulary = Vocabulary(tuple(names), segmenter.templates)
+        leaves[programs.TEXT] = segmenter.encode_prompts(vocabulary)
+        leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith("clip/text/")}
+    found = programs.programs(segmenter.model, baked=names is not None)
+    written = {name: to_onnx(p, leaves) if to_onnx else stablehlo.stablehlo(p, leaves) for name, p in found.items()}
+    about = {
+        "inputs_and_outputs": WHAT_IT_TAKES,
+        "side": config.image.crop,
+        "context": config.text.context,
+        "prompts": config.aggregator.prompts,
+        "templates": list(segmenter.templates),
+        "names": None if names is None else list(names),
+        "format": file_format,
+        "platforms": [] if to_onnx else list(stablehlo.PLATFORMS),
+        "config": manifests.config_to_json(config),
+        "versions": versions(),
+    }
+    with writing.replacing(path) as partial:
+        partial.mkdir()
+        for name, program in written.items():
+            (partial / f"{name}.{file_format}").write_bytes(program)
+        if not to_onnx:
+            safetensors.numpy.save_file(leaves, partial / "weights.safetensors")
+            (partial / "loader.py").write_text(stablehlo.loader_text(), "utf-8")
+        (partial / "manifest.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")

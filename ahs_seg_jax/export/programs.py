@@ -1,0 +1,48 @@
+"""The programs that an export holds."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ahs_seg_jax.inference import pass_programs
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models.ahs_seg import AHSSeg
+
+MOST_PROMPTS = 1024  # of one call of encode_text: the text tower takes another way with more
+TEXT = "baked/text"  # embeddings of the baked vocabulary, among the weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A function of the weights and of named inputs, whose dimensions are numbers or names."""
+
+    run: Callable[..., jax.Array]
+    inputs: dict[str, tuple[tuple[int | str, ...], Any]]  # name -> dimensions, dtype
+    output: str
+    constraints: tuple[str, ...] = ()  # on the named dimensions
+
+
+def programs(model: AHSSeg, baked: bool) -> dict[str, Program]:
+    """What is written, by file name."""
+    model = model.clone(tpu=False)  # for any platform, and any number of images and words
+    prompts, context, side = model.config.aggregator.prompts, model.config.text.context, model.config.image.crop
+
+    def segment(weights: dict[str, jax.Array], images: jax.Array, text: jax.Array | None = None) -> jax.Array:
+        params = parameters.unflatten({name: leaf for name, leaf in weights.items() if name != TEXT})
+        return pass_programs.segment_all(model, params, images, weights[TEXT] if text is None else text)
+
+    def encode_text(weights: dict[str, jax.Array], tokens: jax.Array) -> jax.Array:
+        return pass_programs.encode_text(model, parameters.unflatten(weights), tokens)
+
+    images = ("b", side, side, 3), jnp.float32
+    if baked:
+        return {"segment": Program(segment, {"images": images}, "logits")}
+    text, tokens = (("t", prompts, model.config.embed_dim), jnp.float32), (("t", prompts, context), jnp.int32)
+    few = (f"{prompts}*t <= {MOST_PROMPTS}",)
+    return {
+        "segment": Program(segment, {"images": images, "text": text}, "logits"),
+        "encode_text": Program(encode_text, {"tokens": tokens}, "text", few),
+    }

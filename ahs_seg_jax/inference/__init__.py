@@ -1,0 +1,1 @@
+"""From views of an image to labels."""

@@ -1,0 +1,42 @@
+"""Features of the last images, by their content."""
+
+import collections
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from ahs_seg_jax.inference.in_passes import Features
+
+CACHED_FEATURES = 256 * 2**20  # bytes of image features that are kept
+
+
+class FeatureCache:
+    """Image features by content: the views' bytes, whatever file or array they came from. The oldest go first."""
+
+    def __init__(self, limit_bytes: int = CACHED_FEATURES):
+        self._limit = limit_bytes
+        self._kept: collections.OrderedDict[bytes, Features] = collections.OrderedDict()
+
+    def get(self, key: bytes) -> Features | None:
+        """The features under `key`, or None."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: bytes, features: Features) -> None:
+        """Keeps features, and forgets the ones used longest ago that exceed the limit."""
+        self._kept[key] = features
+        while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > self._limit:
+            self._kept.popitem(last=False)
+
+
+def content_key(image: np.ndarray, protocol: str) -> bytes:
+    """Hash of an image's pixels and size, and of the protocol that makes views of it."""
+    digest = hashlib.sha256(f"{protocol} {image.shape} {image.dtype}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
+
+
+def _size(features: Mapping[str, np.ndarray]) -> int:
+    return sum(value.nbytes for value in features.values())

@@ -1,0 +1,160 @@
+"""The compiled parts of inference.
+
+Axes: b view, t class of a chunk, p prompt, e joint embedding, h w feature grid, c hidden channels, g side of the
+logits.
+
+A chunk of classes goes through embedding, spatial layers, class layers and decoder on its own; chunks meet in the two
+sums of the class attention only (`ClassLayer.sums`). So no program depends on the number of classes, only on the chunk,
+and there is one for each way from a meeting to the next.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ahs_seg_jax.inference.compiled import Compiled
+from ahs_seg_jax.models.ahs_seg import AHSSeg, mean_text
+from ahs_seg_jax.models.class_layer import Sums
+from ahs_seg_jax.models.decoder import Prepared
+
+
+def _call(model: AHSSeg, params: Any, method: Callable[..., Any], *args: Any) -> Any:
+    with jax.default_matmul_precision("highest" if model.config.dtype == "float32" else "default"):
+        return model.apply({"params": params}, *args, method=method)
+
+
+def _encode_image(model: AHSSeg, params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """Views `[b, s, s, 3]` RGB 0..255 -> what `AHSSeg.encode_image` returns."""
+    return _call(model, params, AHSSeg.encode_image, images)
+
+
+def encode_text(model: AHSSeg, params: Any, tokens: jax.Array) -> jax.Array:
+    """Token ids `[t, p, l]` -> unit-length embeddings `[t, p, e]`; not compiled."""
+    return _call(model, params, AHSSeg.encode_text, tokens)
+
+
+def _best_correlation(model: AHSSeg, params: Any, dense: jax.Array, text: jax.Array) -> jax.Array:
+    """The largest correlation of each class `[b, t]`, over positions and prompts."""
+    return _call(model, params, AHSSeg.correlate, dense, text).astype(jnp.float32).max((2, 3, 4))
+
+
+def _onward(
+    m: AHSSeg,
+    x: jax.Array,
+    appearance: jax.Array,
+    text: jax.Array,
+    mask: jax.Array,
+    onto: Sums,
+    index: int,
+    pooling: int,
+) -> tuple[jax.Array, Sums]:
+    """Through spatial layer `index`, and the class layer's sums with this chunk's share added."""
+    layer = m.aggregator.layers[index]
+    x = layer.spatial(x, appearance, chunk=m.aggregator.at_once(x.shape[0], 0), remat="none")
+    return x, layer.classes.sums(x, _guide(m, text, x), pooling=pooling, class_mask=mask[None], onto=onto)
+
+
+def _updated(m: AHSSeg, x: jax.Array, text: jax.Array, sums: Sums, index: int, pooling: int) -> jax.Array:
+    """Through class layer `index`; `sums` are complete."""
+    return m.aggregator.layers[index].classes.update(x, _guide(m, text, x), sums, pooling=pooling)
+
+
+def _guide(m: AHSSeg, text: jax.Array, x: jax.Array) -> jax.Array:
+    return m.aggregator.guide_text(mean_text(text)[None], x.dtype)
+
+
+def _first_layer(
+    model: AHSSeg,
+    params: Any,
+    dense: jax.Array,
+    appearance: jax.Array,
+    text: jax.Array,
+    mask: jax.Array,
+    onto: Sums,
+    *,
+    pooling: int,
+) -> tuple[jax.Array, Sums]:
+    """A chunk's embedded correlation of text `[t, p, e]` with dense features `[b, h, w, e]` after the first spatial layer
+    `[b, t, h, w, c]`, and the class layer's sums with its share."""
+
+    def run(m: AHSSeg) -> tuple[jax.Array, Sums]:
+        return _onward(m, m.aggregator.embed(m.correlate(dense, text)), appearance, text, mask, onto, 0, pooling)
+
+    return _call(model, params, run)
+
+
+def _next_layer(
+    model: AHSSeg,
+    params: Any,
+    x: jax.Array,
+    appearance: jax.Array,
+    text: jax.Array,
+    mask: jax.Array,
+    sums: Sums,
+    onto: Sums,
+    *,
+    index: int,
+    pooling: int,
+) -> tuple[jax.Array, Sums]:
+    """A chunk through the class layer before layer `index`, whose `sums` are complete, and on as in `_first_layer`."""
+
+    def run(m: AHSSeg) -> tuple[jax.Array, Sums]:
+        y = _updated(m, x, text, sums, index - 1, pooling)
+        return _onward(m, y, appearance, text, mask, onto, index, pooling)
+
+    return _call(model, params, run)
+
+
+def _last_layer(
+    model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, prepared: Sequence[Prepared], *, pooling: int
+) -> jax.Array:
+    """A chunk through the last class layer, whose `sums` are complete, and the decoder: logits float32 `[b, t, g, g]`."""
+
+    def run(m: AHSSeg) -> jax.Array:
+        y = _updated(m, x, text, sums, model.config.aggregator.layers - 1, pooling)
+        return m.aggregator.decode(y, prepared)
+
+    return _call(model, params, run)
+
+
+def _complete_sums(model: AHSSeg, params: Any, sums: list[Sums], classes: jax.Array, *, index: int) -> Sums:
+    """The sums of class layer `index` over all chunks, which hold `classes` (a scalar) in all, with the padding's."""
+
+    def run(m: AHSSeg) -> Sums:
+        padding = m.aggregator.padding(classes.reshape(1))
+        every = functools.reduce(operator.add, sums)
+        return m.aggregator.layers[index].classes.complete(every, padding, jnp.dtype(model.config.dtype))
+
+    return _call(model, params, run)
+
+
+def _prepare_decoder(model: AHSSeg, params: Any, first: jax.Array, second: jax.Array) -> Sequence[Prepared]:
+    """What the decoder needs of the views' guidance, for any chunk."""
+    return _call(model, params, lambda m: m.aggregator.prepare_decoder((first, second)))
+
+
+encode_image = Compiled(_encode_image, "encode_image", static=("model",))
+best_correlation = Compiled(_best_correlation, "best_correlation", static=("model",))
+first_layer = Compiled(_first_layer, "first_layer", static=("model", "pooling"), donate=("onto",))
+next_layer = Compiled(_next_layer, "next_layer", static=("model", "index", "pooling"), donate=("onto",))
+last_layer = Compiled(_last_layer, "last_layer", static=("model", "pooling"))
+complete_sums = Compiled(_complete_sums, "complete_sums", static=("model", "index"))
+prepare_decoder = Compiled(_prepare_decoder, "prepare_decoder", static=("model",))
+
+
+def segment_all(model: AHSSeg, params: Any, images: jax.Array, text: jax.Array) -> jax.Array:
+    """Views `[b, s, s, 3]` and text `[t, p, e]` to logits `[b, t, g, g]` in one program; no class is cut."""
+    features = _encode_image(model, params, images)
+    mask = jnp.ones(text.shape[0], bool)
+
+    def run(m: AHSSeg) -> jax.Array:
+        x = m.aggregator.embed(m.correlate(features["dense"], text))
+        guide = mean_text(text)[None]
+        x = m.aggregator.aggregate(x, features["appearance"], guide, pooling=1, class_mask=mask[None])
+        return m.aggregator.decode(x, m.aggregator.prepare_decoder((features["decoder_1"], features["decoder_2"])))
+
+    return _call(model, params, run)

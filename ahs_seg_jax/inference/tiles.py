@@ -1,0 +1,264 @@
+"""Windows over an image at its own resolution: images of any size, tile by tile, in memory that does not grow with them.
+
+Axes: k window, t class, g side of the logits; y x a place in the image, in pixels.
+
+A window sees `window` x `window` pixels of the image, squashed to the model's square. Its logits are interpolated to
+these pixels and become probabilities, which are averaged where windows overlap, with weights that sum to one at every
+pixel. So neither the tiles in which the result comes nor what is computed together changes it. Windows come in rows;
+those that later tiles still need are held. A wide image is divided into strips, so that they are few: at a strip's
+border one or two columns of windows are computed twice.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ahs_seg_jax.inference import buckets, labelling
+from ahs_seg_jax.inference.compiled import Compiled
+from ahs_seg_jax.inference.native_windows import TILE, Axis, Grid, NativeWindows
+from ahs_seg_jax.inference.views import bilinear_taps, check_image, squash
+from ahs_seg_jax.models.ops import resize
+
+logger = logging.getLogger("ahs_seg_jax")
+CLASSES_AT_ONCE = 16  # classes whose probabilities exist for a whole tile together
+SAY_EVERY = 10.0  # seconds from one line of progress to the next
+OVERVIEW = 1024  # longest side in pixels of what the global view is made of
+
+Segment = Callable[[np.ndarray], np.ndarray]  # views [k, s, s, 3], RGB 0..255 -> logits [k, t, g, g]
+Found = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # labels and confidence [H, W], probabilities [t, H, W]
+_Window = tuple[tuple[int, int], np.ndarray]  # its row and column, its logits [t, g, g]
+
+
+class Raster(Protocol):
+    """What windows are read from: an array, or a file larger than memory."""
+
+    size: tuple[int, int]  # (h, w)
+
+    def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """uint8 RGB `[height, width, 3]` with the top left corner (y, x)."""
+
+
+class ArrayRaster:
+    """An image in memory, uint8 `[H, W, 3]`."""
+
+    def __init__(self, image: np.ndarray):
+        check_image(image)
+        self.size = image.shape[:2]
+        self._image = image
+
+    def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """See `Raster`."""
+        return self._image[y : y + height, x : x + width]
+
+
+def overview(raster: Raster, longest: int) -> np.ndarray:
+    """The whole image, uint8 `[h, w, 3]` with at most `longest` pixels a side: means of squares, read row by row."""
+    height, width = raster.size
+    step = -(-max(raster.size) // longest)
+    starts, rows = np.arange(0, width, step), []
+    for y in range(0, height, step):
+        band = raster.read(y, 0, min(step, height - y), width)
+        sums = np.add.reduceat(band.sum(axis=0, dtype=np.int64), starts, axis=0)
+        rows.append(sums / (len(band) * np.diff(starts, append=width)).reshape(-1, 1))
+    return np.stack(rows).round().astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tile:
+    """A finished part of the result, its top left corner at (y, x)."""
+
+    y: int
+    x: int
+    labels: np.ndarray  # int32 [h, w], indices into the classes
+    confidence: np.ndarray  # float32 [h, w], 0..1: the probability of the most probable class
+    probabilities: np.ndarray | None  # float32 [t, h, w], if asked for
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Where it lies in an array of the whole image."""
+        height, width = self.labels.shape
+        return slice(self.y, self.y + height), slice(self.x, self.x + width)
+
+
+def assembled(tiles: Iterator[Tile], size: tuple[int, int]) -> Found:
+    """Labels, confidence and, where the tiles have them, probabilities of the whole image of `size` (h, w)."""
+    labels, confidence = np.empty(size, np.int32), np.empty(size, np.float32)
+    kept: np.ndarray | None = None
+    for tile in tiles:
+        labels[tile.place], confidence[tile.place] = tile.labels, tile.confidence
+        if tile.probabilities is not None:
+            kept = np.empty((len(tile.probabilities), *size), np.float32) if kept is None else kept
+            kept[:, *tile.place] = tile.probabilities
+    return labels, confidence, kept
+
+
+def label_tiles(
+    segment: Segment,
+    raster: Raster,
+    windows: NativeWindows,
+    crop: int,
+    *,
+    at_once: int = 1,
+    columns: int | None = None,
+    tile: int = TILE,
+    done: Container[tuple[int, int]] = (),
+    probabilities: bool = False,
+) -> Iterator[Tile]:
+    """The tiles of an image, strip by strip, and in a strip row by row.
+
+    `segment` gives the logits of `at_once` views of side `crop`. `columns` of tiles make a strip (None: one strip).
+    Tiles whose corner (y, x) is among `done`, which an earlier run has made, are left out.
+    """
+    grid = windows.grid(raster.size, crop)
+    whole = segment(_views([overview(raster, OVERVIEW)], crop, at_once))[0] if windows.global_view else None
+    tile_rows, tile_columns = grid.tiles(tile)
+    wide = columns or tile_columns
+    strips = [range(left, min(left + wide, tile_columns)) for left in range(0, tile_columns, wide)]
+    of_strips = [grid.columns.meeting(strip.start * tile, strip.stop * tile) for strip in strips]
+    counted = _Counted(len(grid.rows.starts) * sum(map(len, of_strips)))
+    for strip, window_columns in zip(strips, of_strips, strict=True):
+        held: dict[tuple[int, int], np.ndarray] = {}
+        for row in range(tile_rows):
+            wanted = [column for column in strip if (row * tile, column * tile) not in done]
+            rows = grid.rows.meeting(row * tile, (row + 1) * tile) if wanted else []
+            held = {key: value for key, value in held.items() if key[0] in rows}
+            missing = [(r, c) for r in rows for c in window_columns if (r, c) not in held]
+            held.update(counted(_segmented(segment, raster, grid, missing, crop, at_once)))
+            for column in wanted:
+                yield _label(grid, held, whole, (row * tile, column * tile), tile, probabilities)
+
+
+class _Counted:
+    """Passes windows on and logs from time to time how many there were."""
+
+    def __init__(self, total: int):
+        self._total, self._count, self._said = total, 0, time.monotonic()
+
+    def __call__(self, windows: Iterator[_Window]) -> Iterator[_Window]:
+        for window in windows:
+            self._count += 1
+            if time.monotonic() - self._said > SAY_EVERY:
+                self._said = time.monotonic()
+                logger.info("%d of %d windows", self._count, self._total)
+            yield window
+
+
+def _segmented(
+    segment: Segment, raster: Raster, grid: Grid, keys: list[tuple[int, int]], crop: int, at_once: int
+) -> Iterator[_Window]:
+    """Logits `[t, g, g]` of windows, by row and column."""
+    height, width = grid.rows.length, grid.columns.length
+    for start in range(0, len(keys), at_once):
+        group = keys[start : start + at_once]
+        read = [raster.read(grid.rows.starts[r], grid.columns.starts[c], height, width) for r, c in group]
+        # Copies, so that holding one window does not hold the group it was computed with.
+        yield from ((key, one.copy()) for key, one in zip(group, segment(_views(read, crop, at_once)), strict=False))
+
+
+def _views(images: list[np.ndarray], crop: int, at_once: int) -> np.ndarray:
+    """Float32 `[at_once, s, s, 3]`, filled up with copies of the last image."""
+    views = [squash(image, crop) for image in images]
+    return np.stack(views + views[-1:] * (at_once - len(views)))
+
+
+class _Placed(NamedTuple):
+    """Along one axis: where a window's pixels lie in a tile, its logits' taps there, and its weights."""
+
+    start: np.int32  # from the tile's corner
+    taps: resize.Taps  # [n] each
+    weights: np.ndarray  # float32 [n], 0 where the window has ended
+
+
+_Part = tuple[np.ndarray, _Placed, _Placed]  # logits [t, g, g], and where they lie
+
+
+def _label(
+    grid: Grid,
+    held: dict[tuple[int, int], np.ndarray],
+    whole: np.ndarray | None,
+    corner: tuple[int, int],
+    tile: int,
+    probabilities: bool,
+) -> Tile:
+    """The tile whose corner (y, x) is given."""
+    y, x = corner
+    height, width = (min(tile, extent - at) for extent, at in zip(grid.size, corner, strict=True))
+    share, side = 1.0 if whole is None else 0.5, next(iter(held.values())).shape[-1]
+    rows = {r: _placed(grid.rows, r, y, grid.window, side, share) for r in grid.rows.meeting(y, y + tile)}
+    columns = {c: _placed(grid.columns, c, x, grid.window, side) for c in grid.columns.meeting(x, x + tile)}
+    parts: list[_Part] = [(held[r, c], rows[r], columns[c]) for r in rows for c in columns]
+    if whole is not None:
+        stretched = [_stretched(extent, at, tile, side) for extent, at in zip(grid.size, corner, strict=True)]
+        parts.append((whole, stretched[0]._replace(weights=share * stretched[0].weights), stretched[1]))
+    return Tile(y, x, *_best(parts, (tile, grid.window), (height, width), probabilities))
+
+
+def _best(
+    parts: list[_Part], sides: tuple[int, int], size: tuple[int, int], probabilities: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Labels, confidence and probabilities of a tile of `size` (h, w); `sides` are those of programs: tile, window."""
+    tile, window = sides
+    height, width = size
+    classes = len(parts[0][0])
+    chunk = min(CLASSES_AT_ONCE, buckets.bucket(classes, buckets.CLASS_BUCKETS))
+    best = jnp.zeros((tile, tile), jnp.int32), jnp.full((tile, tile), -1.0, jnp.float32)
+    kept = np.empty((classes, height, width), np.float32) if probabilities else None
+    for first in range(0, classes, chunk):
+        total = jnp.zeros((chunk, tile + window, tile + window), jnp.float32)
+        for logits, rows, columns in parts:
+            piece = logits[first : first + chunk]
+            # What fills up the last chunk has probability 0 and comes last, so it is never the best.
+            piece = np.pad(piece, ((0, chunk - len(piece)), (0, 0), (0, 0)), constant_values=-100.0)
+            total = _add(total, piece, rows, columns)
+        best = _choose(total, best, np.int32(first))
+        if kept is not None:
+            kept[first : first + chunk] = np.asarray(total[: classes - first, :height, :width])
+    labels, confidence = (np.asarray(array)[:height, :width] for array in best)
+    return labels, confidence, kept
+
+
+def _placed(axis: Axis, index: int, corner: int, window: int, side: int, share: float = 1.0) -> _Placed:
+    """What of a window lies in a tile from `corner` on, n = `window`; its logits have `side` rows or columns."""
+    start = axis.starts[index] - corner
+    cut = max(0, -start)  # pixels before the tile
+    taps = tuple(tap[cut:] for tap in bilinear_taps(side, axis.length))
+    return _filled(max(0, start), taps, share * axis.weights(index)[cut:], window)
+
+
+def _stretched(extent: int, corner: int, tile: int, side: int) -> _Placed:
+    """What of a view of the whole image lies in a tile, n = `tile`."""
+    taps = tuple(tap[corner : corner + tile] for tap in bilinear_taps(side, extent))
+    return _filled(0, taps, np.ones(len(taps[0])), tile)
+
+
+def _filled(start: int, taps: Sequence[np.ndarray], weights: np.ndarray, length: int) -> _Placed:
+    """Zeros behind what there is, so that one program serves every place and every size."""
+    padded = [np.pad(array, (0, length - len(array))) for array in (*taps, weights.astype(np.float32))]
+    return _Placed(np.int32(start), (padded[0], padded[1], padded[2]), padded[3])
+
+
+def _added(total: jax.Array, logits: jax.Array, rows: _Placed, columns: _Placed) -> jax.Array:
+    """Weighted probabilities `[c, h, w]` of the classes, and a window's, from its logits `[c, g, g]`."""
+    values = jax.nn.sigmoid(resize.interpolated(logits, rows.taps, columns.taps))
+    values = values * rows.weights.reshape(1, -1, 1) * columns.weights.reshape(1, 1, -1)
+    place = (0, rows.start, columns.start)
+    return jax.lax.dynamic_update_slice(total, jax.lax.dynamic_slice(total, place, values.shape) + values, place)
+
+
+def _chosen(total: jax.Array, best: labelling.Best, first: jax.Array) -> labelling.Best:
+    """The best of the classes before, and of those from `first` on; of equals, the first."""
+    label, value = best
+    shown = total[:, : label.shape[0], : label.shape[1]]
+    better = shown.max(axis=0) > value
+    index = first + shown.argmax(axis=0).astype(jnp.int32)
+    return jnp.where(better, index, label), jnp.maximum(shown.max(axis=0), value)
+
+
+_add = Compiled(_added, "add_window", donate=("total",))
+_choose = Compiled(_chosen, "choose_class")

@@ -1,0 +1,89 @@
+"""The tree of parameters: by names, in parts, merged, summarised and hashed."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+
+def params_sha256(params: Any) -> str:
+    """Hash of a parameter tree: names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(params)):
+        values = np.asarray(leaf)
+        digest.update(f"{path} {values.dtype} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+Params = Mapping[str, Any]
+
+
+def merge(trainable: Params, frozen: Params) -> dict[str, Any]:
+    """The whole parameter tree again, from the two that `split` made."""
+    flat = flax.traverse_util.flatten_dict(trainable, sep="/")
+    return nested({**flat, **flax.traverse_util.flatten_dict(frozen, sep="/")})
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return flax.traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
+def by_name(function: Callable[[str], Any], params: Params) -> dict[str, Any]:
+    """A tree like `params` with `function(name)` in place of each parameter."""
+    return nested({name: function(name) for name in flax.traverse_util.flatten_dict(params, sep="/")})
+
+
+_CHUNK = 1 << 20  # elements a step of the statistics, so that no large float64 copy is made
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, leaf) of nested dictionaries, paths joined by `/`."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries from path -> leaf."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
+
+
+def part_of(path: str) -> str:
+    """The part of the model a parameter belongs to: `clip/image`, `clip/text`, `aggregator`, ..."""
+    first, _, rest = path.partition("/")
+    return f"{first}/{rest.partition('/')[0]}" if first == "clip" and "/" in rest else first
+
+
+def statistics(leaves: Iterable[tuple[str, np.ndarray]]) -> dict[str, dict[str, float]]:
+    """Part of the model -> number of parameters, mean, standard deviation, least and greatest value."""
+    sums: dict[str, list[float]] = {}
+    for path, leaf in leaves:
+        total = sums.setdefault(part_of(path), [0, 0.0, 0.0, np.inf, -np.inf])
+        flat = np.asarray(leaf).reshape(-1)
+        for start in range(0, flat.size, _CHUNK):
+            chunk = flat[start : start + _CHUNK].astype(np.float64)
+            total[0] += chunk.size
+            total[1] += float(chunk.sum())
+            total[2] += float(chunk @ chunk)
+            total[3] = min(total[3], float(chunk.min()))
+            total[4] = max(total[4], float(chunk.max()))
+    return {part: _summary(*total) for part, total in sorted(sums.items())}
+
+
+def _summary(count: float, total: float, squares: float, low: float, high: float) -> dict[str, float]:
+    mean = total / count
+    std = max(squares / count - mean**2, 0.0) ** 0.5
+    return {"parameters": int(count), "mean": mean, "std": std, "min": low, "max": high}

@@ -1,0 +1,1 @@
+"""Colours, overlays, legends and charts."""

@@ -1,0 +1,12 @@
+"""Images and class names in, labels out."""
+
+from ahs_seg_jax.segmenter.segmentation import UNKNOWN, Segmentation, calibrate_unknown, read_png
+from ahs_seg_jax.segmenter.segmenter import Segmenter
+
+__all__ = [
+    "UNKNOWN",
+    "Segmentation",
+    "Segmenter",
+    "calibrate_unknown",
+    "read_png",
+]

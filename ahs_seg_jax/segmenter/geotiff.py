@@ -1,0 +1,225 @@
+"""TIFF images of any size, read window by window, and labels as GeoTIFF: the extra `geo` (rasterio).
+
+The labels lie on the image's pixels and keep its coordinate reference system and transform. Up to 255 names: 8 bits,
+255 = no data; more: 16 bits, 65535 = no data, as in `Segmentation.save_png`. The colours of the names are the file's
+colour table; the names stand in the band's tag `class_names` as a JSON list, and as category names, which geographic
+programs show in their legends, in the file `.aux.xml` beside it.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ahs_seg_jax.inference.native_windows import TILE
+from ahs_seg_jax.pictures.colors import assign_colors
+from ahs_seg_jax.segmenter.segmentation import CLASS_NAMES, Segmentation, no_data_value
+from ahs_seg_jax.vocabulary import IGNORE
+
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+MOST_BLOCK_PIXELS = 64 * 10**6  # of what a file must decode together
+BLOCK = 256  # side of the blocks that are written; divides TILE
+
+
+assert TILE % BLOCK == 0
+
+
+def rasterio() -> Any:
+    """The library. Raises ImportError, which says what to install."""
+    try:
+        return importlib.import_module("rasterio")
+    except ImportError as error:
+        raise ImportError(
+            "reading TIFF by windows and writing GeoTIFF need rasterio, which is not installed: "
+            "pip install 'ahs_seg_jax[geo]'"
+        ) from error
+
+
+class TiffRaster:
+    """An open TIFF as windows are read from it: a `tiling.Raster`, and which of its pixels hold data."""
+
+    def __init__(self, dataset: Any, name: str):
+        self.dataset, self._name = dataset, name
+        self.size: tuple[int, int] = dataset.shape
+        self._bands, self._palette = _bands(dataset, name), _palette(dataset)
+        rows, columns = dataset.block_shapes[0]
+        if rows * columns > MOST_BLOCK_PIXELS:
+            raise ValueError(
+                f"{name} stores its pixels in blocks of {columns} x {rows}, each of which must be decoded as a whole; "
+                f"rewrite it in tiles: rio convert {name} tiled.tif --co TILED=YES"
+            )
+
+    def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """uint8 RGB `[height, width, 3]` as stored (no orientation applies); 16 bits keep their high byte."""
+        with self._reading():
+            values = self.dataset.read(self._bands, window=_window(y, x, height, width))
+        if self._palette is not None:
+            return self._palette[values[0]]
+        if values.dtype == np.uint16:
+            values = (values >> 8).astype(np.uint8)
+        pixels = np.ascontiguousarray(np.moveaxis(values, 0, -1))
+        return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+    def has_data(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """Bool `[height, width]`: False where the file says that it has no data."""
+        with self._reading():
+            return self.dataset.dataset_mask(window=_window(y, x, height, width)) > 0
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except rasterio().errors.RasterioError as error:
+            raise ValueError(f"{self._name} is damaged or cut off ({error}); copy or download it again") from error
+
+
+def _bands(dataset: Any, name: str) -> list[int]:
+    """The numbers of the red, green and blue band, or of the only one. Raises ValueError for other kinds of numbers."""
+    kinds = sorted(set(dataset.dtypes))
+    if kinds not in (["uint8"], ["uint16"]):
+        raise ValueError(
+            f"{name} has pixels of type {', '.join(kinds)}; save it with 8 or 16 bits, unsigned, a channel"
+        )
+    meanings = [meaning.name for meaning in dataset.colorinterp]
+    if {"red", "green", "blue"} <= set(meanings):
+        return [meanings.index(colour) + 1 for colour in ("red", "green", "blue")]
+    shown = [number for number, meaning in enumerate(meanings, 1) if meaning != "alpha"]
+    return shown[:3] if len(shown) >= 3 else shown[:1]
+
+
+def _palette(dataset: Any) -> np.ndarray | None:
+    """uint8 `[n, 3]`: the colours of a TIFF whose pixels are indices of colours."""
+    if dataset.colorinterp[0].name != "palette":
+        return None
+    table = dataset.colormap(1)
+    return np.array([table[index][:3] for index in range(len(table))], np.uint8)
+
+
+def _window(y: int, x: int, height: int, width: int) -> Any:
+    return rasterio().windows.Window(x, y, width, height)
+
+
+def is_tiff(path: str | os.PathLike[str]) -> bool:
+    """By the file's name."""
+    return pathlib.Path(path).suffix.lower() in TIFF_SUFFIXES
+
+
+@contextlib.contextmanager
+def open_tiff(path: str | os.PathLike[str]) -> Iterator[TiffRaster]:
+    """Raises ImportError without rasterio, FileNotFoundError or ValueError for what cannot be read."""
+    library, path = rasterio(), pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no image at {path}")
+    try:
+        with _no_reference_needed():
+            dataset = library.open(path)
+    except library.errors.RasterioIOError as error:
+        raise ValueError(f"{path} is not a TIFF that can be read ({error})") from error
+    with dataset:
+        yield TiffRaster(dataset, str(path))
+
+
+def tiff_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(h, w). Raises as `open_tiff`."""
+    with open_tiff(path) as raster:
+        return raster.size
+
+
+@contextlib.contextmanager
+def _no_reference_needed() -> Iterator[None]:
+    """An image without georeferencing is nothing to warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio().errors.NotGeoreferencedWarning)
+        yield
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+
+def create_labels(path: pathlib.Path, like: TiffRaster, names: Sequence[str]) -> None:
+    """A file without data yet, on the pixels of `like`, with its georeferencing, and the names' colours."""
+    height, width = like.size
+    points, points_crs = like.dataset.gcps
+    place: dict[str, Any] = {"crs": like.dataset.crs, "transform": like.dataset.transform}
+    if points:
+        place = {"crs": points_crs, "gcps": points}
+    value = no_data_value(len(names))
+    with (
+        _no_reference_needed(),
+        rasterio().open(
+            path,
+            "w",
+            driver="GTiff",
+            height=height,
+            width=width,
+            count=1,
+            dtype="uint8" if value < 256 else "uint16",
+            nodata=value,
+            tiled=True,
+            blockxsize=BLOCK,
+            blockysize=BLOCK,
+            compress="deflate",
+            bigtiff="IF_SAFER",
+            **place,
+        ) as file,
+    ):
+        colors = assign_colors(tuple(names)).tolist()
+        file.write_colormap(1, {index: (*color, 255) for index, color in enumerate(colors)})
+        file.update_tags(1, **{CLASS_NAMES: json.dumps(list(names), ensure_ascii=False)})
+
+
+def write_part(path: pathlib.Path, labels: np.ndarray, y: int, x: int, names: Sequence[str]) -> None:
+    """Labels int32 `[h, w]`, -1 = no data, at the place (y, x) of a file of `create_labels`. It is closed afterwards."""
+    value = no_data_value(len(names))
+    stored = np.where(labels == IGNORE, value, labels)
+    with _no_reference_needed(), rasterio().open(path, "r+") as file:
+        file.write(stored.astype(file.dtypes[0]), 1, window=_window(y, x, *labels.shape))
+
+
+def write_categories(path: pathlib.Path, names: Sequence[str]) -> None:
+    """The names as GDAL's category names of the labels in `path`: a file beside it."""
+    root = ElementTree.Element("PAMDataset")
+    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    categories = ElementTree.SubElement(band, "CategoryNames")
+    for name in names:
+        ElementTree.SubElement(categories, "Category").text = name
+    ElementTree.ElementTree(root).write(path.with_name(f"{path.name}.aux.xml"), "utf-8")
+
+
+def save_geotiff(result: Segmentation, path: str | os.PathLike[str], like: str | os.PathLike[str]) -> None:
+    """Writes the labels of a result with the georeferencing of the TIFF `like`, whose pixels were segmented.
+
+    Raises ValueError if it has another size, OSError if the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    with open_tiff(like) as raster:
+        if raster.size != result.labels.shape:
+            raise ValueError(
+                f"{like} has {raster.size[1]} x {raster.size[0]} pixels, the result {result.labels.shape[1]} x "
+                f"{result.labels.shape[0]}; give the file that was segmented"
+            )
+        create_labels(path, raster, result.names)
+    write_part(path, result.labels, 0, 0, result.names)
+    write_categories(path, result.names)
+
+
+def read_geotiff(path: str | os.PathLike[str], longest: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels int32 `[H, W]` (-1 = no data) and names of a file written here; `longest` thins the pixels out.
+
+    Raises ValueError for another TIFF.
+    """
+    with open_tiff(path) as raster:
+        names = raster.dataset.tags(1).get(CLASS_NAMES)
+        if names is None:
+            raise ValueError(f"{path} does not name its classes; it was not written by this program")
+        step = 1 if longest is None else -(-max(raster.size) // longest)
+        shape = tuple(-(-extent // step) for extent in raster.size)
+        stored = raster.dataset.read(1, out_shape=shape).astype(np.int32)
+        return np.where(stored == int(raster.dataset.nodata), IGNORE, stored), tuple(json.loads(names))

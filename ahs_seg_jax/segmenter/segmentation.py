@@ -1,0 +1,201 @@
+"""`Segmentation`: the labels of one image and what people make of them: masks, areas, pictures, files."""
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from ahs_seg_jax.pictures import legends, overlays
+from ahs_seg_jax.pictures.colors import assign_colors
+from ahs_seg_jax.vocabulary import IGNORE, first_synonym
+
+UNKNOWN = "unknown"  # what pictures and summaries call pixels that none of the words fits
+CLASS_NAMES = "class_names"  # key in the metadata of files of labels: the names as a JSON list
+_EIGHT_BIT, _SIXTEEN_BIT = 255, 65535  # stored for unknown pixels, and one more than the largest index
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The result for one image. Labels are indices into `names`, -1 where none of the names fits (see `unknown=`)."""
+
+    image: np.ndarray  # uint8 [H, W, 3]
+    labels: np.ndarray  # int32 [H, W]
+    names: tuple[str, ...]
+    confidence: np.ndarray  # float32 [H, W], 0..1: the probability of the most probable name
+    probabilities: np.ndarray | None = None  # float32 [t, H, W], 0..1, if they were asked for; they do not sum to 1
+    source: str | None = None  # the file, if the image came from one
+
+    @functools.cached_property
+    def colors(self) -> np.ndarray:
+        """`uint8 [t, 3]`, by name."""
+        return assign_colors(self.names)
+
+    @property
+    def areas(self) -> dict[str, int]:
+        """Name -> pixels, the largest first; names that do not occur are left out. `UNKNOWN` if any pixel is."""
+        return named_areas(count_labels(self.labels, len(self.names)), self.names)
+
+    def index(self, name: str) -> int:
+        """The index of a name, or of the name whose first synonym it is. Raises KeyError that lists near names."""
+        for names in (self.names, tuple(map(first_synonym, self.names))):
+            if name in names:
+                return names.index(name)
+        near = difflib.get_close_matches(name, self.names, n=3) or list(self.names[:8])
+        raise KeyError(f"{name!r} is not among the {len(self.names)} names of this result; it has {', '.join(near)}")
+
+    def mask(self, name: str) -> np.ndarray:
+        """Bool `[H, W]`: where the image shows `name`."""
+        return self.labels == self.index(name)
+
+    def overlay(self, alpha: float = 0.6, legend: bool = True) -> Image.Image:
+        """The labels in colour over the image, `alpha` in 0..1 the colours' share; the legend stands to the right."""
+        picture = overlays.overlay(self.image, self.labels, self.colors, alpha)
+        return Image.fromarray(
+            legends.with_legend(picture, self.labels, self.names, self.colors) if legend else picture
+        )
+
+    def heat_map(self, name: str, alpha: float = 0.7) -> Image.Image:
+        """The probability of one name in colour over the image, with its scale. Needs `probabilities=True`."""
+        if self.probabilities is None:
+            raise ValueError("this result has no probabilities; call the segmenter with probabilities=True")
+        return Image.fromarray(legends.heat_map(self.image, self.probabilities[self.index(name)], name, alpha))
+
+    def compare(self, other: "Segmentation", titles: tuple[str, str] = ("first", "second")) -> Image.Image:
+        """Both results of one image side by side, each with its legend, and where they differ in their words."""
+        return Image.fromarray(
+            legends.comparison(
+                self.image,
+                [(title, r.labels, r.names, r.colors) for title, r in zip(titles, (self, other), strict=True)],
+            )
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What `ahs-seg segment` writes about an image: JSON values."""
+        return summary(self.source, self.labels.shape, float(self.confidence.mean()), self.areas)
+
+    def save_png(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes the indices as a PNG; `read_png` reads it back.
+
+        Up to 255 names: 8 bits with a palette of the classes' colours, 255 = unknown. More: 16 bits, 65535 = unknown.
+        The names stand in its metadata. Both are what `configs/folder.py` trains on. Raises OSError if it cannot be
+        written.
+        """
+        about = PngImagePlugin.PngInfo()
+        about.add_itxt(CLASS_NAMES, json.dumps(self.names, ensure_ascii=False))
+        unknown = no_data_value(len(self.names))
+        few = unknown == _EIGHT_BIT
+        stored = np.where(self.labels == IGNORE, unknown, self.labels)
+        image = Image.fromarray(stored.astype(np.uint8 if few else np.uint16))
+        if few:
+            palette = np.zeros((256, 3), np.uint8)
+            palette[: len(self.names)] = self.colors
+            image.putpalette(palette.tobytes())
+        image.save(path, "PNG", pnginfo=about)
+        return pathlib.Path(path)
+
+    def to_coco(self, image_id: int | str = 0) -> list[dict[str, Any]]:
+        """COCO annotations with compressed RLE, one for each class present; `category_id` is the index of the name.
+
+        Raises ImportError, which says what to install, without pycocotools.
+        """
+        coder = _import("pycocotools.mask", "pip install pycocotools")
+        found: list[dict[str, Any]] = []
+        for index in np.unique(self.labels[self.labels != IGNORE]).tolist():
+            mask = self.labels == index
+            rle = coder.encode(np.asfortranarray(mask.astype(np.uint8)))
+            found.append(
+                {
+                    "id": len(found) + 1,
+                    "image_id": image_id,
+                    "category_id": index,
+                    "category_name": self.names[index],
+                    "segmentation": {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")},
+                    "area": int(mask.sum()),
+                    "bbox": [float(value) for value in coder.toBbox(rle)],
+                    "iscrowd": 1,
+                    "score": round(float(self.confidence[mask].mean()), 4),
+                }
+            )
+        return found
+
+    def polygons(self, name: str) -> list[dict[str, Any]]:
+        """GeoJSON polygons of a class in pixels (x, y), along the pixels' edges, holes included; exact.
+
+        Raises ImportError, which says what to install, without rasterio.
+        """
+        features = _import("rasterio.features", "pip install 'ahs_seg_jax[geo]'")
+        mask = self.mask(name)
+        return [shape for shape, _ in features.shapes(mask.astype(np.uint8), mask=mask)]
+
+
+def count_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """int64 `[classes + 1]`: pixels without a name, then those of each name."""
+    return np.bincount(labels.ravel() - IGNORE, minlength=classes + 1)
+
+
+def named_areas(counts: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """Name -> pixels of what `count_labels` counted, as `Segmentation.areas` has it."""
+    named = dict(zip((UNKNOWN, *names), counts.tolist(), strict=True)) if counts[0] else {}
+    named = named or dict(zip(names, counts[1:].tolist(), strict=True))
+    return {name: pixels for name, pixels in sorted(named.items(), key=lambda item: -item[1]) if pixels}
+
+
+def summary(source: str | None, size: tuple[int, int], mean_confidence: float, areas: dict[str, int]) -> dict[str, Any]:
+    """What `ahs-seg segment` writes about an image of `size` (h, w): JSON values."""
+    height, width = size
+    shares = {name: {"pixels": count, "share": round(count / (height * width), 6)} for name, count in areas.items()}
+    return {
+        "image": source,
+        "height": height,
+        "width": width,
+        "mean_confidence": round(mean_confidence, 4),
+        "classes": shares,
+    }
+
+
+def no_data_value(classes: int) -> int:
+    """What a file of labels of so many names stores where there is none: 255 in 8 bits, 65535 in 16."""
+    return _EIGHT_BIT if classes <= _EIGHT_BIT else _SIXTEEN_BIT
+
+
+def calibrate_unknown(results: Sequence[Segmentation], truths: Sequence[np.ndarray], kept: float = 0.95) -> float:
+    """The threshold for `unknown=` that leaves the share `kept` of the correctly labelled pixels as they are.
+
+    `truths` are int `[H, W]` in the indices of the results' names, -1 = no label. Use images of your own kind: how
+    sure a model is differs from one kind of image to another. Raises ValueError if no pixel is labelled correctly.
+    """
+    if not 0 < kept < 1:
+        raise ValueError(f"kept is {kept}; it must lie strictly between 0 and 1")
+    right = [r.confidence[(r.labels == truth) & (truth != IGNORE)] for r, truth in zip(results, truths, strict=True)]
+    values = np.concatenate([np.zeros(0, np.float32), *right])
+    if not values.size:
+        raise ValueError("no pixel of these results is labelled correctly; check that the truths use the same indices")
+    return float(np.quantile(values, 1 - kept))
+
+
+def read_png(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels int32 `[H, W]` (-1 = unknown) and names of a file that `Segmentation.save_png` wrote.
+
+    Raises ValueError for another PNG.
+    """
+    with Image.open(path) as file:
+        text = getattr(file, "text", {}).get(CLASS_NAMES)
+        if text is None:
+            raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")
+        labels, unknown = np.asarray(file).astype(np.int32), _EIGHT_BIT if file.mode == "P" else _SIXTEEN_BIT
+    return np.where(labels == unknown, IGNORE, labels), tuple(json.loads(text))
+
+
+def _import(module: str, remedy: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"this needs {module.split('.')[0]}, which is not installed: {remedy}") from error

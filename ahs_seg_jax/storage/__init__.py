@@ -1,0 +1,1 @@
+"""Files and buckets: paths, whole writes, writes in the background."""

@@ -1,0 +1,95 @@
+"""CLIP's byte-pair tokens: transformers' `CLIPTokenizer` over the packaged merges, after OpenAI's text cleaning.
+
+Parity: golden/tokenizer.json. Loading takes a fraction of a second and happens at the first use.
+"""
+
+import functools
+import gzip
+import html
+import importlib.resources
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+VOCAB_SIZE = 49408
+
+
+class TextTooLong(ValueError):
+    """Texts that do not fit the context. `lengths` maps each to its number of tokens, start and end included."""
+
+    def __init__(self, lengths: dict[str, int], context: int):
+        self.lengths = lengths
+        listed = "; ".join(f"{text!r} takes {n} tokens" for text, n in lengths.items())
+        super().__init__(f"{listed}; the context holds {context}, start and end included. Shorten the text.")
+
+
+def clean(text: str) -> str:
+    """`text` as CLIP's tokenizer reads it: broken Unicode repaired, HTML entities undone, white space collapsed, lower case.
+
+    Raises ValueError if the result spells one of the special tokens, which would end the text early.
+    """
+    import ftfy  # here, because importing it takes longer than importing this package
+
+    unescaped = html.unescape(html.unescape(ftfy.fix_text(text)))
+    cleaned = " ".join(unescaped.split()).lower()
+    for special in (START, END):
+        if special in cleaned:
+            raise ValueError(f"the text {text!r} spells CLIP's special token {special}; remove it")
+    return cleaned
+
+
+def encode(text: str) -> list[int]:
+    """Token ids of one text, start and end included, as long as the text needs.
+
+    Raises ValueError if the text spells a special token.
+    """
+    return _tokenizer()(clean(text), verbose=False)["input_ids"]
+
+
+def tokenize(texts: Sequence[str], context: int = 77) -> np.ndarray:
+    """Token ids `int32 [n, context]`: start, ids, end, then zeros (parity: OpenAI CLIP pads with 0).
+
+    Raises TextTooLong, which lists every text that does not fit; nothing is ever cut. Raises ValueError if a text
+    spells a special token.
+    """
+    if not texts:
+        return np.zeros((0, context), np.int32)
+    encoded = _tokenizer()([clean(text) for text in texts], verbose=False)["input_ids"]
+    too_long = {text: len(ids) for text, ids in zip(texts, encoded, strict=True) if len(ids) > context}
+    if too_long:
+        raise TextTooLong(too_long, context)
+    tokens = np.zeros((len(texts), context), np.int32)
+    for row, ids in zip(tokens, encoded, strict=True):
+        row[: len(ids)] = ids
+    return tokens
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer() -> "CLIPTokenizer":
+    # It would advise every user without PyTorch that its models, which nobody asked for, are missing.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import CLIPTokenizer
+
+    data = importlib.resources.files("ahs_seg_jax.vocabulary").joinpath("bpe_merges.txt.gz").read_bytes()
+    # Pairs, as the tokenizer wants them; its annotation asks for strings.
+    merges: Any = [tuple(line.split()) for line in gzip.decompress(data).decode("utf-8").splitlines()]
+    symbols = _byte_symbols()
+    words = [*symbols, *(s + "</w>" for s in symbols), *("".join(pair) for pair in merges), START, END]
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=merges)
+
+
+def _byte_symbols() -> list[str]:
+    """The 256 characters that stand for the bytes, in the order of CLIP's vocabulary.
+
+    Printable Latin-1 bytes stand for themselves and come first; the others take the code points from 256 on.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = 256 - len(printable)
+    return [chr(code) for code in (*printable, *range(256, 256 + others))]

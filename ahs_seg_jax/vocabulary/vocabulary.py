@@ -1,0 +1,239 @@
+"""Class names and what follows from them: prompts, tokens, hash, colours, and pairs of related classes."""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import pathlib
+import typing
+from typing import Any
+
+import numpy as np
+
+from ahs_seg_jax.vocabulary import tokenizer
+
+IGNORE = -1  # label of a pixel that has no class
+
+SCENE_TEMPLATE = "A photo of a {} in the scene"
+TOKEN_BUCKETS = (8, 12, 16, 24, 32, 48, 64, 77)
+PACKAGED = (
+    "coco_stuff",
+    "ade20k_150",
+    "ade20k_847",
+    "pascal_context_59",
+    "pascal_context_459",
+    "voc_20",
+    "voc_20b",
+)
+SYNONYM_RULES = ("first", "mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """An ordered list of class names, and how they become prompts.
+
+    A name may list synonyms separated by ", ". Rule "first" uses the first only (parity: CAT-Seg); rule "mean" embeds
+    each and averages the embeddings on the sphere (`pool`). `groups`, if given, names a broader category for each class
+    (such as COCO-Stuff's supercategories; "" = none): `hierarchy_pairs` reads them.
+
+    Raises ValueError, listing every problem at once: no names, an empty or duplicate name (case and surrounding space
+    do not count), a line break or a special token in a name, a template without exactly one "{}".
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...] = (SCENE_TEMPLATE,)
+    synonyms: str = "first"
+    groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = [*_name_problems(self.names), *template_problems(self.templates)]
+        if self.synonyms not in SYNONYM_RULES:
+            problems.append(f"the synonym rule is {self.synonyms!r}; choose one of {', '.join(SYNONYM_RULES)}")
+        if self.groups and len(self.groups) != len(self.names):
+            problems.append(f"there are {len(self.groups)} groups for {len(self.names)} names; give one for each")
+        if problems:
+            raise ValueError("\n".join([f"the vocabulary has {len(problems)} problem(s):", *_indent(problems)]))
+
+    @classmethod
+    def from_file(cls, path: str | pathlib.Path, **settings: Any) -> "Vocabulary":
+        """The names of a UTF-8 text file, one a line, in the order of their indices. `settings` as the constructor's.
+
+        Raises FileNotFoundError, and ValueError as the constructor, with the file's name.
+        """
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no file of class names at {path}; it should hold one name a line")
+        try:
+            return cls(_lines(path.read_text("utf-8-sig")), **settings)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def named(cls, name: str, **settings: Any) -> "Vocabulary":
+        """The packaged names of a benchmark (`PACKAGED`). `settings` as the constructor's.
+
+        Raises ValueError for another name.
+        """
+        if name not in PACKAGED:
+            raise ValueError(f"there is no packaged vocabulary {name!r}; choose one of {', '.join(PACKAGED)}")
+        names = _lines(_packaged(f"{name}.txt"))
+        if name == "coco_stuff":
+            table = dict(line.split("\t") for line in _lines(_packaged("coco_stuff_groups.tsv")))
+            settings.setdefault("groups", tuple(table[n] for n in names))
+        return cls(names, **settings)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the names joined by line breaks, as in the table of evaluation protocols."""
+        return hashlib.sha256("\n".join(self.names).encode("utf-8")).hexdigest()
+
+    def seen_by(self, training: "Vocabulary") -> np.ndarray:
+        """`bool [t]`: whether each class's first synonym is the first synonym of a class of `training` (any case)."""
+        known = {_key(first_synonym(name)) for name in training.names}
+        return np.array([_key(first_synonym(name)) in known for name in self.names])
+
+    def prompts(self) -> list[list[str]]:
+        """For each class its p prompts, p = templates x (the most synonyms of any class, under rule "mean").
+
+        A class with fewer synonyms repeats its first: `prompt_weights` gives the repetitions weight 0.
+        """
+        variants = [self._variants(name) for name in self.names]
+        most = max(len(v) for v in variants)
+        filled = [v + v[:1] * (most - len(v)) for v in variants]
+        return [[template.format(word) for word in words for template in self.templates] for words in filled]
+
+    @property
+    def prompt_weights(self) -> np.ndarray:
+        """`float32 [t, p]`: the share of each prompt in its class's embedding; rows sum to 1."""
+        counts = np.array([len(self._variants(name)) for name in self.names])
+        used = np.arange(counts.max())[None, :] < counts[:, None]
+        weights = np.repeat(used / counts[:, None], len(self.templates), axis=1) / len(self.templates)
+        return weights.astype(np.float32)
+
+    def pool(self, text: Any) -> Any:
+        """Embeddings of all prompts `[t, p, e]`, L2-normalised, averaged on the sphere to `[t, 1, e]`.
+
+        Works on NumPy and JAX arrays. With one template and rule "first" it returns `text` as it is.
+        """
+        if text.shape[1] == 1:
+            return text
+        mean = (text * self.prompt_weights[:, :, None]).sum(axis=1, keepdims=True)
+        return mean / ((mean * mean).sum(axis=-1, keepdims=True) ** 0.5)
+
+    def tokens(self, context: int = 77) -> np.ndarray:
+        """Token ids `int32 [t, p, l]` of all prompts, 0-padded; l = the longest prompt, rounded up to a bucket.
+
+        The text tower is causal, so the shorter l changes no embedding (method: encode only what the prompts need).
+        Raises ValueError that names every class whose prompt exceeds `context` tokens.
+        """
+        prompts = self.prompts()
+        try:
+            tokens = tokenizer.tokenize([prompt for row in prompts for prompt in row], context)
+        except tokenizer.TextTooLong as error:
+            raise ValueError(self._too_long(error.lengths, prompts, context)) from error
+        longest = int((tokens != 0).sum(axis=1).max())
+        bucket = min(next((b for b in TOKEN_BUCKETS if b >= longest), context), context)
+        return tokens[:, :bucket].reshape(len(self), -1, bucket)
+
+    def _variants(self, name: str) -> list[str]:
+        return [first_synonym(name)] if self.synonyms == "first" else [s for s in name.split(", ") if s.strip()]
+
+    def _too_long(self, lengths: dict[str, int], prompts: list[list[str]], context: int) -> str:
+        found = []
+        for name, row in zip(self.names, prompts, strict=True):
+            most = max((lengths.get(prompt, 0) for prompt in row), default=0)
+            if most:
+                found.append(f"class {name!r} makes a prompt of {most} tokens")
+        return "\n".join(
+            [f"the text context holds {context} tokens, start and end included; shorten these names:", *_indent(found)]
+        )
+
+
+def first_synonym(name: str) -> str:
+    """The part of a class name before its first ", "."""
+    return name.split(", ")[0]
+
+
+def hierarchy_pairs(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Related classes for DC-HSP's hierarchy loss: (parent and child `int32 [n, 2]`, siblings `int32 [m, 2]`).
+
+    Siblings are two classes of the same group. A class that is called like a group is the parent of its other members.
+    Both are empty for a vocabulary without groups.
+    """
+    members: dict[str, list[int]] = collections.defaultdict(list)
+    for index, group in enumerate(vocabulary.groups):
+        if group:
+            members[group].append(index)
+    parents: list[tuple[int, int]] = []
+    siblings: list[tuple[int, int]] = []
+    for group, indices in members.items():
+        parent = next((i for i, name in enumerate(vocabulary.names) if _key(name) == _key(group)), None)
+        children = [i for i in indices if i != parent]
+        if parent is not None:
+            parents.extend((parent, child) for child in children)
+        siblings.extend((a, b) for k, a in enumerate(children) for b in children[k + 1 :])
+    return np.array(parents, np.int32).reshape(-1, 2), np.array(siblings, np.int32).reshape(-1, 2)
+
+
+def _name_problems(names: tuple[str, ...]) -> list[str]:
+    if not names:
+        return ["there are no class names; give at least one"]
+    problems = []
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        key = _key(name)
+        if not _key(first_synonym(name)):
+            problems.append(f"name {index + 1} is empty ({name!r}); remove the line or fill it in")
+        elif key in seen:
+            problems.append(f"name {index + 1}, {name!r}, repeats name {seen[key] + 1}, {names[seen[key]]!r}")
+        if "\n" in name or "\r" in name:
+            problems.append(f"name {index + 1}, {name!r}, holds a line break; names are one a line")
+        for special in (tokenizer.START, tokenizer.END):
+            if special in name.lower():
+                problems.append(f"name {index + 1}, {name!r}, spells CLIP's special token {special}")
+        seen.setdefault(key, index)
+    return problems
+
+
+def template_problems(templates: tuple[str, ...]) -> list[str]:
+    """Why these cannot be a vocabulary's templates, one sentence each."""
+    if not templates:
+        return ["there are no prompt templates; give at least one"]
+    return [f"template {t!r} must hold exactly one {{}} for the name" for t in templates if not _is_template(t)]
+
+
+def _is_template(template: str) -> bool:
+    return template.count("{}") == 1 and template.count("{") == template.count("}") == 1
+
+
+def _key(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _indent(lines: typing.Iterable[str]) -> list[str]:
+    return [f"  - {line}" for line in lines]
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    # Only line ends are taken off: the hashes of the benchmarks' names count their spaces.
+    lines = text.replace("\r\n", "\n").split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(lines)
+
+
+@functools.cache
+def _packaged(file: str) -> str:
+    return importlib.resources.files("ahs_seg_jax.vocabulary").joinpath("lists", file).read_text("utf-8")
+
+
+# CLIP's ensemble of 80 prompts, the alternative to the one template: `Vocabulary(names, templates=IMAGENET_TEMPLATES)`.
+IMAGENET_TEMPLATES = _lines(
+    importlib.resources.files("ahs_seg_jax.vocabulary").joinpath("imagenet_templates.txt").read_text()
+)
