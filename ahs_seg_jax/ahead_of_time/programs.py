@@ -20,7 +20,7 @@ from ahs_seg_jax.data.catalogue import open_source
 from ahs_seg_jax.data.scenes import scenes_vocabulary
 from ahs_seg_jax.devices.mesh import along_batch, batch_shards, check_batch, replicated
 from ahs_seg_jax.inference import at_once, labelling
-from ahs_seg_jax.inference.views import views_shape
+from ahs_seg_jax.inference.protocols import find_protocol
 from ahs_seg_jax.models import prompts, sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.training import losses
@@ -96,7 +96,7 @@ def _evaluation(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> t
     shapes = jax.eval_shape(lambda: starting.fresh_params(dataclasses.replace(experiment, model=model.config)))
     params = jax.tree.map(lambda leaf: _whole(mesh, leaf.shape, leaf.dtype), shapes)
     classes = -(-len(vocabulary) // labelling.CLASSES_AT_ONCE) * labelling.CLASSES_AT_ONCE
-    views = views_shape(settings.protocol, experiment.model.image.crop)
+    views = find_protocol(settings.protocol).views_shape(experiment.model.image.crop)
     text = (classes, experiment.model.aggregator.prompts, experiment.model.embed_dim)
     logits = functools.partial(at_once.view_logits, model, class_pooling=settings.class_pooling, mesh=mesh)
     arguments = (

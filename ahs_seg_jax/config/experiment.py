@@ -12,6 +12,7 @@ from ahs_seg_jax.config.data import ON_CORRUPT, DataConfig
 from ahs_seg_jax.config.evaluation import EvalConfig
 from ahs_seg_jax.config.fields import flatten
 from ahs_seg_jax.config.training import LossConfig, MeshConfig, TrainConfig
+from ahs_seg_jax.inference.protocols import PROTOCOLS
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.vocabulary import template_problems
 
@@ -59,7 +60,7 @@ def _choice_problems(experiment: Experiment) -> list[str]:
         "data.on_corrupt": ON_CORRUPT,
         "train.finetune": training.FINETUNE,
         "train.on_nonfinite": training.ON_NONFINITE,
-        "eval.protocol": evaluation.PROTOCOLS,
+        "eval.protocol": tuple(PROTOCOLS),
         "eval.save_predictions": evaluation.PREDICTIONS,
     }
     values = dict(flatten(experiment))

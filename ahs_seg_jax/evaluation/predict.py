@@ -1,7 +1,6 @@
 """Predictions of a model on the images of an evaluation, batch by batch."""
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +18,9 @@ from ahs_seg_jax.evaluation.images import Failed, Loaded
 from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
 from ahs_seg_jax.evaluation.tally import Partial, Tally, most_over_processes, sum_over_processes
-from ahs_seg_jax.inference import at_once, encoding, labelling
-from ahs_seg_jax.inference.views import views_shape
+from ahs_seg_jax.inference import encoding, labelling
+from ahs_seg_jax.inference.engine import Engine
+from ahs_seg_jax.inference.protocols import Protocol
 from ahs_seg_jax.progress import Progress
 
 
@@ -33,7 +33,7 @@ class Predicted:
 
 
 class Run:
-    """The model, the images and the devices of one evaluation. Rotations are merged and the text encoded once."""
+    """The engine, the images and the devices of one evaluation. The text is encoded once."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Run:
         params: Any,
         source: Source,
         classes: ScoredClasses,
-        protocol: str,
+        protocol: Protocol,
         class_pooling: int,
         mesh: Mesh,
         batch_size: int,
@@ -49,9 +49,9 @@ class Run:
     ):
         self.source, self.classes, self.crop = source, classes, model.config.image.crop
         self._protocol, self._class_pooling, self._mesh, self._num_threads = protocol, class_pooling, mesh, num_threads
-        self._model, self._params = encoding.merged(model, put_replicated(params, mesh))
-        pad_to = -(-len(source.vocabulary) // labelling.CLASSES_AT_ONCE) * labelling.CLASSES_AT_ONCE
-        self._text = encoding.encode_vocabulary(self._model, self._params, source.vocabulary, pad_to)
+        self._engine = Engine(model, put_replicated(params, mesh))
+        text = encoding.encode_vocabulary(self._engine.model, self._engine.params, source.vocabulary)
+        self._text, self._mask = encoding.padded_text(text, labelling.CLASSES_AT_ONCE)
         self._rows = -(-max(batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()
 
     def predicted(self, indices: Sequence[int]) -> Iterator[list[Predicted | Failed]]:
@@ -75,25 +75,18 @@ class Run:
 
     def _segment(self, batch: list[Loaded]) -> list[jax.Array]:
         """Padded label maps; returns before the devices have finished."""
-        views = np.zeros((self._rows, *views_shape(self._protocol, self.crop)), np.float32)
+        views = np.zeros((self._rows, *self._protocol.views_shape(self.crop)), np.float32)
         for row, loaded in enumerate(batch):
             views[row] = loaded.views
-        logits = at_once.view_logits(
-            self._model,
-            self._params,
+        return self._engine.label_maps(
             put_batch({"views": views}, self._mesh)["views"],
-            self._text.text,
-            self._text.mask,
+            self._text,
+            self._mask,
+            [loaded.label.shape for loaded in batch],
+            self._protocol,
             class_pooling=self._class_pooling,
             mesh=self._mesh,
         )
-        # Label maps depend on each image's size: they are made where its logits lie, one image at a time.
-        shards = sorted(logits.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-        own = itertools.chain.from_iterable(shard.data for shard in shards)
-        return [
-            labelling.label_map(image_logits, loaded.label.shape, self._protocol)
-            for loaded, image_logits in zip(batch, own, strict=False)
-        ]
 
     def _collected(self, batch: list[tuple[Loaded | Failed, Any]]) -> list[Predicted | Failed]:
         done: list[Predicted | Failed] = []

@@ -24,7 +24,7 @@ from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.evaluation.results import Evaluation
 from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
 from ahs_seg_jax.evaluation.tally import Partial, digest
-from ahs_seg_jax.inference import views
+from ahs_seg_jax.inference.protocols import find_protocol
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.pictures import panels
 from ahs_seg_jax.versions import versions
@@ -118,7 +118,7 @@ def evaluate(
     Raises ValueError for an unknown protocol; DataProblem for an empty source, for labels outside the vocabulary, and
     for data that their doctor refuses unless `allow_bad_data`.
     """
-    views.check_protocol(protocol)
+    seen_by = find_protocol(protocol)
     check_data(source, allow_bad_data)
     log, mesh = log or (lambda _: None), mesh or make_mesh()
     about = {"path": None, "step": None, **(checkpoint or {})}
@@ -127,7 +127,7 @@ def evaluate(
     options: dict[str, Any] = {"protocol": protocol, "class_pooling": class_pooling, "limit": limit, "quick": quick}
     report = describe(model, source, about, **options, training_vocabulary=training_vocabulary, mesh=mesh)
     indices, classes = images.chosen(source, quick, limit), ScoredClasses.of(source)
-    run = predict.Run(model, params, source, classes, protocol, class_pooling, mesh, batch_size, num_threads)
+    run = predict.Run(model, params, source, classes, seen_by, class_pooling, mesh, batch_size, num_threads)
     kept = Partial(partial, _partial_fingerprint(report, predictions), log) if partial else None
     tally = predict.count(run, indices, pictures // 3, kept, predictions, log)
     shown = images.pictured(

@@ -50,13 +50,13 @@ def export(
     writing.refuse_existing(path)
     to_onnx = onnx.onnx_exporter() if file_format == "onnx" else None
     segmenter = model if isinstance(model, Segmenter) else Segmenter.from_pretrained(model)
-    config = segmenter.model.config
-    leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(segmenter.params)}
+    config, engine = segmenter.config, segmenter.engine
+    leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(engine.params)}
     if names is not None:
         vocabulary = Vocabulary(tuple(names), segmenter.templates)
         leaves[programs.TEXT] = segmenter.encode_prompts(vocabulary)
         leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith("clip/text/")}
-    found = programs.programs(segmenter.model, baked=names is not None)
+    found = programs.programs(engine.model, baked=names is not None)
     written = {name: to_onnx(p, leaves) if to_onnx else stablehlo.stablehlo(p, leaves) for name, p in found.items()}
     about = {
         "inputs_and_outputs": WHAT_IT_TAKES,
