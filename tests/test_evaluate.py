@@ -17,7 +17,7 @@ from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.errors import DataProblem
 from ahs_seg_jax.evaluation import results
 from ahs_seg_jax.evaluation.score import evaluate
-from ahs_seg_jax.inference import compiled, views
+from ahs_seg_jax.inference import PROTOCOLS, compiled
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.color_model import (
@@ -34,7 +34,7 @@ from tests.color_model import (
 )
 
 
-@pytest.mark.parametrize("protocol", views.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_scores_by_hand(protocol):
     result = evaluate(ColorModel(), PARAMS, by_hand(), protocol=protocol, mesh=one_device())
     # Labelled pixels: red 70 + 33, green 50, blue 50 + 12. Found: red 103, green 50, blue none.
