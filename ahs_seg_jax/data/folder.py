@@ -18,6 +18,7 @@ import numpy as np
 
 from ahs_seg_jax.data import images
 from ahs_seg_jax.errors import CorruptExample, NotAnIndexMask
+from ahs_seg_jax.pictures import label_files
 from ahs_seg_jax.storage.paths import on_disk
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 
@@ -70,7 +71,7 @@ class FolderSource:
         return {"image": image, "label": label}
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
-        return read_or_corrupt(images.read_mask, path)
+        return read_or_corrupt(label_files.read_mask, path)
 
     def name(self, index: int) -> str:
         """The image's path below the root."""
@@ -210,11 +211,11 @@ def _pair_problems(image: pathlib.Path, mask: pathlib.Path, classes: int | None,
             problems.append(str(error))
             return None
 
-    size, mask_size = attempt(images.image_size, image), attempt(images.mask_size, mask)
+    size, mask_size = attempt(images.image_size, image), attempt(label_files.mask_size, mask)
     if decode and size is not None:
         attempt(images.read_image, image)
     if decode and mask_size is not None:
-        label = attempt(images.read_mask, mask)
+        label = attempt(label_files.read_mask, mask)
         if label is not None and (outside := _outside(label, classes)):
             problems.append(f"{mask}: {outside}")
     if size and mask_size and size != mask_size:

@@ -78,11 +78,6 @@ class Benchmark:
         names = self.vocabulary.names
         return (*names[: self.scored], self.background) if self.background else names
 
-    @property
-    def bits(self) -> int:
-        """Bits of a stored label: 16 where 8 cannot hold every class and the value for unlabelled."""
-        return 8 if self.classes < 255 else 16
-
     @functools.cached_property
     def table(self) -> np.ndarray:
         """`int32 [n]`: the class of each value, -1 for those of no class."""
