@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,13 +18,13 @@ import numpy as np
 from ahs_seg_jax.data import images
 from ahs_seg_jax.errors import CorruptExample, NotAnIndexMask
 from ahs_seg_jax.pictures import label_files
+from ahs_seg_jax.progress import Progress
 from ahs_seg_jax.storage.paths import on_disk
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 
 SPLITS = ("train", "val")
 CHECKS = ("sample", "full")
 SAMPLE = 2000  # files of a split that check="sample" decodes
-SECONDS_BETWEEN_REPORTS = 5.0
 log = logging.getLogger(__name__)
 
 
@@ -191,13 +190,11 @@ def _file_problems(root: pathlib.Path, pairs: Sequence[tuple[str, str]], classes
         return _pair_problems(image, mask, classes, decode=index in decoded)
 
     problems: list[str] = []
-    reported = time.monotonic()
+    progress = Progress(n, log.info, "checked", "pairs")
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for done, found in enumerate(pool.map(check_pair, range(n)), 1):
             problems += found
-            if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                reported = time.monotonic()
-                log.info("checked %d of %d pairs in %s, %d problem(s) so far", done, n, root, len(problems))
+            progress.show(done, f" in {root}, {len(problems)} problem(s) so far")
     return problems
 
 
