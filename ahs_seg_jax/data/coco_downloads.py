@@ -1,7 +1,7 @@
 """COCO-Stuff (171 classes): prepared as the other benchmarks are, or straight from the files that are downloaded.
 
 coco-stuff/images/{train,val}2017/*.jpg
-coco-stuff/annotations/{train,val}2017/*.png     a value of `vocabularies/coco_stuff_values.txt`, or unlabelled
+coco-stuff/annotations/{train,val}2017/*.png     a value of `benchmarks/coco_stuff_values.txt`, or unlabelled
 """
 
 import logging

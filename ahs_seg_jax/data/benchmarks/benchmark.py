@@ -155,6 +155,6 @@ def by_stem(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
 
 
 def packaged_numbers(file: str, dtype: type = np.int64) -> np.ndarray:
-    """The numbers of a text file beside the vocabularies, one a line."""
-    text = importlib.resources.files("ahs_seg_jax.vocabulary").joinpath("lists", file).read_text("utf-8")
+    """The numbers of a text file of this folder, one a line."""
+    text = importlib.resources.files("ahs_seg_jax.data.benchmarks").joinpath(file).read_text("utf-8")
     return np.array(text.split(), dtype)
