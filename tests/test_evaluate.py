@@ -249,7 +249,7 @@ def test_progress_has_rate_and_time_left(monkeypatch):
     assert lines[0] == "evaluated 1 of 7 images"
     assert "evaluated 3 of 7 images, " in lines[2]
     assert "images/s" in lines[2]
-    assert "min left" in lines[2]
+    assert " s left" in lines[2]
 
 
 def test_a_second_evaluation_traces_nothing():

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ahs_seg_jax import progress
 from ahs_seg_jax.inference import compiled
-from ahs_seg_jax.inference import tiles as tiles_module
 from ahs_seg_jax.inference.in_passes import ViewLogits
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.tiles import ArrayRaster, assembled, label_tiles, overview
@@ -162,7 +162,8 @@ def test_an_overview_is_means_of_squares():
 
 
 def test_progress_is_logged(monkeypatch, caplog):
-    monkeypatch.setattr(tiles_module, "SAY_EVERY", -1.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "ahs_seg_jax"):
         run(photo(20, 40), NativeWindows(window=20, overlap=0), tile=64)
-    assert caplog.messages[:2] == ["1 of 2 windows", "2 of 2 windows"]
+    assert caplog.messages[0] == "segmented 1 of 2 windows"
+    assert caplog.messages[1].startswith("segmented 2 of 2 windows, ")

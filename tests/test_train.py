@@ -60,11 +60,13 @@ def after_batches(monkeypatch, count: int, action):
     class Watched:
         def __init__(self, *args, **kwargs):
             self.inner = original(*args, **kwargs)
+            self.next_batch = kwargs["start_batch"]
             self.skipped: dict[str, int] = {}
 
         def __next__(self):
-            if self.inner.next_batch == count:
+            if self.next_batch == count:
                 action()
+            self.next_batch += 1
             return next(self.inner)
 
     monkeypatch.setattr(train, "train_batches", Watched)

@@ -34,13 +34,6 @@ def augment(
     return pad_to(image, crop, PAD_VALUE), pad_to(label, crop, IGNORE)
 
 
-def eval_resize(
-    image: UInt8[np.ndarray, "h w 3"], short: int = 640, max_edge: int = 2560
-) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Step 1 of protocol cat_seg: shortest edge to `short`, longest at most `max_edge`; PIL bilinear on uint8."""
-    return resize_image(image, resized_shape(image.shape[:2], short, max_edge))
-
-
 def resized_shape(shape: tuple[int, ...], short: int, max_edge: int) -> tuple[int, int]:
     """(h, w) after the shortest edge becomes `short`, or less where the longest would exceed `max_edge`.
 

@@ -115,14 +115,15 @@ def count(
         log(f"going on after {tally.done} of {len(own)} images of this process")
     elif predictions:
         predictions.start_again(own)
-    progress = Progress(len(own), log)
+    progress = Progress(len(own), log, "evaluated")
+    share = " of this process" if jax.process_count() > 1 else ""
     before, started = tally.seconds, time.monotonic()
     try:
         for batch in run.predicted(own[tally.done :]):
             counted = _counted(batch, tally, predictions)
             counted.seconds = before + time.monotonic() - started
             tally = tally.added(counted)
-            progress.show(tally.done)
+            progress.show(tally.done, share)
             if kept:
                 kept.save_now_and_then(tally)
     except BaseException:  # Ctrl-C is one

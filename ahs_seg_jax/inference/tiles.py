@@ -11,7 +11,6 @@ border one or two columns of windows are computed twice.
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -25,10 +24,10 @@ from ahs_seg_jax.inference.in_passes import ViewLogits
 from ahs_seg_jax.inference.native_windows import TILE, Axis, Grid, NativeWindows
 from ahs_seg_jax.inference.views import bilinear_taps, check_image, squash
 from ahs_seg_jax.models.ops import resize
+from ahs_seg_jax.progress import Progress
 
 logger = logging.getLogger("ahs_seg_jax")
 CLASSES_AT_ONCE = 16  # classes whose probabilities exist for a whole tile together
-SAY_EVERY = 10.0  # seconds from one line of progress to the next
 OVERVIEW = 1024  # longest side in pixels of what the global view is made of
 
 Segment = Callable[[np.ndarray], ViewLogits]  # views [k, s, s, 3], RGB 0..255 -> their logits
@@ -122,7 +121,7 @@ def label_tiles(
     wide = columns or tile_columns
     strips = [range(left, min(left + wide, tile_columns)) for left in range(0, tile_columns, wide)]
     of_strips = [grid.columns.meeting(strip.start * tile, strip.stop * tile) for strip in strips]
-    counted = _Counted(len(grid.rows.starts) * sum(map(len, of_strips)))
+    progress = Progress(len(grid.rows.starts) * sum(map(len, of_strips)), logger.info, "segmented", "windows")
     for strip, window_columns in zip(strips, of_strips, strict=True):
         held: dict[tuple[int, int], ViewLogits] = {}
         for row in range(tile_rows):
@@ -130,24 +129,9 @@ def label_tiles(
             rows = grid.rows.meeting(row * tile, (row + 1) * tile) if wanted else []
             held = {key: value for key, value in held.items() if key[0] in rows}
             missing = [(r, c) for r in rows for c in window_columns if (r, c) not in held]
-            held.update(counted(_segmented(segment, raster, grid, missing, crop, at_once)))
+            held.update(progress.each(_segmented(segment, raster, grid, missing, crop, at_once)))
             for column in wanted:
                 yield _label(grid, held, whole, (row * tile, column * tile), tile, probabilities)
-
-
-class _Counted:
-    """Passes windows on and logs from time to time how many there were."""
-
-    def __init__(self, total: int):
-        self._total, self._count, self._said = total, 0, time.monotonic()
-
-    def __call__(self, windows: Iterator[_Window]) -> Iterator[_Window]:
-        for window in windows:
-            self._count += 1
-            if time.monotonic() - self._said > SAY_EVERY:
-                self._said = time.monotonic()
-                logger.info("%d of %d windows", self._count, self._total)
-            yield window
 
 
 def _segmented(

@@ -31,12 +31,6 @@ def test_resized_shape(shape, short, max_edge, expected):
     assert transforms.resized_shape(shape, short, max_edge) == expected
 
 
-def test_eval_resize():
-    image, _ = example(53, 97)
-    assert transforms.eval_resize(image).shape == (640, 1171, 3)
-    assert transforms.eval_resize(image, 31, 47).shape == (26, 47, 3)
-
-
 def test_resize_image_is_bilinear_at_pixel_centres():
     image = np.repeat(np.uint8([[0, 100]])[:, :, None], 3, axis=2)
     np.testing.assert_array_equal(transforms.resize_image(image, (1, 4))[0, :, 0], [0, 25, 75, 100])
