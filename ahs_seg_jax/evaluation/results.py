@@ -1,7 +1,6 @@
 """The outcome of an evaluation: scores, what they are scores of, and the results file."""
 
 import dataclasses
-import json
 import math
 import os
 import platform
@@ -120,7 +119,7 @@ class Evaluation:
         """Writes the results file (JSON). A run that is killed meanwhile leaves no half file."""
         target = epath.Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        writing.write_whole(target, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+        writing.write_json(target, self.to_dict(), ensure_ascii=False)
 
 
 def vocabulary_report(vocabulary: Vocabulary) -> dict[str, Any]:

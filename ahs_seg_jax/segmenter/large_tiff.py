@@ -18,6 +18,7 @@ from ahs_seg_jax.pictures.colors import assign_colors
 from ahs_seg_jax.segmenter import geotiff
 from ahs_seg_jax.segmenter.segmentation import count_labels, named_areas, summary
 from ahs_seg_jax.segmenter.segmenter import Names, Segmenter, Unknown
+from ahs_seg_jax.storage import writing
 from ahs_seg_jax.vocabulary import IGNORE
 
 OVERLAY = 2048  # pixels: the longest side of a picture of a large image
@@ -43,9 +44,7 @@ class _Progress:
 
     def save(self, path: pathlib.Path) -> None:
         """All or nothing."""
-        partial = path.with_name(f"{path.name}.new")
-        partial.write_text(json.dumps(dataclasses.asdict(self)), "utf-8")
-        partial.replace(path)
+        writing.write_text(path, json.dumps(dataclasses.asdict(self)))
 
 
 def segment_tiff(

@@ -100,7 +100,7 @@ class WorkdirLock:
             return None
 
     def _write(self) -> None:
-        writing.write_whole(self._path, json.dumps({**self._owner, "beats": self._beats}))
+        writing.write_text(self._path, json.dumps({**self._owner, "beats": self._beats}))
 
     def _alive(self, found: dict[str, Any]) -> bool:
         if found["machine"] == self._owner["machine"] and found["started"] is not None:
