@@ -16,7 +16,7 @@ from ahs_seg_jax.checkpoints import manifest, pretrained, starting
 from ahs_seg_jax.config import Experiment, command_line
 from ahs_seg_jax.data.catalogue import open_source
 from ahs_seg_jax.devices.mesh import make_mesh
-from ahs_seg_jax.evaluation import run
+from ahs_seg_jax.evaluation import run, score
 
 
 def load_experiment(path: pathlib.Path) -> Experiment:
@@ -48,8 +48,8 @@ def main() -> None:
     ]
     source.vocabulary = dataclasses.replace(source.vocabulary, names=tuple(names), templates=known.templates)
     params, _ = starting.starting_params(dataclasses.replace(experiment, init=str(args.workdir)), mesh)
-    checkpoint = {"path": str(args.workdir), "step": meta["step"]}
-    result = run.score(experiment, params, source, known, checkpoint, mesh)
+    weights = run.in_training(experiment, params, known, args.workdir, meta["step"], mesh)
+    result = score.evaluate(weights, source, experiment.eval, mesh=mesh, log=print)
     run.write(result, args.workdir, "control_words")
 
 

@@ -14,7 +14,6 @@ from absl import app, flags
 
 from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.config import training
-from ahs_seg_jax.data import pipeline
 from ahs_seg_jax.devices import distributed
 from ahs_seg_jax.evaluation import run as evaluation_run
 from ahs_seg_jax.main import USER_ERRORS, fail
@@ -68,10 +67,10 @@ def main(_argv: list[str]) -> None:
     for module in (starting, evaluation_run, step):
         module.AHSSeg = StandIn
     if _STEP_SECONDS.value:
-        pipeline.train_batches = slow_batches(pipeline.train_batches, _STEP_SECONDS.value)
+        train.train_batches = slow_batches(train.train_batches, _STEP_SECONDS.value)
     if _SAVE_SECONDS.value:
         os.rename = slow_rename(os.rename, _SAVE_SECONDS.value)
-    monitor.Monitor = Telling
+    train.Monitor = Telling
     described = experiment(small_model(adaptation="none"), **json.loads(_RUN.value))
     mesh = training.MeshConfig(**json.loads(_MESH.value))
     try:
