@@ -100,6 +100,15 @@ def test_run_leaves_checkpoints_results_pictures_and_curves(stand_in, tmp_path, 
     assert manifest.stored_vocabulary(meta) == scenes_vocabulary("train")
 
 
+def test_mixture_of_recipes_is_said_at_the_start_and_allowed(stand_in, tmp_path, capsys):
+    config = dataclasses.replace(experiment(steps=1, finetune="attention", clip_norm=1.0), init="random")
+    assert train.train(config, tmp_path) is Ending.FINISHED
+    lines = [line for line in capsys.readouterr().out.splitlines() if "published recipe" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("differs from the published recipe catseg in: ")
+    assert "train.clip_norm 1.0 (published 0.01)" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("number", "ending"), [(signal.SIGINT, Ending.INTERRUPTED), (signal.SIGTERM, Ending.PREEMPTED)]
 )

@@ -20,7 +20,7 @@ from jaxtyping import Int
 
 from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.checkpoints.store import CheckpointStore
-from ahs_seg_jax.config import Experiment
+from ahs_seg_jax.config import Experiment, recipes
 from ahs_seg_jax.data.catalogue import open_source
 from ahs_seg_jax.data.pipeline import train_batches
 from ahs_seg_jax.data.source import Source
@@ -97,6 +97,8 @@ def announce(experiment: Experiment, state: TrainState, done: int, source: Sourc
             lines.append(line(label, learning, frozen, held[label]))
     lines.append(line("all", count(state.trainable), count(state.frozen), held.total()))
     processes.log("\n".join(lines))
+    if differs := recipes.remark(experiment):
+        processes.log(differs)
     train, device = experiment.train, mesh.devices.flat[0]
     shards, axes = batch_shards(mesh), [f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1]
     processes.log(
@@ -138,7 +140,7 @@ class Training:
         self._step_function = jitted_step(experiment, pairs, mesh, state)
         self._batches = train_batches(
             data.train,
-            crop=experiment.model.image.crop,
+            crop=experiment.train_crop,
             augment=experiment.data.augment,
             batch_size=settings.batch_size,
             seed=experiment.seed,
