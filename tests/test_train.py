@@ -101,7 +101,8 @@ def test_run_leaves_checkpoints_results_pictures_and_curves(stand_in, tmp_path, 
 
 
 def test_mixture_of_recipes_is_said_at_the_start_and_allowed(stand_in, tmp_path, capsys):
-    config = dataclasses.replace(experiment(steps=1, finetune="attention", clip_norm=1.0), init="random")
+    model = small_model(adaptation="none", mh_fpn=False, dc_hsp=False)
+    config = dataclasses.replace(experiment(model, steps=1, finetune="attention", clip_norm=1.0), init="random")
     assert train.train(config, tmp_path) is Ending.FINISHED
     lines = [line for line in capsys.readouterr().out.splitlines() if "published recipe" in line]
     assert len(lines) == 1

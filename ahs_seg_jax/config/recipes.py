@@ -57,5 +57,10 @@ def remark(experiment: Experiment) -> str:
     if experiment.train.finetune == "scratch":
         return ""
     found = {recipe: differences(experiment, recipe) for recipe in RECIPES}
-    nearest = min(found, key=lambda recipe: len(found[recipe]))
+
+    def distance(recipe: str) -> tuple[int, int]:
+        """What the model is and what learns counts before the numbers of the optimiser."""
+        return sum(line.startswith(("model.", "train.finetune")) for line in found[recipe]), len(found[recipe])
+
+    nearest = min(found, key=distance)
     return f"differs from the published recipe {nearest} in: {', '.join(found[nearest])}" if found[nearest] else ""
