@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ahs_seg_jax.config import DataConfig, ScenesConfig
+from ahs_seg_jax.config import DataConfig, EvalConfig, ScenesConfig
 from ahs_seg_jax.data import catalogue
 from ahs_seg_jax.evaluation import score
 from ahs_seg_jax.inference import encoding
@@ -93,11 +93,11 @@ def evaluation(settings: Settings) -> Record:
     scenes = ScenesConfig(size=max(settings.image), val_images=images)
     source = catalogue.open_source(DataConfig(name="scenes", scenes=scenes), "val")
     model = AHSSeg(settings.model(), tpu=sharding.is_tpu())
-    model, params = encoding.merged(model, jax.device_put(inputs.parameters(settings.model())))
-    seconds = []
+    weights = score.Weights(*encoding.merged(model, jax.device_put(inputs.parameters(settings.model()))))
+    scored, seconds = EvalConfig(batch_size=max(4, jax.device_count()), pictures=0), []
     for _ in range(2):
         started = time.perf_counter()
-        score.evaluate(model, params, source, protocol="whole", batch_size=max(4, jax.device_count()))
+        score.evaluate(weights, source, scored)
         seconds.append(time.perf_counter() - started)
     found = spread(seconds[1:])
     return {"seconds": found, "items": images, "unit": "images", "throughput": images / found["median"], "flops": None}

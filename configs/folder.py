@@ -29,7 +29,9 @@ def experiment() -> Experiment:
         name="folder",
         model=model,
         # Strong colour changes are more than so small a model learns to see through in minutes.
-        data=DataConfig(name="folder", templates=("{}",), augment=AugmentConfig(color_jitter=False)),
+        data=DataConfig(
+            name="folder", templates=("{}",), augment=AugmentConfig(color_jitter=False, label_resize="centre")
+        ),
         train=TrainConfig(
             steps=1600,
             batch_size=4,

@@ -76,7 +76,7 @@ def program(experiment: Experiment, mode: str, mesh: Mesh) -> tuple[Any, tuple[A
 
 
 def _training(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    train, crop = experiment.train, experiment.model.image.crop
+    train, crop = experiment.train, experiment.train_crop
     check_batch(train.batch_size, train.accumulation, mesh)
     state = abstract_state(experiment, mesh)
     batch = {

@@ -8,7 +8,7 @@ unknown, missing, of the wrong type or contradictory.
 import dataclasses
 
 from ahs_seg_jax.config import evaluation, training
-from ahs_seg_jax.config.data import ON_CORRUPT, DataConfig
+from ahs_seg_jax.config.data import LABEL_RESIZE, ON_CORRUPT, DataConfig
 from ahs_seg_jax.config.evaluation import EvalConfig
 from ahs_seg_jax.config.fields import flatten
 from ahs_seg_jax.config.training import LossConfig, MeshConfig, TrainConfig
@@ -34,6 +34,11 @@ class Experiment:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
+    @property
+    def train_crop(self) -> int:
+        """Side of the square training crops, in pixels."""
+        return self.data.augment.crop or self.model.image.crop
+
     def problems(self) -> list[str]:
         """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
         return [
@@ -58,6 +63,7 @@ def _choice_problems(experiment: Experiment) -> list[str]:
     choices = {
         "mode": MODES,
         "data.on_corrupt": ON_CORRUPT,
+        "data.augment.label_resize": LABEL_RESIZE,
         "train.finetune": training.FINETUNE,
         "train.on_nonfinite": training.ON_NONFINITE,
         "eval.protocol": tuple(PROTOCOLS),
@@ -101,9 +107,9 @@ def _finetune_problems(experiment: Experiment) -> list[str]:
         return []
     finetune, adaptation = experiment.train.finetune, experiment.model.adaptation
     found = []
-    if finetune == "orthogonal" and adaptation == "none":
+    if finetune.startswith("orthogonal") and adaptation == "none":
         found.append(
-            "train.finetune is 'orthogonal' but model.adaptation is 'none': there are no rotations to train; "
+            f"train.finetune is {finetune!r} but model.adaptation is 'none': there are no rotations to train; "
             "set train.finetune to attention, full, scratch or frozen, or model.adaptation to orthogonal or ha_hem"
         )
     if finetune in ("attention", "full") and adaptation in ("orthogonal", "ha_hem"):

@@ -2,7 +2,15 @@
 
 import dataclasses
 
-FINETUNE = ("orthogonal", "attention", "full", "scratch", "frozen")
+# What learns inside CLIP: mode -> groups of parameters (`training/optimizer.py`). What is outside CLIP always learns.
+FINETUNE = {
+    "orthogonal": ("adaptation",),
+    "orthogonal_biases": ("adaptation", "image_biases"),
+    "attention": ("attention",),
+    "full": ("attention", "image_biases", "blocks"),
+    "scratch": ("adaptation", "attention", "image_biases", "blocks", "clip"),
+    "frozen": (),
+}
 ON_NONFINITE = ("stop", "skip")
 RANDOM_INIT = "random"
 
@@ -15,7 +23,7 @@ class TrainConfig:
     batch_size: int = 4  # images an update sees, over all devices and micro-batches
     accumulation: int = 1  # micro-batches an update is split into, to save memory
     class_pooling: int = 2  # side of the average pooling before the class layers, in grid tokens
-    finetune: str = "orthogonal"  # what learns inside CLIP: orthogonal | attention | full | scratch | frozen
+    finetune: str = "orthogonal"  # what learns inside CLIP: one of FINETUNE
     learning_rate: float = 2e-4  # peak rate outside CLIP
     clip_multiplier: float = 0.01  # the rate inside CLIP, as a share of learning_rate
     weight_decay: float = 1e-4  # AdamW; norms and embeddings are exempt

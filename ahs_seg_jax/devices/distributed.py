@@ -1,9 +1,7 @@
 """Several processes of one run: how they join, that they agree before the first step, and noticing one that is lost.
 
-All of them run the same command. They meet at the coordination service of process 0, by flags
-(`--coordinator=host:port --num_processes=4 --process_id=1`) or, with `--distributed`, by what the environment says (Cloud
-TPU pods, SLURM, Open MPI). What they tell each other here goes through that service and not through the devices, so that a
-process that is missing can be named.
+All of them run the same command and meet at the coordination service of process 0. What they tell each other here goes
+through that service and not through the devices, so that a process that is missing can be named.
 """
 
 import json
@@ -16,61 +14,60 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import jax
-from absl import flags
 from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
 from ahs_seg_jax.devices.roll_call import names, roll_call
 from ahs_seg_jax.errors import Ending, InputError, LostProcess
 
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, for a run of several processes.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes take part in the run.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number, from 0.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several processes, as Cloud TPU, SLURM or Open MPI say.")
-_TIMEOUT = flags.DEFINE_float(
-    "process_timeout", 120.0, "Seconds without a sign of life, after which a process is lost."
-)
+TIMEOUT = 120.0  # seconds without a sign of life, after which a process is lost, unless `join` is told another time
 
+_timeout = TIMEOUT
 _exchanges = 0  # how many rounds of `exchange` there were; all processes make the same ones in the same order
 
 
-def _timeout() -> float:
-    return float(_TIMEOUT.value if flags.FLAGS.is_parsed() else _TIMEOUT.default)
+def join(
+    *,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    detect: bool = False,
+    timeout: float = TIMEOUT,
+) -> None:
+    """Joins the other processes, before anything touches a device; returns at once if no argument says that there are any.
 
+    `coordinator` is host:port of process 0. With `detect`, what is not given is taken from the environment (Cloud TPU
+    pods, SLURM, Open MPI). `timeout`, in seconds, holds for the whole run.
 
-def join() -> None:
-    """Joins the other processes, if the flags say that there are any; before anything touches a device.
-
-    Raises InputError for flags that do not go together, LostProcess if some process does not come in time.
+    Raises InputError for arguments that do not go together, LostProcess if some process does not come in time.
     """
-    if not flags.FLAGS.is_parsed():  # used as a library
-        return
-    given: tuple[Any, Any, Any] = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    global _timeout  # noqa: PLW0603
+    given: tuple[Any, Any, Any] = (coordinator, num_processes, process_id)
     flag_names = ("--coordinator", "--num_processes", "--process_id")
     missing = [name for name, value in zip(flag_names, given, strict=True) if value is None]
-    if len(missing) == 3 and not _DISTRIBUTED.value:
+    if len(missing) == 3 and not detect:
         return
-    if missing and not _DISTRIBUTED.value:
+    if missing and not detect:
         raise InputError(f"{', '.join(missing)} must be given too (or --distributed, where the environment knows them)")
-    seconds = float(_TIMEOUT.value)
-    address, count, number, local = _of_environment(given, seconds) if missing else (*given, None)
+    _timeout = float(timeout)
+    address, count, number, local = _of_environment(given, _timeout) if missing else (*given, None)
     if count > 1:
-        roll_call(address, count, number, seconds)
+        roll_call(address, count, number, _timeout)
     jax.distributed.initialize(
         coordinator_address=address,
         num_processes=count,
         process_id=number,
         local_device_ids=local,
         cluster_detection_method="deactivate",
-        initialization_timeout=max(1, round(seconds)),
+        initialization_timeout=max(1, round(_timeout)),
         # `Watch` notices earlier, and names the process.
-        heartbeat_timeout_seconds=max(20, round(4 * seconds)),
-        shutdown_timeout_seconds=max(1, round(seconds)),
+        heartbeat_timeout_seconds=max(20, round(4 * _timeout)),
+        shutdown_timeout_seconds=max(1, round(_timeout)),
     )
 
 
 def _of_environment(given: tuple[Any, Any, Any], seconds: float) -> tuple[str, int, int, Any]:
-    """(coordinator, number of processes, this one's number, its devices), as far as the flags do not say them."""
+    """(coordinator, number of processes, this one's number, its devices), as far as they are not given."""
     try:
         detect: Any = clusters.ClusterEnv.auto_detect_unset_distributed_params
         found = detect(*given, None, None, round(seconds))
@@ -95,7 +92,7 @@ def exchange(what: str, text: str, seconds: float | None = None) -> list[str]:
     global _exchanges  # noqa: PLW0603
     _exchanges += 1
     client, count = jax_distributed.global_state.client, jax_distributed.global_state.num_processes
-    seconds = seconds or 10 * _timeout()
+    seconds = seconds or 10 * _timeout
     name, end = f"ahs_seg_jax/{_exchanges}/{what}", time.monotonic() + seconds
     client.key_value_set(f"{name}/{jax_distributed.global_state.process_id}", text)
     found: dict[int, str] = {}
@@ -149,7 +146,7 @@ class Watch:
     """
 
     def __init__(self, seconds: float | None = None):
-        self._seconds = seconds or _timeout()
+        self._seconds = seconds or _timeout
         self._client: Any = jax_distributed.global_state.client
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)

@@ -1,4 +1,4 @@
-"""How a run stops and goes on: the request to stop, what is stored beside the arrays, what may continue it."""
+"""How a run goes on: what is said when it stops, what is stored beside the arrays, what may continue it."""
 
 import dataclasses
 import json
@@ -67,7 +67,6 @@ def checkpoint_meta(experiment: Experiment, source: Source, step: int) -> dict[s
     """What is stored beside the arrays: enough to continue exactly, and to use the weights without the config file."""
     return {
         "step": step,
-        "next_batch": step,
         "config": dataclasses.asdict(experiment),
         "fingerprint": fingerprint(experiment),
         "vocabulary": dataclasses.asdict(source.vocabulary),
