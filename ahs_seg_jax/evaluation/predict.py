@@ -1,6 +1,7 @@
 """Predictions of a model on the images of an evaluation, batch by batch."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ahs_seg_jax.config import EvalConfig
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.devices.mesh import put_batch, put_replicated
 from ahs_seg_jax.errors import DataProblem
@@ -20,8 +22,10 @@ from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
 from ahs_seg_jax.evaluation.tally import Partial, Tally, most_over_processes, sum_over_processes
 from ahs_seg_jax.inference import encoding, labelling
 from ahs_seg_jax.inference.engine import Engine
-from ahs_seg_jax.inference.protocols import Protocol
+from ahs_seg_jax.inference.protocols import find_protocol
+from ahs_seg_jax.models import parameters
 from ahs_seg_jax.progress import Progress
+from ahs_seg_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,27 +36,33 @@ class Predicted:
     labels: np.ndarray  # int32 [H, W]
 
 
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What is scored: a model with its parameters, and what is known about where they come from."""
+
+    model: Any  # AHSSeg
+    params: Any
+    vocabulary: Vocabulary | None = None  # it was trained with; None if that is not known
+    path: str | None = None  # of the checkpoint
+    step: int | None = None  # of the training
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The hash of the parameters; it takes seconds, and is computed when it is first asked for."""
+        return parameters.params_sha256(self.params)
+
+
 class Run:
     """The engine, the images and the devices of one evaluation. The text is encoded once."""
 
-    def __init__(
-        self,
-        model: Any,
-        params: Any,
-        source: Source,
-        classes: ScoredClasses,
-        protocol: Protocol,
-        class_pooling: int,
-        mesh: Mesh,
-        batch_size: int,
-        num_threads: int,
-    ):
-        self.source, self.classes, self.crop = source, classes, model.config.image.crop
-        self._protocol, self._class_pooling, self._mesh, self._num_threads = protocol, class_pooling, mesh, num_threads
-        self._engine = Engine(model, put_replicated(params, mesh))
+    def __init__(self, weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh, num_threads: int):
+        self.source, self.classes, self.crop = source, ScoredClasses.of(source), weights.model.config.image.crop
+        self._protocol, self._class_pooling = find_protocol(settings.protocol), settings.class_pooling
+        self._mesh, self._num_threads = mesh, num_threads
+        self._engine = Engine(weights.model, put_replicated(weights.params, mesh))
         text = encoding.encode_vocabulary(self._engine.model, self._engine.params, source.vocabulary)
         self._text, self._mask = encoding.padded_text(text, labelling.CLASSES_AT_ONCE)
-        self._rows = -(-max(batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()
+        self._rows = -(-max(settings.batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()
 
     def predicted(self, indices: Sequence[int]) -> Iterator[list[Predicted | Failed]]:
         """This process's images in order, batch by batch, while the devices work on the next one.

@@ -5,7 +5,6 @@ padded is never counted. Works on parameters in the middle of a training run as 
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -21,32 +20,15 @@ from ahs_seg_jax.devices import processes
 from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.errors import DataProblem
 from ahs_seg_jax.evaluation import images, metrics, predict, results
-from ahs_seg_jax.evaluation.predict import Predicted
+from ahs_seg_jax.evaluation.predict import Predicted, Weights
 from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.evaluation.results import Evaluation
 from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
 from ahs_seg_jax.evaluation.tally import Partial, digest
 from ahs_seg_jax.inference.protocols import find_protocol
-from ahs_seg_jax.models import parameters
 from ahs_seg_jax.pictures import panels
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import Vocabulary
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """What is scored: a model with its parameters, and what is known about where they come from."""
-
-    model: Any  # AHSSeg
-    params: Any
-    vocabulary: Vocabulary | None = None  # it was trained with; None if that is not known
-    path: str | None = None  # of the checkpoint
-    step: int | None = None  # of the training
-
-    @functools.cached_property
-    def sha256(self) -> str:
-        """The hash of the parameters; it takes seconds, and is computed when it is first asked for."""
-        return parameters.params_sha256(self.params)
 
 
 def describe(weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh) -> dict[str, Any]:
@@ -122,7 +104,7 @@ def evaluate(
     check_data(source, settings.allow_bad_data)
     report = report or describe(weights, source, settings, mesh)
     indices, classes = images.chosen(source, settings.quick, settings.limit), ScoredClasses.of(source)
-    run = _run(weights, source, settings, mesh, num_threads)
+    run = predict.Run(weights, source, settings, mesh, num_threads)
     kept = Partial(partial, _partial_fingerprint(report, predictions), log) if partial else None
     tally = predict.count(run, indices, settings.pictures // 3, kept, predictions, log)
     shown = images.pictured(
@@ -158,20 +140,8 @@ def draw(
     """
     first = images.chosen(source, settings.quick, settings.pictures)
     shown = images.pictured(source, first, worst=[], best=[], failed=set(), count=settings.pictures)
-    return _panels(_run(weights, source, settings, mesh, num_threads), shown, ScoredClasses.of(source).vocabulary)
-
-
-def _run(weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh, num_threads: int) -> predict.Run:
-    return predict.Run(
-        weights.model,
-        weights.params,
-        source,
-        ScoredClasses.of(source),
-        find_protocol(settings.protocol),
-        settings.class_pooling,
-        mesh,
-        settings.batch_size,
-        num_threads,
+    return _panels(
+        predict.Run(weights, source, settings, mesh, num_threads), shown, ScoredClasses.of(source).vocabulary
     )
 
 
