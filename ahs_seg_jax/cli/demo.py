@@ -65,7 +65,7 @@ def serve(
     segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **options)
     known, about = frozenset[str](), f"Model: {pathlib.PurePath(model).name}."
     if model == packaged.TINY:
-        names = packaged.load_tiny().manifest["training"]["vocabulary"]["names"]
+        names = packaged.load_tiny().trained_names
         known = frozenset(word for name in names for word in name.casefold().split())
         about = f"The small model knows drawings and these words only: {', '.join(sorted(known))}."
     drawn = examples.examples()
