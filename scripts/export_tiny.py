@@ -31,8 +31,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         trained = load_pretrained(options.workdir)
-        about = trained.manifest["training"]["vocabulary"]
-        vocabulary = Vocabulary(tuple(about["names"]), tuple(about["templates"]))
+        vocabulary = Vocabulary(trained.trained_names, trained.templates)
         size = packaged.save(options.destination, trained, vocabulary)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,8 +7,8 @@ from typing import Any
 import ml_collections
 
 from ahs_seg_jax.config.experiment import Experiment
-from ahs_seg_jax.config.fields import build, flatten, unknown
 from ahs_seg_jax.errors import ConfigError, InputError
+from ahs_seg_jax.models.fields import build, flatten, unknown
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -10,10 +10,10 @@ import dataclasses
 from ahs_seg_jax.config import evaluation, training
 from ahs_seg_jax.config.data import LABEL_RESIZE, ON_CORRUPT, DataConfig
 from ahs_seg_jax.config.evaluation import EvalConfig
-from ahs_seg_jax.config.fields import flatten
 from ahs_seg_jax.config.training import LossConfig, MeshConfig, TrainConfig
 from ahs_seg_jax.inference.protocols import PROTOCOLS
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.fields import flatten
 from ahs_seg_jax.vocabulary import template_problems
 
 MODES = ("train", "eval")

@@ -109,12 +109,24 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
-        return [
+        return self._size_problems() or [
             *self._choice_problems(),
             *self._tower_problems(),
             *self._aggregator_problems(),
             *self._grid_problems(),
             *self._tap_problems(),
+        ]
+
+    def _size_problems(self) -> list[str]:
+        """Sizes that are not positive; what else contradicts them cannot be computed."""
+        groups = {f"model.{name}.": getattr(self, name) for name in ("image", "text", "aggregator")}
+        sizes = {prefix + name: value for prefix, group in groups.items() for name, value in vars(group).items()}
+        sizes |= {f"model.{name}": getattr(self, name) for name in ("embed_dim", "block_size", "dc_hsp_rank")}
+        least = {"model.aggregator.pad_len": 0}
+        return [
+            f"{name} is {value}; it must be at least {least.get(name, 1)}"
+            for name, value in sizes.items()
+            if min(value if isinstance(value, tuple) else (value,)) < least.get(name, 1)
         ]
 
     def _choice_problems(self) -> list[str]:

@@ -90,10 +90,7 @@ class Segmenter:
                 f"{path} holds CLIP's weights only; a segmenter needs a trained aggregator as well: "
                 "use a CAT-Seg or AHS-Seg checkpoint, or train one that starts from these weights (config.init)"
             )
-        training = loaded.manifest.get("training", {})
-        templates = tuple(training.get("vocabulary", {}).get("templates", (SCENE_TEMPLATE,)))
-        protocol = training.get("config", {}).get("eval", {}).get("protocol", "cat_seg")
-        return cls(loaded.config, loaded.params, templates, **({"protocol": protocol} | options))
+        return cls(loaded.config, loaded.params, loaded.templates, **({"protocol": loaded.protocol} | options))
 
     # ------------------------------------------------------------------------------------------ images and words
 

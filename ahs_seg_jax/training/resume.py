@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ahs_seg_jax.config import Experiment, differences, fingerprint, from_config_dict
-from ahs_seg_jax.config.fields import flatten
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import ConfigError, InputError
+from ahs_seg_jax.models.fields import flatten
 from ahs_seg_jax.versions import code_hash, versions
 
 
