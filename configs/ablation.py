@@ -4,9 +4,9 @@
     python -m ahs_seg_jax.main --config=configs/ablation.py:smoke --workdir=runs/ablation_smoke
     python scripts/run_ablations.py --config=configs/tiny.py --seeds 0 1 2 --workdir=runs/ablations
 
-Variants: none, ha_hem, mh_fpn, dc_hsp, ha_hem_mh_fpn, all (the same as ""), and smoke, which is `all` in a few steps. The
-script runs all of them, with several seeds, on this or any other configuration. Such small studies say little about the
-model at its published size. Hardware, time and score: `docs/ablation.md`.
+Variants: none, ha_hem, mh_fpn, dc_hsp, ha_hem_mh_fpn, all (the same as ""), and smoke, which is `all` in a few steps.
+The script runs all of them, with several seeds, on this or any other configuration. Such small studies say little about
+the model at its published size. Hardware, time and score: `docs/ablation.md`.
 """
 
 import pathlib

@@ -105,7 +105,7 @@ def one_device():
 
 
 def evaluate(source, params=PARAMS, *, vocabulary=None, path=None, step=None, **options) -> Evaluation:
-    """Scores of ColorModel, without pictures; `options` are fields of EvalConfig, and what `score.evaluate` takes besides."""
+    """Scores of ColorModel, without pictures; `options` are fields of EvalConfig and arguments of `score.evaluate`."""
     fields, options = {field.name for field in dataclasses.fields(EvalConfig)}, {"pictures": 0} | options
     settings = EvalConfig(**{name: value for name, value in options.items() if name in fields})
     others = {name: value for name, value in options.items() if name not in fields}

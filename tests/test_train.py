@@ -1,6 +1,6 @@
 """Whole runs: continued, interrupted, refused, stopped by what goes wrong.
 
-With a stand-in for the model, which compiles in a moment; `test_train_model.py` has the real one, `test_step.py` one step.
+The model is a stand-in that compiles in a moment; `test_train_model.py` has the real one, `test_step.py` one step.
 """
 
 import dataclasses
@@ -85,10 +85,8 @@ def test_run_leaves_checkpoints_results_pictures_and_curves(stand_in, tmp_path, 
     printed = capsys.readouterr().out
     assert "step 6/6  total" in printed
     classes = len(scenes_vocabulary("train"))
-    assert (
-        f"test: 4 x cpu in 1 process(es) (mesh: data 4), batch 4 (1 a device), 13 training images, {classes} classes, 6 steps"
-        in printed
-    )
+    assert "test: 4 x cpu in 1 process(es) (mesh: data 4), batch 4 (1 a device), 13 training images, " in printed
+    assert f"13 training images, {classes} classes, 6 steps" in printed
     assert steps_in(finished) == [4, 6]
     results = json.loads((finished / "results" / "scenes_val_000006.json").read_text())
     assert results["protocol"] == "whole"

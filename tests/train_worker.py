@@ -1,6 +1,6 @@
 """A training run with the stand-in model, as a program: for tests that kill it, or run several processes of it.
 
-python -m tests.train_worker --workdir=... [--steps=..] [--step_seconds=..] [--save_seconds=..] [flags of ahs_seg_jax.main]
+python -m tests.train_worker --workdir=... [--run=..] [--step_seconds=..] [--save_seconds=..] [ahs_seg_jax.main's flags]
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _SAVE_SECONDS = flags.DEFINE_float("save_seconds", 0.0, "Each save takes so much
 
 
 def slow_rename(original, seconds):
-    """`os.rename` on a slow disk, for what is written beside the training: a checkpoint is complete when it is renamed."""
+    """`os.rename` on a slow disk, outside the main thread. A checkpoint is complete when it is renamed."""
 
     def rename(*args, **kwargs):
         if threading.current_thread() is not threading.main_thread():

@@ -29,7 +29,10 @@ from ahs_seg_jax.vocabulary import Vocabulary, hierarchy_pairs
 
 
 def topology_devices(name: str) -> list[Any]:
-    """The devices of a TPU topology such as v5e:2x2 (v5e:1x1: one chip), for compiling. Raises InputError without libtpu or for no topology."""
+    """The devices of a TPU topology such as v5e:2x2 (v5e:1x1 is one chip), to compile for.
+
+    Raises InputError if libtpu is not installed, or if there is no such topology.
+    """
     from jax.experimental import topologies
 
     try:
@@ -38,13 +41,13 @@ def topology_devices(name: str) -> list[Any]:
     except Exception as error:  # libtpu and JAX fail in many ways
         cause = str(error).splitlines()[0]
         raise errors.InputError(
-            f"cannot compile for the topology {name!r}: {cause}; it needs libtpu (pip install 'ahs_seg_jax[tpu]'), and a "
-            "name such as v5e:2x2, v4:2x2x2, v5p:2x2x2, v6e:4x4"
+            f"cannot compile for the topology {name!r}: {cause}; it needs libtpu (pip install 'ahs_seg_jax[tpu]'), "
+            "and a name such as v5e:2x2, v4:2x2x2, v5p:2x2x2, v6e:4x4"
         ) from error
 
 
 def training_vocabulary(experiment: Experiment) -> Vocabulary:
-    """The vocabulary of the training data, without the data where it is known."""
+    """The vocabulary of the training data. The data are opened only if their vocabulary is not packaged."""
     name, templates = experiment.data.name, experiment.data.templates
     if name not in ("scenes", "coco_stuff"):
         return open_source(experiment.data, "train").vocabulary
@@ -61,7 +64,7 @@ def _by_row(mesh: Mesh, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruc
 
 
 def lower(experiment: Experiment, mode: str, mesh: Mesh) -> Any:
-    """`program`, lowered: ready to be compiled."""
+    """What `program` returns, lowered: ready to be compiled."""
     function, arguments = program(experiment, mode, mesh)
     return function.lower(*arguments)
 
@@ -69,8 +72,8 @@ def lower(experiment: Experiment, mode: str, mesh: Mesh) -> Any:
 def program(experiment: Experiment, mode: str, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     """The real program of a mode on the mesh: a jitted function, and the shapes of its arguments.
 
-    train: one step. eval: the logits of one batch of images, rotations folded and text encoded before. Raises ValueError
-    for a batch that cannot be split over the mesh.
+    With mode `train` it is one step. With `eval` it gives the logits of one batch of images; the rotations are already
+    folded into the weights, and the text is encoded. Raises ValueError for a batch that cannot be split over the mesh.
     """
     return (_training if mode == "train" else _evaluation)(experiment, training_vocabulary(experiment), mesh)
 

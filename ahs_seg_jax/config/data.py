@@ -70,9 +70,8 @@ class DataConfig:
 
     name: str = "scenes"  # scenes (drawn, no files) | folder | a benchmark (see `data/prepare.py`)
     root: str = ""  # folder of the data on disk (of benchmarks also AHS_SEG_DATA); unused by scenes
-    templates: tuple[
-        str, ...
-    ] = ()  # prompts, {} = the class name; () = the evaluated weights' own, or the scene prompt
+    # Prompts, in which {} stands for the class name; () = those of the evaluated weights, or the scene prompt.
+    templates: tuple[str, ...] = ()
     num_threads: int = 2  # threads that read and augment; 0 = in the training thread
     prefetch: int = 4  # batches read ahead
     on_corrupt: str = "stop"  # an unreadable file in mid-run: stop | skip (another example takes its place; counted)

@@ -121,8 +121,9 @@ def _finetune_problems(experiment: Experiment) -> list[str]:
         found.append(
             f"init is empty but train.finetune is {finetune!r}, which keeps CLIP's own weights: download CLIP "
             "(openai/clip-vit-base-patch16 or openai/clip-vit-large-patch14-336 from the Hugging Face hub, or OpenAI's "
-            "ViT-B-16.pt or ViT-L-14-336px.pt) and set init to the file or directory; to train everything from "
-            f"nothing set train.finetune to scratch, to try the program with random weights set init to {training.RANDOM_INIT!r}"
+            "ViT-B-16.pt or ViT-L-14-336px.pt) and set init to the file or directory; to train everything from nothing "
+            "set train.finetune to scratch, to try the program with random weights set init to "
+            f"{training.RANDOM_INIT!r}"
         )
     return found
 

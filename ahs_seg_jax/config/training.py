@@ -51,16 +51,17 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses, and the boundary loss's clamp. A component that is off has no loss, whatever its weight."""
+    """Weights of the losses, and the clamp of the boundary loss.
+
+    A component that is off has no loss, whatever its weight.
+    """
 
     segmentation: float = 1.0
     energy: float = 0.01
     boundary: float = 0.1
     contrastive: float = 0.05
     hierarchy: float = 0.02
-    boundary_log_floor: float = (
-        -100.0
-    )  # logarithms are clamped here: -100 is PyTorch's; log(1e-6) = -13.8 trains better
+    boundary_log_floor: float = -100.0  # clamp of logarithms; -100 is PyTorch's, log(1e-6) = -13.8 trains better
     class_chunk: int = 0  # classes per pass of the two losses at label resolution; 0 = all at once (same results)
 
     def problems(self) -> list[str]:

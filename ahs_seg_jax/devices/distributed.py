@@ -34,7 +34,7 @@ def join(
     detect: bool = False,
     timeout: float = TIMEOUT,
 ) -> None:
-    """Joins the other processes, before anything touches a device; returns at once if no argument says that there are any.
+    """Joins the other processes, before anything touches a device. Returns at once if no argument names any.
 
     `coordinator` is host:port of process 0. With `detect`, what is not given is taken from the environment (Cloud TPU
     pods, SLURM, Open MPI). `timeout`, in seconds, holds for the whole run.
@@ -85,7 +85,7 @@ def _of_environment(given: tuple[Any, Any, Any], seconds: float) -> tuple[str, i
 def exchange(what: str, text: str, seconds: float | None = None) -> list[str]:
     """The texts of all processes, in their order. Raises LostProcess, naming those that are not there in time.
 
-    The time is long unless it is given: processes may read at different rates, and `Watch` notices a dead one.
+    Unless `seconds` says another time it is long: processes read at different rates, and `Watch` notices a dead one.
     """
     if jax_distributed.global_state.client is None:
         return [text]
@@ -117,17 +117,18 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
     all_of_them = [json.loads(text) for text in exchange(what, json.dumps(mine))]
     first = all_of_them[0]["facts"]
     found = [
-        f"  - process {number} on {other['host']}: {key} is {other['facts'].get(key)!r}, process 0 has {first.get(key)!r}"
+        f"  - process {number} on {other['host']}: {key} is {theirs.get(key)!r}, process 0 has {first.get(key)!r}"
         for number, other in enumerate(all_of_them)
-        for key in {**first, **other["facts"]}
-        if other["facts"].get(key) != first.get(key)
+        for theirs in (other["facts"],)
+        for key in {**first, **theirs}
+        if theirs.get(key) != first.get(key)
     ]
     if found:
         raise InputError("\n".join(["the processes do not hold the same, so they cannot train together:", *found]))
 
 
 def together(what: str, action: Callable[[], Any]) -> None:
-    """Does `action` in this process. If it is refused in any of them, raises InputError in all of them."""
+    """Does `action` in every process. If one of them refuses it with an InputError, all of them raise one."""
     refused = ""
     try:
         action()
@@ -141,8 +142,8 @@ def together(what: str, action: Callable[[], Any]) -> None:
 class Watch:
     """While this context is open, ends this process when another one is lost, with a message that names it.
 
-    Every process shows a sign of life now and then. When an operation across processes fails, the failure is held back
-    until it is known who is missing. Does nothing in a run of one process.
+    Every process shows a sign of life at regular intervals. When an operation across processes fails, the failure is
+    held back until it is known who is missing. Does nothing in a run of one process.
     """
 
     def __init__(self, seconds: float | None = None):

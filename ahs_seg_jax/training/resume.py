@@ -25,8 +25,8 @@ def stopped(step: int, saved: Sequence[int]) -> str:
         return f"stopped at step {step}; {again} continues from there"
     lost = step - saved[-1]
     return (
-        f"stopped at step {step}; the newest checkpoint is of step {saved[-1]}: {again} continues from there and repeats "
-        f"{lost} step{'s' if lost > 1 else ''}"
+        f"stopped at step {step}; the newest checkpoint is of step {saved[-1]}: {again} continues from there "
+        f"and repeats {lost} step{'s' if lost > 1 else ''}"
     )
 
 

@@ -1,7 +1,7 @@
 """The driver of a training run: what it starts from, the loop, and what happens beside it.
 
-The position in the data is the number of steps done, so a run that was stopped continues with the batch it would have
-seen next.
+The position in the data is the number of steps done, so a run that was stopped continues with the batch that would have
+come next.
 """
 
 import collections
@@ -262,7 +262,7 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
     checkpoint of its workdir, which must be of the same experiment and data; else it starts from `experiment.init`.
 
     Raises InputError (data that fail their checks, a batch that does not fit the devices, another run's workdir, one
-    that is in use), CheckpointError (also where the last save fails, if the run was not told to stop), NonFiniteLoss and
+    that is in use), CheckpointError (also if the last save fails, unless the run was told to stop), NonFiniteLoss and
     CorruptExample, each with cause, value and remedy.
     """
     settings, workdir = experiment.train, epath.Path(workdir)
