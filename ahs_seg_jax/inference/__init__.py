@@ -1,8 +1,8 @@
 """From views of an image to labels.
 
 The way of the data: `protocols` makes views of an image, `encoding` embeds the words, `engine` takes both through
-`in_passes` (any number of classes in bounded memory) or `at_once` (an evaluation's batches), and `labelling` makes labels
-of the logits. `native_windows` and `tiles` are for images at their own resolution, `plan` for their memory.
+`in_passes` (any number of classes in bounded memory) or `at_once` (an evaluation's batches), and `labelling` turns the
+logits into labels. `native_windows` and `tiles` are for images at their own resolution, `plan` is for the memory.
 """
 
 from ahs_seg_jax.inference.engine import Engine

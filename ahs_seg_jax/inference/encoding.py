@@ -59,7 +59,7 @@ def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary) -> jax.Ar
 
 
 def padded_text(text: jax.Array, multiple: int) -> tuple[jax.Array, np.ndarray]:
-    """Text `[T, p, e]` filled up to a multiple with copies of its last class, and the mask bool `[T]` of the real ones."""
+    """Text `[T, p, e]`, padded to a multiple with copies of the last class, and the mask `[T]` of the real classes."""
     count = len(text)
     padding = [(0, -count % multiple), (0, 0), (0, 0)]
     return jnp.pad(text, padding, mode="edge"), np.arange(count + padding[0][1]) < count

@@ -1,4 +1,4 @@
-"""The engine: from images and class names to labels, logits and tiles. It owns the model, its parameters and both caches.
+"""The engine: from images and class names to labels, logits and tiles. It owns the model, its weights and both caches.
 
 The way of the data, all of it on the device: views -> features -> passes of class chunks -> logits -> labels. Only
 labels, confidences and probabilities come back to the host, and what a caller asks for.
@@ -33,8 +33,8 @@ class Engine:
     """A model that is ready to segment.
 
     Rotations are merged into the weights once. The text embeddings of the last vocabularies are kept, by names,
-    templates and synonym rule, and the features of the last images, by their content. One lock serves all calls: threads
-    that share an engine wait for each other, image by image, and get the results of calls one after another.
+    templates and synonym rule, and the features of the last images, by their content. One lock serves all calls:
+    threads that share an engine wait for each other, image by image, and get the results of calls one after another.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Engine:
             yield from found
 
     def logits(self, image: np.ndarray, text: np.ndarray, protocol: Protocol, *, class_pooling: int = 1) -> np.ndarray:
-        """Logits float32 `[v, t, g, g]` of the views of an image uint8 `[H, W, 3]`; -100 for a class that a view cut."""
+        """Logits float32 `[v, t, g, g]` of an image uint8 `[H, W, 3]`; -100 for a class that a view cut."""
         self.model.config.check_class_pooling(class_pooling)
         plan = self.plan(Request(image.shape[:2], len(text), protocol, self.keep))
         with self._locked():

@@ -3,9 +3,9 @@
 Axes: b view, t class of a chunk, p prompt, e joint embedding, h w feature grid, c hidden channels, g side of the
 logits.
 
-A chunk of classes goes through embedding, spatial layers, class layers and decoder on its own; chunks meet in the two
-sums of the class attention only (`ClassLayer.sums`). So no program depends on the number of classes, only on the chunk,
-and there is one for each way from a meeting to the next.
+A class chunk goes through the embedding, the spatial layers, the class layers and the decoder on its own. Chunks meet
+only in the two sums of each class layer (`ClassLayer.sums`). So a program depends on the size of a chunk, not on the number
+of classes, and there is one program for each stretch between two meetings.
 """
 
 import functools
@@ -100,8 +100,10 @@ def _first_layer(
     *,
     pooling: int,
 ) -> tuple[jax.Array, Sums]:
-    """A chunk's embedded correlation of text `[t, p, e]` with dense features `[b, h, w, e]` after the first spatial layer
-    `[b, t, h, w, c]`, and the class layer's sums with its share."""
+    """Correlation of a chunk's text `[t, p, e]` with dense features `[b, h, w, e]`, through the first spatial layer.
+
+    Returns the classes `[b, t, h, w, c]`, and the sums `onto` of the class layer with this chunk's share added.
+    """
 
     def run(m: AHSSeg) -> tuple[jax.Array, Sums]:
         return _onward(m, m.aggregator.embed(m.correlate(dense, text)), appearance, text, mask, onto, 0, pooling)
@@ -134,7 +136,7 @@ def _next_layer(
 def _last_layer(
     model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, prepared: Sequence[Prepared], *, pooling: int
 ) -> jax.Array:
-    """A chunk through the last class layer, whose `sums` are complete, and the decoder: logits float32 `[b, t, g, g]`."""
+    """Logits float32 `[b, t, g, g]`: a chunk through the last class layer, whose `sums` are complete, and the decoder."""
 
     def run(m: AHSSeg) -> jax.Array:
         y = _updated(m, x, text, sums, model.config.aggregator.layers - 1, pooling)

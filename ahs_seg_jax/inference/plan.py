@@ -17,8 +17,8 @@ from ahs_seg_jax.inference.protocols import Protocol
 from ahs_seg_jax.models.architecture import ModelConfig
 
 RUNTIME = 1.1e9  # Python, JAX and compiled programs
-# Bytes of one pass's temporaries. On a CPU more would not stay in a core's caches, and the allocator would ask the system
-# for the memory anew in every pass.
+# Bytes of one pass's temporaries. On a CPU, more would not stay in a core's caches, and the allocator would ask the
+# system for the memory anew in every pass.
 WORKING = {"cpu": 1e8}
 WORKING_ELSEWHERE = 8e9
 CHUNKS = {"cpu": (32, 24, 16, 12, 8, 6)}
@@ -127,7 +127,7 @@ def _candidates(config: ModelConfig, request: Request, views: int, platform: str
 def _fixed(
     config: ModelConfig, params: Any, request: Request, memory_gb: float | None
 ) -> tuple[dict[str, float], int, int, int | None]:
-    """What does not depend on the chunk: bytes by what needs them; views; views whose logits are held; strip columns."""
+    """What does not depend on the chunk: bytes by what needs them, views, views whose logits are held, strip columns."""
     pixels, seen_by = float(request.size[0] * request.size[1]), request.seen_by
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     parts = {"runtime and programs": RUNTIME, "weights": float(weights)}
@@ -157,7 +157,7 @@ def _filling(views: int, images: int, at_once: int) -> float:
 
 
 def _strip(grid: Grid, window_bytes: float, memory_gb: float | None) -> int:
-    """Columns of tiles in a strip: the widest strip whose logits fit into HELD bytes, or into half of a smaller bound."""
+    """Columns of the widest strip of tiles whose logits fit into HELD bytes, or into half of a smaller bound."""
     bound = HELD if memory_gb is None else min(HELD, 0.5e9 * memory_gb)
     fitting = (n for n in range(grid.tiles()[1], 1, -1) if grid.held(n) * window_bytes <= bound)
     return next(fitting, 1)

@@ -1,4 +1,4 @@
-"""Windows over an image at its own resolution: images of any size, tile by tile, in memory that does not grow with them.
+"""Windows over an image of any size at its own resolution, tile by tile, in memory that does not grow with the image.
 
 Axes: k window, t class, g side of the logits; y x a place in the image, in pixels.
 

@@ -56,7 +56,7 @@ def segment_tiff(
     *,
     unknown: Unknown = "none",
 ) -> dict[str, Any]:
-    """Segments the TIFF `source` through windows into the GeoTIFF `destination`; returns `Segmentation.summary`'s values.
+    """Segments the TIFF `source` through windows into the GeoTIFF `destination`; returns what `summary` returns.
 
     Neither is ever whole in memory. The labels keep the georeferencing; pixels for which the source has no data have no
     label. Until it is complete, the result and its progress lie beside `destination` under names that begin with a dot;
