@@ -2,9 +2,9 @@
 
 A folder of StableHLO holds `segment.stablehlo` (from weights, images and text embeddings to logits),
 `encode_text.stablehlo` (from weights and token ids to text embeddings) unless the vocabulary is baked in,
-`weights.safetensors`, `manifest.json` and `loader.py`, which needs jax, numpy and safetensors alone. The number of images
-is free, and so is the number of classes unless the vocabulary is baked in. All classes take part: there is no cut to the
-most correlated ones. A folder of ONNX (float32, extra `onnx`) holds `segment.onnx` and `encode_text.onnx` with the same
+`weights.safetensors`, `manifest.json` and `loader.py`, which needs jax, numpy and safetensors alone. The number of
+images is free, and so is the number of classes unless the vocabulary is baked in. All classes take part: none is cut.
+A folder of ONNX (float32, extra `onnx`) holds `segment.onnx` and `encode_text.onnx` with the same
 inputs and outputs and the weights inside, and `manifest.json`.
 
 Axes: b image, t class, p prompt, l token, e joint embedding, g side of the logits.

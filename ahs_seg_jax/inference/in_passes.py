@@ -42,7 +42,7 @@ class ViewLogits:
         return pass_programs.take_classes(self.values, self.rows, self.places[:, classes])
 
     def shown(self) -> np.ndarray:
-        """Indices of the classes that some view kept, and class 0: the label of pixels where all probabilities are 0."""
+        """Indices of the classes that some view kept, and class 0: the label where all probabilities are 0."""
         kept = np.asarray((self.places < self.values.shape[1]).any(axis=0))
         return np.flatnonzero(kept | (np.arange(len(kept)) == 0))
 
@@ -216,7 +216,7 @@ def _chunks(text: np.ndarray, chunk: int) -> Iterator[tuple[int, np.ndarray, np.
 
 
 def _groups(views: int, at_once: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(first view, indices of the views) of groups of at most `at_once`; the last group is filled up with its last view."""
+    """(first view, indices of the views) of groups of at most `at_once`; the last view fills up the last group."""
     size = min(at_once, buckets.bucket(views, buckets.VIEW_BUCKETS))
     for start in range(0, views, size):
         yield start, np.minimum(np.arange(start, start + size), views - 1)

@@ -4,8 +4,8 @@ Axes: b view, t class of a chunk, p prompt, e joint embedding, h w feature grid,
 logits.
 
 A class chunk goes through the embedding, the spatial layers, the class layers and the decoder on its own. Chunks meet
-only in the two sums of each class layer (`ClassLayer.sums`). So a program depends on the size of a chunk, not on the number
-of classes, and there is one program for each stretch between two meetings.
+only in the two sums of each class layer (`ClassLayer.sums`). So a program depends on the size of a chunk, not on the
+number of classes, and there is one program for each stretch between two meetings.
 """
 
 import functools
@@ -136,7 +136,7 @@ def _next_layer(
 def _last_layer(
     model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, prepared: Sequence[Prepared], *, pooling: int
 ) -> jax.Array:
-    """Logits float32 `[b, t, g, g]`: a chunk through the last class layer, whose `sums` are complete, and the decoder."""
+    """Logits float32 `[b, t, g, g]`: a chunk through the last class layer, with its complete `sums`, and the decoder."""
 
     def run(m: AHSSeg) -> jax.Array:
         y = _updated(m, x, text, sums, model.config.aggregator.layers - 1, pooling)

@@ -127,7 +127,7 @@ def _candidates(config: ModelConfig, request: Request, views: int, platform: str
 def _fixed(
     config: ModelConfig, params: Any, request: Request, memory_gb: float | None
 ) -> tuple[dict[str, float], int, int, int | None]:
-    """What does not depend on the chunk: bytes by what needs them, views, views whose logits are held, strip columns."""
+    """What does not depend on the chunk: bytes by what needs them, views, views held, columns of a strip."""
     pixels, seen_by = float(request.size[0] * request.size[1]), request.seen_by
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     parts = {"runtime and programs": RUNTIME, "weights": float(weights)}
