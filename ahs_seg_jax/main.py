@@ -12,7 +12,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ahs_seg_jax import errors
-from ahs_seg_jax.config import MODES, command_line
+from ahs_seg_jax.config import MODES, Experiment, command_line
 from ahs_seg_jax.devices import distributed
 from ahs_seg_jax.devices.huge_pages import restart_with_huge_pages
 from ahs_seg_jax.errors import CheckpointError, CorruptExample, Ending
@@ -34,11 +34,22 @@ def run() -> Ending:
     """Does what the flags say; returns how it ended."""
     if _CONFIG.value is None or not _WORKDIR.value:
         raise errors.InputError("both flags are needed, such as --config=configs/tiny.py --workdir=runs/tiny")
-    values = _CONFIG.value.copy_and_resolve_references()
-    values.mode = _MODE.value or values.mode
-    experiment = command_line.from_config_dict(values)
+    experiment = configured()
     distributed.join()
     return (evaluate_benchmarks if experiment.mode == "eval" else train)(experiment, _WORKDIR.value)
+
+
+def configured(init: str = "") -> Experiment:
+    """The experiment that the flags describe; `init` takes the place of an empty one.
+
+    Raises InputError without --config, ConfigError for one that cannot be run.
+    """
+    if _CONFIG.value is None:
+        raise errors.InputError("a configuration is needed, such as --config=configs/tiny.py")
+    values = _CONFIG.value.copy_and_resolve_references()
+    values.mode = _MODE.value or values.mode
+    values.init = values.init or init
+    return command_line.from_config_dict(values)
 
 
 def main(argv: Sequence[str]) -> None:

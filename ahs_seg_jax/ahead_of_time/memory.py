@@ -1,7 +1,7 @@
 """What a configuration needs of each device, predicted by compiling its real programs without running them.
 
-    python -m ahs_seg_jax.memory --config=configs/vitb.py                          # on the devices at hand
-    python -m ahs_seg_jax.memory --config=configs/vitb.py --topology=v5e:2x2       # for a TPU, on any machine with libtpu
+    ahs-seg memory --config=configs/vitb.py                          # on the devices at hand
+    ahs-seg memory --config=configs/vitb.py --topology=v5e:2x2       # for a TPU, on any machine with libtpu
     ... --config.train.batch_size=16 --config.mesh.fsdp=4 --mode=eval
 
 No data and no weights are read. The figures are the compiler's own: bytes of arguments, results and temporaries on one
@@ -11,17 +11,14 @@ device, floating-point operations, bytes moved, and the collective operations in
 import collections
 import dataclasses
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
-from ml_collections import config_flags
 
 from ahs_seg_jax import errors
 from ahs_seg_jax.ahead_of_time import programs, tpu_compiler
-from ahs_seg_jax.config import MODES, command_line, training
+from ahs_seg_jax.config import Experiment
 from ahs_seg_jax.devices.mesh import make_mesh
 
 GIB = 2**30
@@ -95,31 +92,21 @@ def device_gib(devices: Sequence[Any], topology: str) -> float | None:
     return stats["bytes_limit"] / GIB if "bytes_limit" in stats else None
 
 
-def main(_argv: Sequence[str]) -> None:
-    """See the module's docstring."""
-    values = flags.FLAGS.config.copy_and_resolve_references()
-    values.init = values.init or training.RANDOM_INIT  # weights change nothing here
-    try:
-        experiment = command_line.from_config_dict(values)
-        topology = flags.FLAGS.topology
-        devices = programs.topology_devices(topology) if topology else jax.devices()
-        with errors.checking_input():
-            mesh = make_mesh(devices, experiment.mesh)
-            if topology:
-                found = figures_ahead_of_time(tpu_compiler.planned(experiment, flags.FLAGS.mode, topology))
-            else:
-                found = figures(programs.lower(experiment, flags.FLAGS.mode, mesh).compile())
-    except (errors.InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    size = (experiment.train if flags.FLAGS.mode == "train" else experiment.eval).batch_size
+def predict(experiment: Experiment, topology: str = "") -> str:
+    """The report of the experiment's program, of training or of evaluation as its mode says.
+
+    `topology` names TPUs to compile for, such as v5e:2x2; empty: the devices at hand. Raises InputError for a
+    configuration that does not fit the devices, OSError if there is no compiler for the topology.
+    """
+    devices = programs.topology_devices(topology) if topology else jax.devices()
+    mode = experiment.mode
+    with errors.checking_input():
+        mesh = make_mesh(devices, experiment.mesh)
+        if topology:
+            found = figures_ahead_of_time(tpu_compiler.planned(experiment, mode, topology))
+        else:
+            found = figures(programs.lower(experiment, mode, mesh).compile())
+    size = (experiment.train if mode == "train" else experiment.eval).batch_size
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    title = f"{experiment.name}, {flags.FLAGS.mode}, batch {size} over {mesh.devices.size} devices ({axes})"
-    print(report(title, found, device_gib(devices, topology)))
-
-
-if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Configuration file, such as configs/vitb.py.")
-    flags.DEFINE_string("topology", "", "TPU topology to compile for; empty: the devices at hand.")
-    flags.DEFINE_enum("mode", "train", MODES, "The program to look at.")
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    title = f"{experiment.name}, {mode}, batch {size} over {mesh.devices.size} devices ({axes})"
+    return report(title, found, device_gib(devices, topology))
