@@ -74,7 +74,7 @@ Batches are of the whole slice.
 `mesh.classes` splits the aggregator's and decoder's activations, the largest of all, by class: for long vocabularies, and
 for fewer images than chips. The result of a step is the same on all of them. One configuration's needs, on any devices:
 ```
-python -m ahs_seg_jax.ahead_of_time.memory --config=configs/vitb.py --topology=v5e:4x4 --config.train.batch_size=64
+ahs-seg memory --config=configs/vitb.py --topology=v5e:4x4 --config.train.batch_size=64
 ```
 Other levers: `model.remat` (`cheap` keeps what products and convolutions gave, `all` nothing), `train.accumulation` (memory of
 one micro-batch), `model.dtype=bfloat16`. The recipes of both sizes use the first and the last. On TPUs a pass over classes
