@@ -10,7 +10,6 @@ from jax.sharding import PartitionSpec as P
 from ahs_seg_jax.config import Experiment, MeshConfig, TrainConfig
 from ahs_seg_jax.devices import partition, processes
 from ahs_seg_jax.devices.mesh import (
-    along_batch,
     batch_shards,
     check_batch,
     local_rows,
@@ -101,11 +100,6 @@ def test_batch_is_split_and_tokens_are_copied(mesh):
     np.testing.assert_array_equal(batch["image"], image)
     tokens = put_replicated(np.ones((7, 1, 8), np.int32), mesh)
     assert {shard.data.shape for shard in tokens.addressable_shards} == {(7, 1, 8)}
-
-
-def test_along_batch_can_name_a_later_axis(mesh):
-    stacked = jax.device_put(np.zeros((3, mesh.devices.size, 2)), along_batch(mesh, axis=1))
-    assert {shard.data.shape for shard in stacked.addressable_shards} == {(3, 1, 2)}
 
 
 def test_batch_that_does_not_split_is_refused(mesh):
