@@ -17,7 +17,7 @@ from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, make_plan
 from ahs_seg_jax.inference.tiles import ArrayRaster, Found, Raster, Tile, assembled, label_tiles
 from ahs_seg_jax.inference.views import check_protocol, make_views
-from ahs_seg_jax.models import sharding
+from ahs_seg_jax.models import parameters, sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.segmenter.segmentation import Segmentation
@@ -56,6 +56,10 @@ class Segmenter:
         sizes), None keeps all. `memory_gb` bounds the memory of a call (1e9 bytes, an estimate); None sets no bound.
         """
         check_protocol(protocol)
+        if found := parameters.not_finite(parameters.flatten(params)):
+            raise ValueError(
+                f"the parameters hold values that are not finite (NaN or infinity) in {parameters.listed(found)}"
+            )
         self.templates, self.protocol = templates, protocol
         model = AHSSeg(config, tpu=sharding.is_tpu())
         self.model, self.params = encoding.listed(*encoding.merged(model, jax.device_put(params)))
