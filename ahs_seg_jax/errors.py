@@ -64,7 +64,7 @@ class LostProcess(RuntimeError):
     """A process of the run is missing; the message names it. What was done since the last save is lost."""
 
 
-class DataProblem(ValueError):
+class DataProblem(InputError):
     """Data that cannot be scored: there are none, their doctor refuses them, or labels lie outside the vocabulary."""
 
 

@@ -68,3 +68,29 @@ def test_comparison_of_three_shows_no_difference_map():
     assert three.shape[1] > two.shape[1]
     with pytest.raises(ValueError, match="both must agree"):
         legends.comparison(image[1:], [part])
+
+
+def test_every_legend_names_what_does_not_fit_and_what_has_no_class():
+    """Panels, results and contact sheets draw one table: rows that fit, the count of the others, the last row always."""
+    table = [legends.Row(tuple(color), name, ("1.0 %",)) for name, color in zip(NAMES, COLORS.tolist(), strict=True)]
+    last = [legends.Row(legends.BLACK, "unlabelled")]
+    full = legends.draw_table(table[:4], 5 * 21, last, size=14)
+    assert (full.shape[0], shown(full)) == (5 * 21, [0, 1, 2, 3])
+    cut = legends.draw_table(table[:6], 5 * 21, last, size=14)
+    assert shown(cut) == [0, 1, 2]
+    assert [bool((cut[21 * k + 4 : 21 * k + 17, 1:13] == 0).all()) for k in range(5)] == [False] * 4 + [True]
+    headed = legends.draw_table(table[:6], 5 * 21, last, size=14, headings=("share",))
+    assert shown(headed) == [0, 1]
+
+
+def test_rows_of_a_legend_by_hand():
+    first, second = np.array([0.25, 0.75, 0, 0]), np.array([0.0, 0.5, 0, 0.0005])
+    found = legends.rows([first, second], ["a, b", "c", "d", "e"], COLORS)
+    assert [(row.name, row.numbers) for row in found] == [
+        ("c", ("75.0 %", "50.0 %")),
+        ("a", ("25.0 %", "-")),
+        ("e", ("-", "< 0.1 %")),
+    ]
+    labels = np.array([[0, 1, 1, -1]])
+    assert legends.shares(labels, 3).tolist() == [1 / 3, 2 / 3, 0]
+    assert legends.shares(labels, 3, of_all=True).tolist() == [0.25, 0.5, 0]

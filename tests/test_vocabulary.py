@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.pictures.colors import assign_colors
-from ahs_seg_jax.vocabulary import IMAGENET_TEMPLATES, Vocabulary, hierarchy_pairs, vocabulary
+from ahs_seg_jax.vocabulary import (
+    Vocabulary,
+    hierarchy_pairs,
+    imagenet_templates,
+    names_beyond,
+    packaged_names,
+    words_of,
+)
 
 # Published hashes of the benchmarks' names (the order included).
 HASHES = {
@@ -20,14 +27,26 @@ HASHES = {
 }
 
 
-@pytest.mark.parametrize("name", vocabulary.PACKAGED)
+@pytest.mark.parametrize("name", packaged_names())
 def test_packaged_names_are_the_published_ones(name):
     packaged = Vocabulary.named(name)
     assert (len(packaged), packaged.sha256) == HASHES[name]
 
 
+def test_every_published_list_is_packaged():
+    assert packaged_names() == tuple(sorted(HASHES))
+
+
+def test_words_that_a_model_does_not_know():
+    words = words_of(["Red toy", "STRASSE, road"])
+    assert words == {"red", "toy", "strasse,", "road"}
+    assert names_beyond(["toy red", "a toy", "Road, path", "ROAD", "Stra\u00dfe,"], words) == ["a toy"]
+
+
 def test_unknown_packaged_name():
-    with pytest.raises(ValueError, match=r"no packaged vocabulary 'coco'; choose one of coco_stuff, ade20k_150"):
+    with pytest.raises(
+        ValueError, match=r"no packaged vocabulary 'coco'; choose one of ade20k_150, ade20k_847, coco_stuff, "
+    ):
         Vocabulary.named("coco")
 
 
@@ -124,10 +143,10 @@ def test_seen_by_compares_first_synonyms_of_any_case():
 
 
 def test_imagenet_templates():
-    assert len(IMAGENET_TEMPLATES) == 80
-    assert len(set(IMAGENET_TEMPLATES)) == 80
-    assert IMAGENET_TEMPLATES[0] == "a bad photo of a {}."
-    assert Vocabulary(("tree",), templates=IMAGENET_TEMPLATES).tokens().shape == (1, 80, 12)
+    assert len(imagenet_templates()) == 80
+    assert len(set(imagenet_templates())) == 80
+    assert imagenet_templates()[0] == "a bad photo of a {}."
+    assert Vocabulary(("tree",), templates=imagenet_templates()).tokens().shape == (1, 80, 12)
 
 
 def test_hierarchy_pairs_by_hand():

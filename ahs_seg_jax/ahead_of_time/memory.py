@@ -1,13 +1,15 @@
-"""What a configuration needs of each device, predicted by compiling its real programs without running them.
+"""The memory that a configuration needs on each device, predicted by compiling its real programs without running them.
 
-    python -m ahs_seg_jax.memory --config=configs/vitb.py                          # on the devices at hand
-    python -m ahs_seg_jax.memory --config=configs/vitb.py --topology=v5e:2x2       # for a TPU, on any machine with libtpu
+    python -m ahs_seg_jax.ahead_of_time.memory --config=configs/vitb.py                      # for the devices at hand
+    python -m ahs_seg_jax.ahead_of_time.memory --config=configs/vitb.py --topology=v5e:2x2   # for a TPU, with libtpu
     ... --config.train.batch_size=16 --config.mesh.fsdp=4 --mode=eval
 
 No data and no weights are read. The figures are the compiler's own: bytes of arguments, results and temporaries on one
-device, floating-point operations, bytes moved, and the collective operations in the program (a loop's body counts once).
+device, floating-point operations, bytes moved, and the collective operations in the program. What stands in the body of
+a loop counts once.
 """
 
+import argparse
 import collections
 import dataclasses
 import re
@@ -16,24 +18,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
-from ml_collections import config_flags
 
-from ahs_seg_jax import errors
+from ahs_seg_jax import config, errors
 from ahs_seg_jax.ahead_of_time import programs, tpu_compiler
-from ahs_seg_jax.config import MODES, command_line, training
 from ahs_seg_jax.devices.mesh import make_mesh
 
 GIB = 2**30
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# Memory of a device in GiB, by the name of its kind in a topology: the vendor's data sheets. A device is a chip, but of a
-# v4 ahead of time one of the chip's two cores.
+# Memory of a device in GiB, by the name of its kind in a topology; from the vendor's data sheets. A device is a chip;
+# only on a v4, compiled ahead of time, it is one of the chip's two cores.
 DEVICE_GIB = {"v4": 16, "v5e": 16, "v5p": 95, "v6e": 32}
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Of one program, on each device."""
+    """What one program needs on each device."""
 
     arguments: int  # bytes
     temporaries: int  # bytes, and results that do not take the place of arguments
@@ -48,7 +47,7 @@ class Figures:
 
 
 def collectives(program: str) -> dict[str, int]:
-    """How many operations across devices a compiled program's text has, by kind."""
+    """How many collective operations of each kind stand in a compiled program's text."""
     found = collections.Counter(re.findall(rf"= [^=]*? ({'|'.join(COLLECTIVES)})(?:-start)?\(", program))
     return {name: found[name] for name in COLLECTIVES if found[name]}
 
@@ -95,31 +94,42 @@ def device_gib(devices: Sequence[Any], topology: str) -> float | None:
     return stats["bytes_limit"] / GIB if "bytes_limit" in stats else None
 
 
-def main(_argv: Sequence[str]) -> None:
-    """See the module's docstring."""
-    values = flags.FLAGS.config.copy_and_resolve_references()
-    values.init = values.init or training.RANDOM_INIT  # weights change nothing here
+def report_for(config_path: str, overrides: Sequence[str] = (), *, topology: str = "", mode: str = "train") -> str:
+    """The report on one program of a configuration file: a training step, or with mode `eval` a batch of an evaluation.
+
+    `overrides` are fields of the configuration, `--config.some.field=value`. `topology` names TPUs to compile for, such
+    as v5e:2x2; without one the program is compiled for the devices at hand. Raises InputError for a configuration that
+    does not fit itself or the devices, or that cannot be compiled.
+    """
+    # Which weights a run starts from changes nothing here, and random ones need no file.
+    experiment = config.load(config_path, [*overrides, f"--config.init={config.RANDOM_INIT}"])
+    devices = programs.topology_devices(topology) if topology else jax.devices()
+    with errors.checking_input():
+        mesh = make_mesh(devices, experiment.mesh)
+        if topology:
+            found = figures_ahead_of_time(tpu_compiler.planned(experiment, mode, topology))
+        else:
+            found = figures(programs.lower(experiment, mode, mesh).compile())
+    size = (experiment.train if mode == "train" else experiment.eval).batch_size
+    axes = " x ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
+    title = f"{experiment.name}, {mode}, batch {size} over {mesh.devices.size} devices ({axes})"
+    return report(title, found, device_gib(devices, topology))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the report; see the module's docstring. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="configuration file, such as configs/vitb.py")
+    parser.add_argument("--topology", default="", help="TPU topology to compile for; without it the devices at hand")
+    parser.add_argument("--mode", choices=config.MODES, default="train", help="the program to look at")
+    args, overrides = parser.parse_known_args(arguments)
     try:
-        experiment = command_line.from_config_dict(values)
-        topology = flags.FLAGS.topology
-        devices = programs.topology_devices(topology) if topology else jax.devices()
-        with errors.checking_input():
-            mesh = make_mesh(devices, experiment.mesh)
-            if topology:
-                found = figures_ahead_of_time(tpu_compiler.planned(experiment, flags.FLAGS.mode, topology))
-            else:
-                found = figures(programs.lower(experiment, flags.FLAGS.mode, mesh).compile())
+        print(report_for(args.config, overrides, topology=args.topology, mode=args.mode))
     except (errors.InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    size = (experiment.train if flags.FLAGS.mode == "train" else experiment.eval).batch_size
-    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    title = f"{experiment.name}, {flags.FLAGS.mode}, batch {size} over {mesh.devices.size} devices ({axes})"
-    print(report(title, found, device_gib(devices, topology)))
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Configuration file, such as configs/vitb.py.")
-    flags.DEFINE_string("topology", "", "TPU topology to compile for; empty: the devices at hand.")
-    flags.DEFINE_enum("mode", "train", MODES, "The program to look at.")
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    sys.exit(main())

@@ -22,7 +22,7 @@ from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.storage import writing
-from ahs_seg_jax.vocabulary import Vocabulary, first_synonym
+from ahs_seg_jax.vocabulary import Vocabulary, names_beyond, words_of
 
 TINY = "tiny"
 LIMIT_BYTES = 4 * 10**6
@@ -93,8 +93,7 @@ def load(path: str | os.PathLike[str]) -> Pretrained:
 
 def strange_words(names: Sequence[str]) -> list[str]:
     """The names that hold a word which the packaged model never met: what it says about them means nothing."""
-    known = {word for name in load_tiny().trained_names for word in name.lower().split()}
-    return [name for name in names if not set(first_synonym(name).lower().split()) <= known]
+    return names_beyond(names, words_of(load_tiny().trained_names))
 
 
 def load_tiny() -> Pretrained:

@@ -115,11 +115,9 @@ def evaluate(context: typer.Context) -> None:
 
 
 def _main(mode: str, arguments: list[str]) -> None:
-    from absl import app as absl_app
-
     from ahs_seg_jax import main
 
-    absl_app.run(main.main, argv=["ahs-seg", f"--mode={mode}", *arguments], flags_parser=main.parse)
+    main.program(["ahs-seg", f"--mode={mode}", *arguments])
 
 
 @app.command()

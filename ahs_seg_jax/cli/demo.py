@@ -59,14 +59,14 @@ def serve(
     from ahs_seg_jax.checkpoints import packaged
     from ahs_seg_jax.demo import answers, examples
     from ahs_seg_jax.segmenter import Segmenter
+    from ahs_seg_jax.vocabulary import words_of
 
     print(f"loading {model} ...", file=sys.stderr)
     options = {"protocol": protocol} if protocol else {}
     segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **options)
     known, about = frozenset[str](), f"Model: {pathlib.PurePath(model).name}."
     if model == packaged.TINY:
-        names = packaged.load_tiny().trained_names
-        known = frozenset(word for name in names for word in name.casefold().split())
+        known = words_of(packaged.load_tiny().trained_names)
         about = f"The small model knows drawings and these words only: {', '.join(sorted(known))}."
     drawn = examples.examples()
 

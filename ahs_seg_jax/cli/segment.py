@@ -131,7 +131,7 @@ def run(
     jobs = find_images(images)
     segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
-    vocabulary.tokens(segmenter.model.config.text.context)  # too long names are found now
+    vocabulary.tokens(segmenter.config.text.context)  # too long names are found now
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
         print(
             f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"

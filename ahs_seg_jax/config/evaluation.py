@@ -2,7 +2,6 @@
 
 import dataclasses
 
-PROTOCOLS = ("whole", "cat_seg")
 PREDICTIONS = ("", "png", "coco")
 
 
@@ -18,7 +17,7 @@ class EvalConfig:
     quick: bool = False  # score a fixed subset of 100 images, for a first answer
     pictures: int = 8  # pictures of predictions written beside the results: random images, the worst, the best
     split: str = "val"
-    save_predictions: str = ""  # with --mode=eval: "" (none) | png (class indices) | coco (RLE, needs pycocotools)
+    save_predictions: str = ""  # with --mode=eval: "" (none) | png (class indices) | coco (run-length codes)
     expected: str = ""  # the published checkpoint this should be, such as catseg_vitb16; its scores are compared
     again: bool = False  # evaluate even where a results file of the same evaluation is there
     allow_bad_data: bool = False  # score data that their doctor refuses; the results say so

@@ -1,61 +1,50 @@
-"""What a data set is to this program (`Source`), and the table of data sets by name (`open_source`)."""
+"""The table of data sets by name (`SOURCES`), and how one is opened (`open_source`).
+
+Sources are imported when they are opened: prepared benchmarks bring TensorFlow Datasets along, which takes seconds.
+"""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
 
-from ahs_seg_jax.config import ScenesConfig
+from ahs_seg_jax.config import DataConfig
+from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.source import Source
-from ahs_seg_jax.vocabulary import PACKAGED
 
 
-class DataSettings(Protocol):
-    """The fields of `config.DataConfig` that choose a source."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def root(self) -> str: ...
-    @property
-    def templates(self) -> tuple[str, ...]: ...
-    @property
-    def scenes(self) -> ScenesConfig: ...
-
-
-def _open_scenes(settings: DataSettings, split: str) -> Source:
+def _open_scenes(settings: DataConfig, split: str) -> Source:
     from ahs_seg_jax.data.scenes import ScenesSource
 
     return ScenesSource(settings.scenes, split)
 
 
-def _open_folder(settings: DataSettings, split: str) -> Source:
+def _open_folder(settings: DataConfig, split: str) -> Source:
     from ahs_seg_jax.data.folder import open_folder
 
     return open_folder(settings.root, split)
 
 
-def _open_coco_stuff(settings: DataSettings, split: str) -> Source:
+def _open_coco_stuff(settings: DataConfig, split: str) -> Source:
     from ahs_seg_jax.data.coco_downloads import open_coco_stuff
 
     return open_coco_stuff(settings.root, split)
 
 
-def _open_prepared(settings: DataSettings, split: str) -> Source:
+def _open_prepared(settings: DataConfig, split: str) -> Source:
     from ahs_seg_jax.data.benchmarks.benchmark import resolve_root
     from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 
     return PreparedSource(resolve_root(settings.root), settings.name, split)
 
 
-SOURCES: dict[str, Callable[[DataSettings, str], Source]] = {
+SOURCES: dict[str, Callable[[DataConfig, str], Source]] = {
     "scenes": _open_scenes,
     "folder": _open_folder,
-    **dict.fromkeys(PACKAGED, _open_prepared),
-    "coco_stuff": _open_coco_stuff,
+    **dict.fromkeys(BENCHMARKS, _open_prepared),
+    "coco_stuff": _open_coco_stuff,  # prepared, or straight from the downloads
 }
 
 
-def open_source(settings: DataSettings, split: str) -> Source:
+def open_source(settings: DataConfig, split: str) -> Source:
     """The data set `settings.name`, split "train" or "val", checked as far as its kind allows.
 
     Its vocabulary makes prompts by `settings.templates`, if there are any.

@@ -1,7 +1,7 @@
 """COCO-Stuff (171 classes): prepared as the other benchmarks are, or straight from the files that are downloaded.
 
 coco-stuff/images/{train,val}2017/*.jpg
-coco-stuff/annotations/{train,val}2017/*.png     a value of `vocabularies/coco_stuff_values.txt`, or unlabelled
+coco-stuff/annotations/{train,val}2017/*.png     a value of `benchmarks/coco_stuff_values.txt`, or unlabelled
 """
 
 import logging
@@ -17,7 +17,7 @@ from ahs_seg_jax.data.benchmarks.coco_stuff import COCO_STUFF
 from ahs_seg_jax.data.prepared import layout
 from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 from ahs_seg_jax.data.source import Source
-from ahs_seg_jax.pictures.label_files import index_png
+from ahs_seg_jax.pictures.label_files import read_values
 from ahs_seg_jax.storage import paths
 
 FOLDER = "coco-stuff"
@@ -37,7 +37,7 @@ class CocoStuffSource(folder.FolderSource):
         super().__init__(pathlib.Path(root) / FOLDER, f"{split}2017", COCO_STUFF.vocabulary)
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
-        return COCO_STUFF.classes_of(folder.read_or_corrupt(index_png, path))
+        return COCO_STUFF.classes_of(folder.read_or_corrupt(read_values, path))
 
     def fingerprint(self) -> dict[str, Any]:
         """As a folder's."""

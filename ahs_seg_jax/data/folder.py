@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,13 +17,14 @@ import numpy as np
 
 from ahs_seg_jax.data import images
 from ahs_seg_jax.errors import CorruptExample, NotAnIndexMask
+from ahs_seg_jax.pictures import label_files
+from ahs_seg_jax.progress import Progress
 from ahs_seg_jax.storage.paths import on_disk
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 
 SPLITS = ("train", "val")
 CHECKS = ("sample", "full")
 SAMPLE = 2000  # files of a split that check="sample" decodes
-SECONDS_BETWEEN_REPORTS = 5.0
 log = logging.getLogger(__name__)
 
 
@@ -70,7 +70,7 @@ class FolderSource:
         return {"image": image, "label": label}
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
-        return read_or_corrupt(images.read_mask, path)
+        return read_or_corrupt(label_files.read_mask, path)
 
     def name(self, index: int) -> str:
         """The image's path below the root."""
@@ -190,13 +190,11 @@ def _file_problems(root: pathlib.Path, pairs: Sequence[tuple[str, str]], classes
         return _pair_problems(image, mask, classes, decode=index in decoded)
 
     problems: list[str] = []
-    reported = time.monotonic()
+    progress = Progress(n, log.info, "checked", "pairs")
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for done, found in enumerate(pool.map(check_pair, range(n)), 1):
             problems += found
-            if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                reported = time.monotonic()
-                log.info("checked %d of %d pairs in %s, %d problem(s) so far", done, n, root, len(problems))
+            progress.show(done, f" in {root}, {len(problems)} problem(s) so far")
     return problems
 
 
@@ -210,11 +208,11 @@ def _pair_problems(image: pathlib.Path, mask: pathlib.Path, classes: int | None,
             problems.append(str(error))
             return None
 
-    size, mask_size = attempt(images.image_size, image), attempt(images.mask_size, mask)
+    size, mask_size = attempt(images.image_size, image), attempt(label_files.mask_size, mask)
     if decode and size is not None:
         attempt(images.read_image, image)
     if decode and mask_size is not None:
-        label = attempt(images.read_mask, mask)
+        label = attempt(label_files.read_mask, mask)
         if label is not None and (outside := _outside(label, classes)):
             problems.append(f"{mask}: {outside}")
     if size and mask_size and size != mask_size:

@@ -1,7 +1,7 @@
 """Batches for training: shuffled, augmented, read ahead by threads, and the same whoever computes them.
 
 The order and the augmentation follow from (seed, position in the endless stream of examples) alone. So batch k is the
-same on any number of threads and processes, and a run resumes exactly from the number of its next batch.
+same on any number of threads and processes, and a run resumes exactly from the number of steps that it has done.
 """
 
 import logging
@@ -83,18 +83,15 @@ class _Rows:
 class TrainBatches(Iterator[Batch]):
     """Endless batches of this process. Not for several threads at once."""
 
-    def __init__(self, batches: Iterator[Batch], reader: _Reader, next_batch: int):
+    def __init__(self, batches: Iterator[Batch], reader: _Reader):
         self._batches = batches
         self._reader = reader
-        self.next_batch = next_batch
 
     def __iter__(self) -> "TrainBatches":
         return self
 
     def __next__(self) -> Batch:
-        batch = next(self._batches)
-        self.next_batch += 1
-        return batch
+        return next(self._batches)
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -140,4 +137,4 @@ def train_batches(
     mine = stream if len(rows) == batch_size else grain.MapDataset.source(_Rows(stream, batch_size, rows))
     mine = mine.batch(len(rows), drop_remainder=True)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0)
-    return TrainBatches(iter(mine[start_batch:].to_iter_dataset(options)), reader, start_batch)
+    return TrainBatches(iter(mine[start_batch:].to_iter_dataset(options)), reader)

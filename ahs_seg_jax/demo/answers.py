@@ -16,7 +16,7 @@ from ahs_seg_jax.data.open_image import open_image
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.pictures import legends, overlays
 from ahs_seg_jax.segmenter import UNKNOWN, Segmentation, Segmenter
-from ahs_seg_jax.vocabulary import first_synonym
+from ahs_seg_jax.vocabulary import names_beyond
 
 SMALLEST_EDGE, LARGEST_EDGE = 640, 1280  # pixels: pictures are enlarged and reduced until the longer side lies between
 
@@ -119,9 +119,7 @@ def _told(result: Segmentation, seconds: float, known_image: bool, known_words: 
     names = f"{len(result.names)} name{'s' if len(result.names) > 1 else ''}"
     encoded = "the image's features were kept" if known_image else "the image was encoded"
     told = f"{width} x {height} pixels, {names}, {seconds:.2f} s: {encoded} and compared with the words."
-    strange = [
-        name for name in result.names if known_words and not set(first_synonym(name).casefold().split()) <= known_words
-    ]
+    strange = names_beyond(result.names, known_words) if known_words else []
     if strange:
         verb = "was" if len(strange) == 1 else "were"
         told += (

@@ -15,7 +15,10 @@ def wait_for_all(name: str) -> None:
 
 
 def as_first_process(value: bool) -> bool:
-    """The first process's value, in all processes: for what they must do alike and each would see a little differently."""
+    """The first process's value, in all processes.
+
+    It is for decisions that they must make alike, on something that each would see a little differently.
+    """
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))

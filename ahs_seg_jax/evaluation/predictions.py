@@ -2,14 +2,13 @@
 
 import json
 import pathlib
-import types
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from ahs_seg_jax.devices import processes
+from ahs_seg_jax.pictures import label_files
 
 KINDS = ("png", "coco")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -18,18 +17,17 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 class PredictionWriter:
     """Writes the label map of each image into `folder`, and the class names beside them in `classes.txt`.
 
-    png   `<image's path>.png`, a number a pixel: the line of `classes.txt`, counted from 0; 16 bits above 256 classes
+    png   `<image's path>.png`, a number a pixel: the line of `classes.txt`, counted from 0; 16 bits from 255 classes on
     coco  `predictions.json`, a list of `image_id` (index in the data), `file_name`, `category_id` (line as above) and
           `segmentation` (compressed RLE); one file an image in `images/` until `finish`
 
-    Raises ValueError for an unknown kind, for coco where pycocotools is missing, or if two images have the same path.
+    Raises ValueError for an unknown kind, or if two images have the same path.
     """
 
     def __init__(self, kind: str, folder: epath.Path, class_names: Sequence[str], image_names: Sequence[str]):
         if kind not in KINDS:
             raise ValueError(f"predictions of kind {kind!r}; choose one of {', '.join(KINDS)}")
         self.kind = kind
-        self._mask = _pycocotools() if kind == "coco" else None
         self._folder, self._parts = folder, folder / "images"
         stems = [_relative(name) for name in image_names]
         if len(set(stems)) < len(stems):
@@ -42,7 +40,7 @@ class PredictionWriter:
             (folder / "classes.txt").write_text("\n".join(class_names) + "\n", encoding="utf-8")
 
     def start_again(self, indices: Iterable[int]) -> None:
-        """Forgets what an evaluation that was not finished wrote of these images: those of this process, not others'."""
+        """Forgets the predictions of these images, this process's, that an unfinished evaluation wrote."""
         for index in indices:
             self._part(index).unlink(missing_ok=True)
         if processes.is_main_process():
@@ -50,20 +48,16 @@ class PredictionWriter:
 
     def write(self, index: int, name: str, prediction: np.ndarray) -> None:
         """Writes one image's prediction, int `[H, W]` of class indices."""
-        if self._mask is None:
+        if self.kind == "png":
             path = self._folder / f"{_relative(name)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = prediction.astype(np.uint8 if self._classes <= 256 else np.uint16)
             with path.open("wb") as file:
-                Image.fromarray(pixels).save(file, "png")
+                label_files.write_png(file, prediction, self._classes)
             return
-        segments = []
-        for category in np.unique(prediction):
-            code = self._mask.encode(np.asfortranarray(prediction == category, np.uint8))
-            segmentation = {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
-            segments.append(
-                {"image_id": index, "file_name": name, "category_id": int(category), "segmentation": segmentation}
-            )
+        segments = [
+            {"image_id": index, "file_name": name, "category_id": category, "segmentation": code}
+            for category, _, code in label_files.coco_masks(prediction)
+        ]
         self._parts.mkdir(parents=True, exist_ok=True)
         self._part(index).write_text(json.dumps(segments), encoding="utf-8")
 
@@ -72,7 +66,7 @@ class PredictionWriter:
 
     def finish(self, indices: Iterable[int]) -> str:
         """Joins what belongs in one file, of these images of all processes; returns the folder, or that file."""
-        if self._mask is None:
+        if self.kind == "png":
             return str(self._folder)
         if processes.is_main_process() and self._parts.is_dir():
             with self._joined.open("w", encoding="utf-8") as file:
@@ -91,14 +85,3 @@ def _relative(name: str) -> str:
     parts = [part for part in pathlib.PurePosixPath(name).parts if part not in ("/", "..", ".")]
     path = pathlib.PurePosixPath(*parts or ["image"])
     return str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path)
-
-
-def _pycocotools() -> types.ModuleType:
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ValueError(
-            "eval.save_predictions is 'coco', which needs pycocotools: pip install pycocotools, "
-            "or set eval.save_predictions to png"
-        ) from error
-    return mask

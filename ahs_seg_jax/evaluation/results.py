@@ -38,11 +38,6 @@ class Evaluation:
         """mIoU over the classes outside the training vocabulary; nan if there are none or they are unknown."""
         return math.nan if self.unseen is None else self.scores.mean_iou(self.unseen)
 
-    @property
-    def complete(self) -> bool:
-        """Whether every image of the source was scored."""
-        return not self.report["incomplete"]
-
     def named_scores(self) -> dict[str, float]:
         """The scores by name: mIoU, fwIoU, mACC, pACC, mIoU_seen, mIoU_unseen; nan where one does not exist."""
         result = self.scores

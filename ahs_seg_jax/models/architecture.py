@@ -96,6 +96,13 @@ class ModelConfig:
         """Rotation blocks of the image tower, d_image / B."""
         return self.image.width // self.block_size
 
+    def check_class_pooling(self, class_pooling: int) -> None:
+        """Raises ValueError unless squares of `class_pooling` positions divide the feature grid."""
+        if class_pooling < 1 or self.grid % class_pooling:
+            raise ValueError(
+                f"class_pooling is {class_pooling}, which does not divide the feature grid of {self.grid} tokens"
+            )
+
     def replace(self, **changes: Any) -> "ModelConfig":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ahs_seg_jax.pictures import overlays
 from ahs_seg_jax.vocabulary import first_synonym
@@ -24,10 +24,10 @@ def sorted_bars(names: Sequence[str], values: np.ndarray, title: str) -> np.ndar
         left, top = MARGIN + place // ROWS * block, 2 * MARGIN + ROW + place % ROWS * ROW
         start, middle = left + NAME_WIDTH + MARGIN // 2, top + ROW // 2
         name = overlays.fitted(first_synonym(names[index]), NAME_WIDTH, draw)
-        draw.text((left + NAME_WIDTH, middle), name, overlays.TEXT, _font(), anchor="rm")
+        draw.text((left + NAME_WIDTH, middle), name, overlays.TEXT, overlays.font(), anchor="rm")
         draw.rectangle((start, top + 3, start + BAR_WIDTH, top + ROW - 4), GRID)
         draw.rectangle((start, top + 3, start + round(BAR_WIDTH * float(values[index])), top + ROW - 4), FULL)
-        draw.text((start + BAR_WIDTH + 8, middle), f"{values[index]:.3f}", overlays.TEXT, _font(), anchor="lm")
+        draw.text((start + BAR_WIDTH + 8, middle), f"{values[index]:.3f}", overlays.TEXT, overlays.font(), anchor="lm")
     return np.asarray(canvas)
 
 
@@ -44,7 +44,7 @@ def layer_strengths(towers: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> np.
     top = bottom + ROW + MARGIN
     for x, color, text in ((MARGIN, LIGHT, "alpha"), (MARGIN + 100, FULL, "alpha x beta, what acts")):
         draw.rectangle((x, top + 3, x + ROW - 6, top + ROW - 4), color)
-        draw.text((x + ROW, top + ROW // 2), text, overlays.TEXT, _font(), anchor="lm")
+        draw.text((x + ROW, top + ROW // 2), text, overlays.TEXT, overlays.font(), anchor="lm")
     return np.asarray(canvas)
 
 
@@ -52,24 +52,20 @@ def _plot(
     draw: ImageDraw.ImageDraw, tower: tuple[str, np.ndarray, np.ndarray], left: int, bottom: int, width: int
 ) -> None:
     heading, strengths, strengths_applied = tower
-    draw.text((left + AXIS_WIDTH, bottom - PLOT_HEIGHT - ROW), heading, overlays.TEXT, _font(), anchor="lm")
+    draw.text((left + AXIS_WIDTH, bottom - PLOT_HEIGHT - ROW), heading, overlays.TEXT, overlays.font(), anchor="lm")
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - round(share * PLOT_HEIGHT)
         draw.line((left + AXIS_WIDTH, y, left + width, y), overlays.FAINT if not share else GRID)
-        draw.text((left + AXIS_WIDTH - 6, y), f"{share:g}", overlays.TEXT, _font(), anchor="rm")
+        draw.text((left + AXIS_WIDTH - 6, y), f"{share:g}", overlays.TEXT, overlays.font(), anchor="rm")
     for layer, (alpha, applied) in enumerate(zip(strengths.tolist(), strengths_applied.tolist(), strict=True)):
         x = left + AXIS_WIDTH + layer * COLUMN + 5
         for value, color in ((alpha, LIGHT), (applied, FULL)):
             draw.rectangle((x, bottom - round(value * PLOT_HEIGHT), x + COLUMN - 10, bottom), color)
-        draw.text((x + COLUMN // 2 - 5, bottom + ROW // 2), str(layer), overlays.TEXT, _font(), anchor="mm")
+        draw.text((x + COLUMN // 2 - 5, bottom + ROW // 2), str(layer), overlays.TEXT, overlays.font(), anchor="mm")
 
 
 def _canvas(width: int, height: int, title: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     canvas = Image.new("RGB", (width, height), overlays.BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN, MARGIN), overlays.fitted(title, width - 2 * MARGIN, draw), overlays.TEXT, _font())
+    draw.text((MARGIN, MARGIN), overlays.fitted(title, width - 2 * MARGIN, draw), overlays.TEXT, overlays.font())
     return canvas, draw
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(overlays.TEXT_SIZE)

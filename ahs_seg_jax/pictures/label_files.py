@@ -1,24 +1,185 @@
-"""Values of the labels' pixels as the downloads store them, before any map is applied."""
+"""Labels as files: index PNGs of 8 or 16 bits, and masks as COCO's run-length codes.
 
+A file of labels stores the index of a class in every pixel. The largest number that a pixel can hold means "no class":
+255 with 8 bits, 65535 with 16. Every writer and reader of the program follows the functions of this module.
+"""
+
+import json
+import os
 import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, TypeAlias
 
 import numpy as np
-from PIL import Image
+from jaxtyping import Bool, Int, Int32
+from PIL import Image, ImageFile, PngImagePlugin
+from pycocotools import mask as coco
 
 from ahs_seg_jax.errors import NotAnIndexMask
+from ahs_seg_jax.vocabulary import IGNORE
 
-SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
+CLASS_NAMES = "class_names"  # key of the names, a JSON list, in the metadata of a PNG or a TIFF
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey
+_ONE_NUMBER_A_PIXEL = ("1", "L", "P", *SIXTEEN_BIT)
+_FROM_COLOURS = (
+    "not class indices; save one 8-bit or 16-bit number a pixel, the line of its class in classes.txt counted from 0 (from "
+    "colours: look each colour up in your table, then PIL.Image.fromarray(indices.astype('uint8')).save(...))"
+)
+_FROM_THE_DOWNLOAD = (
+    "not one number each: palette files that some program saved anew lose their indices so; unpack the original again"
+)
+
+File: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 
-def index_png(path: pathlib.Path) -> np.ndarray:
-    """Values `uint8` or `uint16 [h, w]` of a grey or palette PNG; of a palette its indices, never its colours.
+# ------------------------------------------------------------------------------------------------ numbers of a pixel
 
-    Raises NotAnIndexMask for a PNG of colours, OSError or ValueError for one that cannot be decoded.
+
+def bits(classes: int) -> int:
+    """Bits of a stored pixel: 8 for fewer than 255 classes, 16 for more."""
+    return 8 if classes < 255 else 16
+
+
+def no_class(classes: int) -> int:
+    """The number that stands for "no class" in a file of labels of this number of classes."""
+    return 2 ** bits(classes) - 1
+
+
+def to_numbers(labels: Int[np.ndarray, "h w"], classes: int) -> np.ndarray:
+    """The numbers `uint8` or `uint16 [h, w]` that a file stores for class indices, -1 where there is no class."""
+    # In a type without a sign, -1 becomes the largest number: exactly the one that means "no class".
+    return labels.astype(np.uint8 if bits(classes) == 8 else np.uint16)
+
+
+def to_labels(numbers: np.ndarray) -> Int32[np.ndarray, "h w"]:
+    """The class indices that `to_numbers` stored as `uint8` or `uint16`, -1 where there is no class."""
+    return np.where(numbers == np.iinfo(numbers.dtype).max, np.int32(IGNORE), numbers.astype(np.int32))
+
+
+# ------------------------------------------------------------------------------------------------ index PNGs
+
+
+def write_png(
+    file: File,
+    labels: Int[np.ndarray, "h w"],
+    classes: int,
+    *,
+    names: Sequence[str] = (),
+    colors: np.ndarray | None = None,
+    compress_level: int = 6,
+) -> None:
+    """Writes class indices, -1 where there is no class, as an index PNG.
+
+    `names` go into its metadata. `colors`, `uint8 [t, 3]`, become the palette of a file of 8 bits, so that a viewer
+    shows them; a file of 16 bits has no palette and is grey. `compress_level` is zlib's. Raises OSError if the file
+    cannot be written.
     """
-    with Image.open(path) as file:
-        if file.mode not in ("L", "P", *SIXTEEN_BIT):
-            raise NotAnIndexMask(
-                f"its pixels are {file.mode}, not one number each: palette files that some program saved anew lose "
-                "their indices so; unpack the original again"
-            )
-        return np.asarray(file)
+    image = Image.fromarray(to_numbers(labels, classes))
+    if colors is not None and bits(classes) == 8:
+        image.putpalette(np.pad(colors, ((0, 256 - len(colors)), (0, 0))).tobytes())
+    about = PngImagePlugin.PngInfo()
+    if names:
+        about.add_itxt(CLASS_NAMES, json.dumps(list(names), ensure_ascii=False))
+    image.save(file, "PNG", pnginfo=about, compress_level=compress_level)
+
+
+def read_mask(file: File) -> Int32[np.ndarray, "h w"]:
+    """Class indices of an index PNG, -1 where there is no class.
+
+    A palette file gives its indices, never its colours. EXIF orientation of masks is not applied. Raises NotAnIndexMask
+    for an image of colours, OSError or ValueError if the file cannot be decoded.
+    """
+    with Image.open(file) as opened:
+        numbers, packed = _numbers(opened, _FROM_COLOURS)
+    return numbers.astype(np.int32) if packed else to_labels(numbers)
+
+
+def mask_size(path: pathlib.Path) -> tuple[int, int]:
+    """(h, w) of an index PNG, from its header alone. Raises NotAnIndexMask for an image of colours."""
+    with Image.open(path) as opened:
+        _require_numbers(opened, _FROM_COLOURS)
+        return opened.size[1], opened.size[0]
+
+
+def read_values(path: pathlib.Path) -> Int[np.ndarray, "h w"]:
+    """The numbers `uint8` or `uint16` of a downloaded label, before a data set's own table is applied to them.
+
+    Raises NotAnIndexMask for an image of colours, OSError or ValueError if the file cannot be decoded.
+    """
+    with Image.open(path) as opened:
+        return _numbers(opened, _FROM_THE_DOWNLOAD)[0]
+
+
+def read_png(path: str | os.PathLike[str]) -> tuple[Int32[np.ndarray, "h w"], tuple[str, ...]]:
+    """Labels (-1 = unknown) and names of a file that `Segmentation.save_png` wrote.
+
+    Raises ValueError for another PNG.
+    """
+    with Image.open(path) as opened:
+        text = getattr(opened, "text", {}).get(CLASS_NAMES)
+    if text is None:
+        raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")
+    return read_mask(path), tuple(json.loads(text))
+
+
+def _numbers(file: ImageFile.ImageFile, remedy: str) -> tuple[np.ndarray, bool]:
+    """The numbers of an opened index image, and whether they are of fewer than 8 bits (then none means "no class")."""
+    _require_numbers(file, remedy)
+    packed = str(file.tile[0].args) if file.tile else ""  # read before decoding, which empties it
+    numbers = np.asarray(file)
+    if file.mode == "1":
+        return numbers.astype(np.uint8), True
+    if packed in ("L;2", "L;4"):  # Pillow stretches 2 and 4 bits of grey to 0..255
+        return numbers // np.uint8(255 // (2 ** int(packed[2:]) - 1)), True
+    return numbers, False
+
+
+def _require_numbers(file: Image.Image, remedy: str) -> None:
+    if file.mode not in _ONE_NUMBER_A_PIXEL:
+        raise NotAnIndexMask(f"its pixels are {file.mode}, {remedy}")
+
+
+# ------------------------------------------------------------------------------------------------ COCO's masks
+
+
+def coco_masks(labels: Int[np.ndarray, "h w"]) -> Iterator[tuple[int, Bool[np.ndarray, "h w"], dict[str, Any]]]:
+    """For each class present: its index, its mask, and the mask as COCO's compressed run-length code (JSON values)."""
+    for index in np.unique(labels[labels != IGNORE]).tolist():
+        mask = labels == index
+        code = coco.encode(np.asfortranarray(mask, np.uint8))
+        yield index, mask, {"size": list(mask.shape), "counts": code["counts"].decode("ascii")}
+
+
+def coco_box(code: dict[str, Any]) -> list[float]:
+    """The smallest box around a mask of `coco_masks`, in pixels: left, top, width, height."""
+    return [float(value) for value in coco.toBbox(code)]
+
+
+def decode_mask(code: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
+    """The mask of a run-length code, whose counts are COCO's compressed text or a list of numbers.
+
+    Raises ValueError if the runs do not cover exactly the pixels of its size.
+    """
+    height, width = code["size"]
+    if isinstance(code["counts"], list):
+        code = coco.frPyObjects(code, height, width)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # pycocotools with NumPy 2
+        try:
+            mask = coco.decode(code)
+            complete = not _fits(code, height * width - 1)
+        except ValueError:
+            complete = False
+    if not complete:
+        raise ValueError(f"a run-length code does not cover its {height} x {width} pixels: it is cut off or damaged")
+    return mask == 1
+
+
+def _fits(code: dict[str, Any], pixels: int) -> bool:
+    """Whether the runs end within this number of pixels: pycocotools refuses runs that are too long only."""
+    try:
+        coco.decode(code | {"size": [pixels, 1]})
+    except ValueError:
+        return False
+    return True

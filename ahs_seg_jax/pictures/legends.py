@@ -5,9 +5,10 @@ Images are uint8 RGB `[H, W, 3]`; labels int `[H, W]`, -1 = unknown.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ahs_seg_jax.pictures import overlays
 from ahs_seg_jax.vocabulary import first_synonym
@@ -17,6 +18,7 @@ HEAT = np.array(
     [[0, 22, 66], [40, 60, 118], [95, 100, 125], [150, 140, 118], [205, 184, 90], [255, 233, 60]], np.float32
 )
 LEAST_TEXT, MOST_TEXT = 12, 28  # pixels
+BLACK = (0, 0, 0)  # the square of pixels without a class
 SHARE_OF_TEXT = 1 / 36  # height of the text, as a share of the picture's
 
 Result = tuple[str, np.ndarray, Sequence[str], np.ndarray]  # title, labels, names, colours
@@ -30,28 +32,70 @@ def with_legend(picture: np.ndarray, labels: np.ndarray, names: Sequence[str], c
 
 
 def legend(labels: np.ndarray, names: Sequence[str], colors: np.ndarray, height: int) -> np.ndarray:
-    """Colour, name and share of each class present; those that do not fit into `height` are counted in a last row."""
+    """Colour, name and share of each class present, in text whose size follows from the picture's `height`."""
     size = int(np.clip(height * SHARE_OF_TEXT, LEAST_TEXT, MOST_TEXT))
-    font, row = ImageFont.load_default(size), round(1.6 * size)
-    counts = np.bincount(labels[labels >= 0].ravel(), minlength=len(names))
-    order = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
-    entries = [(tuple(colors[i].tolist()), _short(first_synonym(names[i])), counts[i] / labels.size) for i in order]
-    if (unknown := (labels < 0).mean()) > 0:
-        entries.append(((0, 0, 0), "unknown", unknown))
-    room = max(2, height // row)
-    hidden = len(entries) - room + 1 if len(entries) > room else 0
-    entries = entries[: len(entries) - hidden]
-    texts = [f"{name}  {overlays.percent(100 * share)}" for _, name, share in entries]
-    texts += [f"and {hidden} more"] if hidden else []
-    width = 2 * row + int(max((font.getlength(text) for text in texts), default=0))
-    canvas = Image.new("RGB", (width, max(height, row * len(texts))), overlays.BACKGROUND)
+    unknown = float((labels < 0).mean())
+    last = [Row(BLACK, "unknown", (overlays.percent(100 * unknown),))] if unknown else []
+    margin = size // 2
+    table = draw_table(rows([shares(labels, len(names), of_all=True)], names, colors), height, last, size)
+    return np.pad(table, ((0, 0), (margin, margin), (0, 0)), constant_values=255)
+
+
+class Row(NamedTuple):
+    """One line of a legend: the colour of its square, if it has one, a name, and a number for each column."""
+
+    color: tuple[int, ...] | None
+    name: str
+    numbers: tuple[str, ...] = ()
+
+
+def shares(labels: np.ndarray, classes: int, of_all: bool = False) -> np.ndarray:
+    """The share of each class, float64 `[t]` in 0..1: of all pixels, or of those that have a class."""
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
+    return counts / max(labels.size if of_all else counts.sum(), 1)
+
+
+def rows(columns: Sequence[np.ndarray], names: Sequence[str], colors: np.ndarray) -> list[Row]:
+    """A row for each class that has a share in one of the columns `[t]`, the largest first."""
+    largest = np.max(columns, axis=0)
+    order = [index for index in np.argsort(-largest, kind="stable").tolist() if largest[index] > 0]
+    numbers = lambda index: tuple(overlays.percent(100 * float(column[index])) for column in columns)
+    return [Row(tuple(colors[i].tolist()), first_synonym(names[i]), numbers(i)) for i in order]
+
+
+def draw_table(
+    rows: Sequence[Row],
+    height: int,
+    last: Sequence[Row] = (),
+    size: int = overlays.TEXT_SIZE,
+    headings: Sequence[str] = (),
+) -> np.ndarray:
+    """A legend, uint8 RGB: a line for each row and for those of `last`, and above them the headings of the columns.
+
+    `size` is the text's, in pixels. Rows that do not fit into `height` pixels are counted in a line of their own.
+    """
+    font, line = overlays.font(size), round(1.5 * size)
+    room = max(1, height // line - len(last) - bool(headings))
+    hidden = len(rows) - (room - 1) if len(rows) > room else 0
+    more = [Row(None, f"and {hidden} more")] if hidden else []
+    lines = [Row(None, "", tuple(headings))] * bool(headings) + [*rows[: len(rows) - hidden], *more, *last]
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    names = [overlays.fitted(row.name, 16 * size, measure, font) for row in lines]
+    left = line  # the square of the colour comes first
+    right = left + int(max((font.getlength(name) for name in names), default=0))
+    numbers = [number for row in lines for number in row.numbers]
+    column = size + int(max((font.getlength(number) for number in numbers), default=-size))
+    columns = max((len(row.numbers) for row in lines), default=0)
+    canvas = Image.new("RGB", (right + columns * column, max(height, line * len(lines))), overlays.BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    for place, text in enumerate(texts):
-        top = place * row
-        if place < len(entries):
-            box = (row // 3, top + row // 5, row // 3 + size, top + row // 5 + size)
-            draw.rectangle(box, entries[place][0], overlays.FAINT)
-        draw.text((row // 2 + size + row // 4, top + row // 2), text, overlays.TEXT, font, anchor="lm")
+    for place, (row, name) in enumerate(zip(lines, names, strict=True)):
+        top, middle = place * line, place * line + line // 2
+        ink = overlays.TEXT if row.color else overlays.FAINT
+        if row.color:
+            draw.rectangle((0, top + line // 6, size, top + line // 6 + size), row.color, overlays.FAINT)
+        draw.text((left, middle), name, ink, font, anchor="lm")
+        for number, text in enumerate(row.numbers, 1):
+            draw.text((right + number * column, middle), text, ink, font, anchor="rm")
     return np.asarray(canvas)
 
 
@@ -61,10 +105,16 @@ def heat_map(image: np.ndarray, probability: np.ndarray, name: str, alpha: float
     blended = (1 - alpha) * grey + alpha * _heat(probability)
     height, width = probability.shape
     size = int(np.clip(height * SHARE_OF_TEXT, LEAST_TEXT, MOST_TEXT))
-    font, top = ImageFont.load_default(size), round(2.2 * size)
+    font, top = overlays.font(size), round(2.2 * size)
     canvas = Image.new("RGB", (max(width, 12 * size), top), overlays.BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    draw.text((size // 3, top // 2), _short(first_synonym(name), 24), overlays.TEXT, font, anchor="lm")
+    draw.text(
+        (size // 3, top // 2),
+        overlays.fitted(first_synonym(name), 6 * size, draw, font),
+        overlays.TEXT,
+        font,
+        anchor="lm",
+    )
     scale = _heat(np.linspace(0, 1, 4 * size)[None].repeat(size, axis=0)).round().astype(np.uint8)
     right = canvas.width - size - font.getlength("1")
     draw.text((right + size // 3, top // 2), "1", overlays.TEXT, font, anchor="lm")
@@ -102,8 +152,7 @@ def _differs(first: Result, second: Result) -> np.ndarray:
 def _titled(title: str, picture: np.ndarray) -> np.ndarray:
     canvas = Image.new("RGB", (picture.shape[1], overlays.HEADER), overlays.BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    text = overlays.fitted(title, picture.shape[1] - 8, draw)
-    draw.text((4, 4), text, overlays.TEXT, ImageFont.load_default(overlays.TEXT_SIZE))
+    draw.text((4, 4), overlays.fitted(title, picture.shape[1] - 8, draw), overlays.TEXT, overlays.font())
     return np.concatenate([np.asarray(canvas), picture])
 
 
@@ -116,7 +165,3 @@ def _heat(values: np.ndarray) -> np.ndarray:
 def _filled(picture: np.ndarray, height: int, width: int = 0) -> np.ndarray:
     missing = ((0, height - picture.shape[0]), (0, max(0, width - picture.shape[1])), (0, 0))
     return np.pad(picture, missing, constant_values=255)
-
-
-def _short(name: str, length: int = 32) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"

@@ -1,5 +1,7 @@
 """Labels drawn over an image, and the fonts and numbers beside them."""
 
+from typing import Any
+
 import numpy as np
 from PIL import ImageDraw, ImageFont
 
@@ -35,8 +37,9 @@ def _borders(labels: np.ndarray) -> np.ndarray:
     return different
 
 
-def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(TEXT_SIZE)
+def font(size: int = TEXT_SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of every picture, `size` pixels high."""
+    return ImageFont.load_default(size)
 
 
 def percent(share: float) -> str:
@@ -46,10 +49,11 @@ def percent(share: float) -> str:
     return "< 0.1 %" if share < 0.1 else f"{share:.1f} %"
 
 
-def fitted(text: str, width: int, draw: ImageDraw.ImageDraw) -> str:
-    """The text, shortened with an ellipsis to `width` pixels."""
-    if draw.textlength(text, font()) <= width:
+def fitted(text: str, width: int, draw: ImageDraw.ImageDraw, chosen: Any = None) -> str:
+    """The text, shortened with an ellipsis to `width` pixels in the `chosen` font (by default `font()`)."""
+    chosen = chosen or font()
+    if draw.textlength(text, chosen) <= width:
         return text
-    while text and draw.textlength(f"{text}…", font()) > width:
+    while text and draw.textlength(f"{text}…", chosen) > width:
         text = text[:-1]
     return f"{text}…"

@@ -8,14 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ahs_seg_jax.pictures import overlays
+from ahs_seg_jax.pictures import legends, overlays
 from ahs_seg_jax.pictures.colors import assign_colors
 from ahs_seg_jax.vocabulary import Vocabulary
 
-ROW = 20  # height of a legend row
-SWATCH = 18  # side of a legend's colour sample
-NAME_WIDTH = 230  # longest class name in a legend; the rest is cut off
-COLUMN = 78  # width of a legend's column of percentages
+LEAST_LEGEND = 160  # height of the legend's panel, at least
 SHORTEST_EDGE = 240  # smaller images are enlarged in panels, in whole steps, so that pixels stay visible
 LONGEST_EDGE = 640  # larger ones are reduced
 
@@ -39,7 +36,7 @@ def panel(
         if labels is not None:
             labels = _resized(labels.astype(np.int32), size, Image.Resampling.NEAREST)
             pictures.append((name, overlays.overlay(shown, labels, assign_colors(vocabulary.names))))
-    pictures.append(("", _legend(label, prediction, vocabulary, height=max(size[0], 8 * ROW))))
+    pictures.append(("", _legend(label, prediction, vocabulary, max(size[0], LEAST_LEGEND))))
     height = overlays.HEADER + max(picture.shape[0] for _, picture in pictures)
     width = sum(picture.shape[1] for _, picture in pictures) + overlays.GAP * (len(pictures) + 1)
     canvas = Image.new("RGB", (width, height + overlays.GAP), overlays.BACKGROUND)
@@ -79,47 +76,11 @@ def _resized(picture: np.ndarray, size: tuple[int, int], method: Image.Resamplin
     return np.asarray(Image.fromarray(picture).resize((width, height), method))
 
 
-def _shares(labels: np.ndarray | None, classes: int) -> np.ndarray:
-    """Percent of the labelled pixels of each class, float64 `[t]`; zeros where nothing is labelled."""
-    counts = np.zeros(classes) if labels is None else np.bincount(labels[labels >= 0], minlength=classes)
-    return 100.0 * counts / max(counts.sum(), 1)
-
-
 def _legend(label: np.ndarray | None, prediction: np.ndarray, vocabulary: Vocabulary, height: int) -> np.ndarray:
-    columns = {} if label is None else {"labels": _shares(label, len(vocabulary))}
-    columns["predicted"] = _shares(prediction, len(vocabulary))
-    largest = np.max(list(columns.values()), axis=0)
-    present = [int(index) for index in np.argsort(-largest, kind="stable") if largest[index] > 0]
-    unlabelled = label is not None and bool((label < 0).any())
-    rows = height // ROW - 1 - unlabelled
-    shown = present if len(present) <= rows else present[: rows - 1]
-    assigned = assign_colors(vocabulary.names)
-    colors = [tuple(int(channel) for channel in assigned[index]) for index in shown]
-    names = [vocabulary.names[index].split(", ")[0] for index in shown]
-    if unlabelled:
-        colors, names = [*colors, (0, 0, 0)], [*names, "unlabelled"]
-
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    names = [overlays.fitted(name, NAME_WIDTH, measure) for name in names]
-    indent = SWATCH + overlays.GAP
-    right = indent + int(max([90.0, *(measure.textlength(name, overlays.font()) for name in names)]))
-    canvas = Image.new("RGB", (right + COLUMN * len(columns), height), overlays.BACKGROUND)
-    draw = ImageDraw.Draw(canvas)
-    for row, (color, name) in enumerate(zip(colors, names, strict=True), start=1):
-        draw.rectangle((0, row * ROW + 1, SWATCH - 1, (row + 1) * ROW - 4), color, overlays.FAINT)
-        draw.text((indent, row * ROW + 1), name, overlays.TEXT, overlays.font())
-    if len(shown) < len(present):
-        draw.text(
-            (indent, (len(names) + 1) * ROW + 1),
-            f"and {len(present) - len(shown)} more",
-            overlays.FAINT,
-            overlays.font(),
-        )
-    for heading, shares in columns.items():
-        right += COLUMN
-        draw.text((right, 1), heading, overlays.FAINT, overlays.font(), anchor="ra")
-        for row, index in enumerate(shown, start=1):
-            draw.text(
-                (right, row * ROW + 1), overlays.percent(shares[index]), overlays.TEXT, overlays.font(), anchor="ra"
-            )
-    return np.asarray(canvas)
+    columns = {"predicted": legends.shares(prediction, len(vocabulary))}
+    last = []
+    if label is not None:
+        columns = {"labels": legends.shares(label, len(vocabulary)), **columns}
+        last = [legends.Row(legends.BLACK, "unlabelled")] if (label < 0).any() else []
+    rows = legends.rows(list(columns.values()), vocabulary.names, assign_colors(vocabulary.names))
+    return legends.draw_table(rows, height, last, headings=list(columns))

@@ -1,6 +1,6 @@
 """TIFF images of any size, read window by window, and labels as GeoTIFF: the extra `geo` (rasterio).
 
-The labels lie on the image's pixels and keep its coordinate reference system and transform. Up to 255 names: 8 bits,
+The labels lie on the image's pixels and keep its coordinate reference system and transform. Up to 254 names: 8 bits,
 255 = no data; more: 16 bits, 65535 = no data, as in `Segmentation.save_png`. The colours of the names are the file's
 colour table; the names stand in the band's tag `class_names` as a JSON list, and as category names, which geographic
 programs show in their legends, in the file `.aux.xml` beside it.
@@ -19,9 +19,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ahs_seg_jax.inference.native_windows import TILE
+from ahs_seg_jax.pictures import label_files
 from ahs_seg_jax.pictures.colors import assign_colors
-from ahs_seg_jax.segmenter.segmentation import CLASS_NAMES, Segmentation, no_data_value
-from ahs_seg_jax.vocabulary import IGNORE
+from ahs_seg_jax.segmenter.segmentation import Segmentation
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 MOST_BLOCK_PIXELS = 64 * 10**6  # of what a file must decode together
@@ -150,7 +150,6 @@ def create_labels(path: pathlib.Path, like: TiffRaster, names: Sequence[str]) ->
     place: dict[str, Any] = {"crs": like.dataset.crs, "transform": like.dataset.transform}
     if points:
         place = {"crs": points_crs, "gcps": points}
-    value = no_data_value(len(names))
     with (
         _no_reference_needed(),
         rasterio().open(
@@ -160,8 +159,8 @@ def create_labels(path: pathlib.Path, like: TiffRaster, names: Sequence[str]) ->
             height=height,
             width=width,
             count=1,
-            dtype="uint8" if value < 256 else "uint16",
-            nodata=value,
+            dtype=f"uint{label_files.bits(len(names))}",
+            nodata=label_files.no_class(len(names)),
             tiled=True,
             blockxsize=BLOCK,
             blockysize=BLOCK,
@@ -172,15 +171,13 @@ def create_labels(path: pathlib.Path, like: TiffRaster, names: Sequence[str]) ->
     ):
         colors = assign_colors(tuple(names)).tolist()
         file.write_colormap(1, {index: (*color, 255) for index, color in enumerate(colors)})
-        file.update_tags(1, **{CLASS_NAMES: json.dumps(list(names), ensure_ascii=False)})
+        file.update_tags(1, **{label_files.CLASS_NAMES: json.dumps(list(names), ensure_ascii=False)})
 
 
 def write_part(path: pathlib.Path, labels: np.ndarray, y: int, x: int, names: Sequence[str]) -> None:
     """Labels int32 `[h, w]`, -1 = no data, at the place (y, x) of a file of `create_labels`. It is closed afterwards."""
-    value = no_data_value(len(names))
-    stored = np.where(labels == IGNORE, value, labels)
     with _no_reference_needed(), rasterio().open(path, "r+") as file:
-        file.write(stored.astype(file.dtypes[0]), 1, window=_window(y, x, *labels.shape))
+        file.write(label_files.to_numbers(labels, len(names)), 1, window=_window(y, x, *labels.shape))
 
 
 def write_categories(path: pathlib.Path, names: Sequence[str]) -> None:
@@ -216,10 +213,9 @@ def read_geotiff(path: str | os.PathLike[str], longest: int | None = None) -> tu
     Raises ValueError for another TIFF.
     """
     with open_tiff(path) as raster:
-        names = raster.dataset.tags(1).get(CLASS_NAMES)
+        names = raster.dataset.tags(1).get(label_files.CLASS_NAMES)
         if names is None:
             raise ValueError(f"{path} does not name its classes; it was not written by this program")
         step = 1 if longest is None else -(-max(raster.size) // longest)
         shape = tuple(-(-extent // step) for extent in raster.size)
-        stored = raster.dataset.read(1, out_shape=shape).astype(np.int32)
-        return np.where(stored == int(raster.dataset.nodata), IGNORE, stored), tuple(json.loads(names))
+        return label_files.to_labels(raster.dataset.read(1, out_shape=shape)), tuple(json.loads(names))

@@ -4,22 +4,19 @@ import dataclasses
 import difflib
 import functools
 import importlib
-import json
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from ahs_seg_jax.pictures import legends, overlays
+from ahs_seg_jax.pictures import label_files, legends, overlays
 from ahs_seg_jax.pictures.colors import assign_colors
 from ahs_seg_jax.vocabulary import IGNORE, first_synonym
 
 UNKNOWN = "unknown"  # what pictures and summaries call pixels that none of the words fits
-CLASS_NAMES = "class_names"  # key in the metadata of files of labels: the names as a JSON list
-_EIGHT_BIT, _SIXTEEN_BIT = 255, 65535  # stored for unknown pixels, and one more than the largest index
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,54 +81,39 @@ class Segmentation:
     def save_png(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes the indices as a PNG; `read_png` reads it back.
 
-        Up to 255 names: 8 bits with a palette of the classes' colours, 255 = unknown. More: 16 bits, 65535 = unknown.
+        Up to 254 names: 8 bits with a palette of the classes' colours, 255 = unknown. More: 16 bits, 65535 = unknown.
         The names stand in its metadata. Both are what `configs/folder.py` trains on. Raises OSError if it cannot be
         written.
         """
-        about = PngImagePlugin.PngInfo()
-        about.add_itxt(CLASS_NAMES, json.dumps(self.names, ensure_ascii=False))
-        unknown = no_data_value(len(self.names))
-        few = unknown == _EIGHT_BIT
-        stored = np.where(self.labels == IGNORE, unknown, self.labels)
-        image = Image.fromarray(stored.astype(np.uint8 if few else np.uint16))
-        if few:
-            palette = np.zeros((256, 3), np.uint8)
-            palette[: len(self.names)] = self.colors
-            image.putpalette(palette.tobytes())
-        image.save(path, "PNG", pnginfo=about)
+        label_files.write_png(path, self.labels, len(self.names), names=self.names, colors=self.colors)
         return pathlib.Path(path)
 
     def to_coco(self, image_id: int | str = 0) -> list[dict[str, Any]]:
-        """COCO annotations with compressed RLE, one for each class present; `category_id` is the index of the name.
-
-        Raises ImportError, which says what to install, without pycocotools.
-        """
-        coder = _import("pycocotools.mask", "pip install pycocotools")
-        found: list[dict[str, Any]] = []
-        for index in np.unique(self.labels[self.labels != IGNORE]).tolist():
-            mask = self.labels == index
-            rle = coder.encode(np.asfortranarray(mask.astype(np.uint8)))
-            found.append(
-                {
-                    "id": len(found) + 1,
-                    "image_id": image_id,
-                    "category_id": index,
-                    "category_name": self.names[index],
-                    "segmentation": {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")},
-                    "area": int(mask.sum()),
-                    "bbox": [float(value) for value in coder.toBbox(rle)],
-                    "iscrowd": 1,
-                    "score": round(float(self.confidence[mask].mean()), 4),
-                }
-            )
-        return found
+        """COCO annotations with compressed RLE, one for each class present; `category_id` is the index of the name."""
+        return [
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": index,
+                "category_name": self.names[index],
+                "segmentation": code,
+                "area": int(mask.sum()),
+                "bbox": label_files.coco_box(code),
+                "iscrowd": 1,
+                "score": round(float(self.confidence[mask].mean()), 4),
+            }
+            for number, (index, mask, code) in enumerate(label_files.coco_masks(self.labels), 1)
+        ]
 
     def polygons(self, name: str) -> list[dict[str, Any]]:
         """GeoJSON polygons of a class in pixels (x, y), along the pixels' edges, holes included; exact.
 
         Raises ImportError, which says what to install, without rasterio.
         """
-        features = _import("rasterio.features", "pip install 'ahs_seg_jax[geo]'")
+        try:
+            features = importlib.import_module("rasterio.features")
+        except ImportError as error:
+            raise ImportError("this needs rasterio, which is not installed: pip install 'ahs_seg_jax[geo]'") from error
         mask = self.mask(name)
         return [shape for shape, _ in features.shapes(mask.astype(np.uint8), mask=mask)]
 
@@ -161,11 +143,6 @@ def summary(source: str | None, size: tuple[int, int], mean_confidence: float, a
     }
 
 
-def no_data_value(classes: int) -> int:
-    """What a file of labels of so many names stores where there is none: 255 in 8 bits, 65535 in 16."""
-    return _EIGHT_BIT if classes <= _EIGHT_BIT else _SIXTEEN_BIT
-
-
 def calibrate_unknown(results: Sequence[Segmentation], truths: Sequence[np.ndarray], kept: float = 0.95) -> float:
     """The threshold for `unknown=` that leaves the share `kept` of the correctly labelled pixels as they are.
 
@@ -179,23 +156,3 @@ def calibrate_unknown(results: Sequence[Segmentation], truths: Sequence[np.ndarr
     if not values.size:
         raise ValueError("no pixel of these results is labelled correctly; check that the truths use the same indices")
     return float(np.quantile(values, 1 - kept))
-
-
-def read_png(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels int32 `[H, W]` (-1 = unknown) and names of a file that `Segmentation.save_png` wrote.
-
-    Raises ValueError for another PNG.
-    """
-    with Image.open(path) as file:
-        text = getattr(file, "text", {}).get(CLASS_NAMES)
-        if text is None:
-            raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")
-        labels, unknown = np.asarray(file).astype(np.int32), _EIGHT_BIT if file.mode == "P" else _SIXTEEN_BIT
-    return np.where(labels == unknown, IGNORE, labels), tuple(json.loads(text))
-
-
-def _import(module: str, remedy: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"this needs {module.split('.')[0]}, which is not installed: {remedy}") from error

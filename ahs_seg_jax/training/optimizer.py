@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ahs_seg_jax.config import TrainConfig
+from ahs_seg_jax.config.training import FINETUNE
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.parameters import Params
 
@@ -25,6 +26,7 @@ from ahs_seg_jax.models.parameters import Params
 GROUPS = (
     (r"clip/adaptation/.*", "adaptation"),
     (r"clip/(image|text)/blocks/(query|value)/kernel", "attention"),
+    (r"clip/image/blocks/(query|key|value|out)/bias", "image_biases"),
     (r"clip/(image|text)/blocks/.*", "blocks"),
     (r"clip/.*", "clip"),
     (r"guidance_up_[12]/.*", "guidance"),
@@ -32,16 +34,7 @@ GROUPS = (
     (r"dc_hsp/.*", "dc_hsp"),
     (r"aggregator/.*", "aggregator"),
 )
-INSIDE_CLIP = ("adaptation", "attention", "blocks", "clip")
-
-# Groups inside CLIP that learn; everything outside CLIP always does.
-TRAINABLE = {
-    "orthogonal": ("adaptation",),
-    "attention": ("attention",),
-    "full": ("attention", "blocks"),
-    "scratch": INSIDE_CLIP,
-    "frozen": (),
-}
+INSIDE_CLIP = FINETUNE["scratch"]
 
 NO_DECAY = (
     r".*(norm|ln)_?[a-z0-9]*/(scale|bias)",  # LayerNorm and GroupNorm
@@ -59,9 +52,9 @@ def group(name: str) -> str:
 
 
 def is_trainable(name: str, finetune: str) -> bool:
-    """Whether a parameter learns under a `finetune` mode (AHS-Seg: orthogonal; CAT-Seg: attention)."""
+    """Whether a parameter learns under a mode of FINETUNE."""
     label = group(name)
-    return label not in INSIDE_CLIP or label in TRAINABLE[finetune]
+    return label not in INSIDE_CLIP or label in FINETUNE[finetune]
 
 
 def decays(name: str) -> bool:

@@ -2,26 +2,30 @@
 
 from ahs_seg_jax.vocabulary.vocabulary import (
     IGNORE,
-    IMAGENET_TEMPLATES,
-    PACKAGED,
     SCENE_TEMPLATE,
     SYNONYM_RULES,
     TOKEN_BUCKETS,
     Vocabulary,
     first_synonym,
     hierarchy_pairs,
+    imagenet_templates,
+    names_beyond,
+    packaged_names,
     template_problems,
+    words_of,
 )
 
 __all__ = [
     "IGNORE",
-    "IMAGENET_TEMPLATES",
-    "PACKAGED",
     "SCENE_TEMPLATE",
     "SYNONYM_RULES",
     "TOKEN_BUCKETS",
     "Vocabulary",
     "first_synonym",
     "hierarchy_pairs",
+    "imagenet_templates",
+    "names_beyond",
+    "packaged_names",
     "template_problems",
+    "words_of",
 ]

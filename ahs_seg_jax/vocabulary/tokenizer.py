@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-VOCAB_SIZE = 49408
 
 
 class TextTooLong(ValueError):

@@ -17,15 +17,6 @@ IGNORE = -1  # label of a pixel that has no class
 
 SCENE_TEMPLATE = "A photo of a {} in the scene"
 TOKEN_BUCKETS = (8, 12, 16, 24, 32, 48, 64, 77)
-PACKAGED = (
-    "coco_stuff",
-    "ade20k_150",
-    "ade20k_847",
-    "pascal_context_59",
-    "pascal_context_459",
-    "voc_20",
-    "voc_20b",
-)
 SYNONYM_RULES = ("first", "mean")
 
 
@@ -34,7 +25,8 @@ class Vocabulary:
     """An ordered list of class names, and how they become prompts.
 
     A name may list synonyms separated by ", ". Rule "first" uses the first only (parity: CAT-Seg); rule "mean" embeds
-    each and averages the embeddings on the sphere (`pool`). `groups`, if given, names a broader category for each class
+    each and averages the embeddings on the sphere (`pool`). `templates` may be several, such as
+    `imagenet_templates()`: a class's embedding is the mean of its prompts'. `groups`, if given, names a broader category for each class
     (such as COCO-Stuff's supercategories; "" = none): `hierarchy_pairs` reads them.
 
     Raises ValueError, listing every problem at once: no names, an empty or duplicate name (case and surrounding space
@@ -73,15 +65,15 @@ class Vocabulary:
 
     @classmethod
     def named(cls, name: str, **settings: Any) -> "Vocabulary":
-        """The packaged names of a benchmark (`PACKAGED`). `settings` as the constructor's.
+        """The packaged names of a benchmark: `lists/<name>.txt`. `settings` as the constructor's.
 
         Raises ValueError for another name.
         """
-        if name not in PACKAGED:
-            raise ValueError(f"there is no packaged vocabulary {name!r}; choose one of {', '.join(PACKAGED)}")
-        names = _lines(_packaged(f"{name}.txt"))
+        if name not in (known := packaged_names()):
+            raise ValueError(f"there is no packaged vocabulary {name!r}; choose one of {', '.join(known)}")
+        names = _lines(_read(f"lists/{name}.txt"))
         if name == "coco_stuff":
-            table = dict(line.split("\t") for line in _lines(_packaged("coco_stuff_groups.tsv")))
+            table = dict(line.split("\t") for line in _lines(_read("lists/coco_stuff_groups.tsv")))
             settings.setdefault("groups", tuple(table[n] for n in names))
         return cls(names, **settings)
 
@@ -155,9 +147,30 @@ class Vocabulary:
         )
 
 
+def packaged_names() -> tuple[str, ...]:
+    """What `Vocabulary.named` knows: the benchmarks whose class names lie in the folder `lists`."""
+    folder = importlib.resources.files("ahs_seg_jax.vocabulary").joinpath("lists")
+    return tuple(sorted(file.name.removesuffix(".txt") for file in folder.iterdir() if file.name.endswith(".txt")))
+
+
+def imagenet_templates() -> tuple[str, ...]:
+    """CLIP's ensemble of 80 prompt templates, an alternative to the one of `SCENE_TEMPLATE`."""
+    return _lines(_read("imagenet_templates.txt"))
+
+
 def first_synonym(name: str) -> str:
     """The part of a class name before its first ", "."""
     return name.split(", ")[0]
+
+
+def words_of(names: typing.Iterable[str]) -> frozenset[str]:
+    """Every word of the names, in lower case (`str.casefold`)."""
+    return frozenset(word for name in names for word in name.casefold().split())
+
+
+def names_beyond(names: typing.Iterable[str], words: typing.Collection[str]) -> list[str]:
+    """The names whose first synonym holds another word than these (`words_of`)."""
+    return [name for name in names if not words_of([first_synonym(name)]) <= set(words)]
 
 
 def hierarchy_pairs(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
@@ -229,11 +242,6 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def _packaged(file: str) -> str:
-    return importlib.resources.files("ahs_seg_jax.vocabulary").joinpath("lists", file).read_text("utf-8")
-
-
-# CLIP's ensemble of 80 prompts, the alternative to the one template: `Vocabulary(names, templates=IMAGENET_TEMPLATES)`.
-IMAGENET_TEMPLATES = _lines(
-    importlib.resources.files("ahs_seg_jax.vocabulary").joinpath("imagenet_templates.txt").read_text()
-)
+def _read(file: str) -> str:
+    """A text file of this folder."""
+    return importlib.resources.files("ahs_seg_jax.vocabulary").joinpath(file).read_text("utf-8")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ahs_seg_jax import progress
 from ahs_seg_jax.data import folder
 from ahs_seg_jax.data.folder import DataProblems, FolderSource, check_folder, open_folder
 from ahs_seg_jax.data.source import Source
@@ -140,12 +141,12 @@ def test_bad_class_names_are_among_the_problems(root):
 
 def test_large_sets_are_sampled_unless_told_otherwise(root, monkeypatch, caplog):
     monkeypatch.setattr(folder, "SAMPLE", 1)
-    monkeypatch.setattr(folder, "SECONDS_BETWEEN_REPORTS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     put(root, "train", "z", np.zeros((5, 7, 3), np.uint8), np.full((5, 7), 200, np.uint8))
     with caplog.at_level("INFO"):
         check_folder(root)
     assert "decoding 1 of 4 pairs" in caplog.text
-    assert "checked 4 of 4 pairs" in caplog.text
+    assert f"checked 4 of 4 pairs in {root}, 0 problem(s) so far, " in caplog.text
     (found,) = problems_of(root, check="full")
     assert found.startswith("annotations/train/z.png: values 200 are no class")
     with pytest.raises(ValueError, match="check is 'all'; choose one of sample, full"):

@@ -1,14 +1,10 @@
 """Decoding: every kind of file that people have becomes what a viewer shows, or an error that says why not."""
 
-import struct
-import zlib
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from ahs_seg_jax.data import images
-from ahs_seg_jax.errors import NotAnIndexMask
 
 
 def save(path, array, mode=None, **settings):
@@ -67,46 +63,3 @@ def test_float_image_is_refused(tmp_path):
     path = save(tmp_path / "a.tif", np.ones((2, 3), np.float32))
     with pytest.raises(ValueError, match="32-bit pixels have no defined range"):
         images.read_image(path)
-
-
-def test_eight_bit_mask(tmp_path):
-    label = images.read_mask(save(tmp_path / "m.png", np.uint8([[0, 7, 254, 255]])))
-    assert label.dtype == np.int32
-    np.testing.assert_array_equal(label, [[0, 7, 254, -1]])
-
-
-def test_sixteen_bit_mask(tmp_path):
-    label = images.read_mask(save(tmp_path / "m.png", np.uint16([[0, 255, 846, 65535]])))
-    np.testing.assert_array_equal(label, [[0, 255, 846, -1]])
-
-
-def test_palette_mask_gives_indices_not_colors(tmp_path):
-    mask = Image.fromarray(np.uint8([[0, 1, 2, 255]]))
-    mask.putpalette([128, 0, 0, 0, 128, 0, 255, 255, 255] + [0] * 756 + [224, 224, 192])
-    mask.save(tmp_path / "m.png")
-    with Image.open(tmp_path / "m.png") as file:
-        assert file.mode == "P"
-    np.testing.assert_array_equal(images.read_mask(tmp_path / "m.png"), [[0, 1, 2, -1]])
-
-
-def test_one_bit_mask(tmp_path):
-    np.testing.assert_array_equal(images.read_mask(save(tmp_path / "m.png", np.uint8([[0, 255]]), "1")), [[0, 1]])
-
-
-@pytest.mark.parametrize(("bits", "row", "values"), [(2, b"\x1b", [0, 1, 2, 3]), (4, b"\x01\x2f", [0, 1, 2, 15])])
-def test_packed_grey_mask_keeps_its_values(tmp_path, bits, row, values):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0))
-    png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
-    (tmp_path / "m.png").write_bytes(png)
-    np.testing.assert_array_equal(images.read_mask(tmp_path / "m.png"), [values])
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_mask_of_colors_is_refused_with_a_remedy(tmp_path, picture, mode):
-    path = save(tmp_path / "m.png", picture, mode)
-    for read in (images.read_mask, images.mask_size):
-        with pytest.raises(NotAnIndexMask, match=rf"its pixels are {mode}, not class indices; save one 8-bit"):
-            read(path)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, by_stem, packaged_numbers, pair_up, require, some
 from ahs_seg_jax.errors import NotAnIndexMask
-from ahs_seg_jax.pictures.label_files import index_png
+from ahs_seg_jax.pictures.label_files import read_values
 
 CHALLENGE = "ADEChallengeData2016"
 FULL = "ADE20K_2021_17_01"
@@ -105,7 +105,7 @@ ADE20K_150 = Benchmark(
     name="ade20k_150",
     counts={"val": (2_000,)},
     find=find_150,
-    read_values=index_png,
+    read_values=read_values,
     values=lambda: np.arange(1, 151),
     unlabelled=frozenset({0}),
     downloads=DOWNLOADS_150,

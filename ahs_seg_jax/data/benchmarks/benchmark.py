@@ -78,11 +78,6 @@ class Benchmark:
         names = self.vocabulary.names
         return (*names[: self.scored], self.background) if self.background else names
 
-    @property
-    def bits(self) -> int:
-        """Bits of a stored label: 16 where 8 cannot hold every class and the value for unlabelled."""
-        return 8 if self.classes < 255 else 16
-
     @functools.cached_property
     def table(self) -> np.ndarray:
         """`int32 [n]`: the class of each value, -1 for those of no class."""
@@ -160,6 +155,6 @@ def by_stem(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
 
 
 def packaged_numbers(file: str, dtype: type = np.int64) -> np.ndarray:
-    """The numbers of a text file beside the vocabularies, one a line."""
-    text = importlib.resources.files("ahs_seg_jax.vocabulary").joinpath("lists", file).read_text("utf-8")
+    """The numbers of a text file of this folder, one a line."""
+    text = importlib.resources.files("ahs_seg_jax.data.benchmarks").joinpath(file).read_text("utf-8")
     return np.array(text.split(), dtype)

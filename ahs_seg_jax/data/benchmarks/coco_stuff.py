@@ -3,7 +3,7 @@
 import pathlib
 
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, by_stem, packaged_numbers, pair_up, require
-from ahs_seg_jax.pictures.label_files import index_png
+from ahs_seg_jax.pictures.label_files import read_values
 
 DOWNLOADS = """coco-stuff/images/train2017/*.jpg       http://images.cocodataset.org/zips/train2017.zip
 coco-stuff/images/val2017/*.jpg         http://images.cocodataset.org/zips/val2017.zip
@@ -22,7 +22,7 @@ COCO_STUFF = Benchmark(
     name="coco_stuff",
     counts={"train": (118_287,), "val": (5_000,)},
     find=find,
-    read_values=index_png,
+    read_values=read_values,
     values=lambda: packaged_numbers("coco_stuff_values.txt"),
     unlabelled=frozenset({255}),
     downloads=DOWNLOADS,

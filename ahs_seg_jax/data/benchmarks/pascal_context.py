@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, Pair, packaged_numbers, pair_up, require, some
+from ahs_seg_jax.pictures import label_files
 
 VOC2010 = "VOCdevkit/VOC2010"
 IMAGES = f"{VOC2010}/JPEGImages"
@@ -70,31 +71,8 @@ def painted(label: tuple[int, int, tuple[tuple[int, Any], ...]]) -> np.ndarray:
     for category, runs in segments:
         if tuple(runs["size"]) != (height, width):
             raise ValueError(f"a segment of {runs['size']} in an image of {[height, width]} (height, width)")
-        counts = runs["counts"] if isinstance(runs["counts"], list) else run_lengths(runs["counts"])
-        inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-        values[inside.reshape(width, height).T] = category
+        values[label_files.decode_mask(runs)] = category
     return values
-
-
-def run_lengths(text: str) -> list[int]:
-    """The run lengths of COCO's compressed form: outside and inside by turns, down the columns.
-
-    A number is written in groups of 5 bits, the lowest first, each a character from "0" on; bit 6 says that another
-    group follows, the highest bit of the last group is the sign. From the fourth number on, it is the difference to the
-    number two before.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            counts.append(value + counts[-2] if len(counts) > 2 else value)
-            value = shift = 0
-    return counts
 
 
 def find_459(root: pathlib.Path, split: str) -> Listing:

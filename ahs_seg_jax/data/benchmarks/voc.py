@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, pair_up, require
-from ahs_seg_jax.pictures.label_files import index_png
+from ahs_seg_jax.pictures.label_files import read_values
 
 VOC2012 = "VOCdevkit/VOC2012"
 IMAGES = f"{VOC2012}/JPEGImages"
@@ -36,7 +36,7 @@ VOC_20 = Benchmark(
     name="voc_20",
     counts={"val": (1_449,)},
     find=find,
-    read_values=index_png,
+    read_values=read_values,
     values=lambda: np.arange(1, OBJECTS + 1),
     unlabelled=frozenset({0, 255}),
     downloads=DOWNLOADS,
@@ -47,7 +47,7 @@ VOC_20B = Benchmark(
     name="voc_20b",
     counts={"val": (1_449,)},
     find=find,
-    read_values=index_png,
+    read_values=read_values,
     values=lambda: np.append(np.arange(1, OBJECTS + 1), 0),
     unlabelled=frozenset({255}),
     downloads=DOWNLOADS,

@@ -1,19 +1,20 @@
 """A picture of a few examples with their labels laid over them and named, for a person to look at."""
 
+import textwrap
+
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import CorruptExample
-from ahs_seg_jax.pictures import overlays
+from ahs_seg_jax.pictures import legends, overlays
 from ahs_seg_jax.pictures.colors import assign_colors
 
 COLUMNS = 4
 WIDTH = 360  # of a picture, in pixels
-NAMED = 5  # largest classes written below it
-LINE = 18  # height of a line of text
+TEXT = 13  # size of what is written below a picture, pixels
+LINES = 6  # of the legend below it
 GAP = 8
-_Line = tuple[str, tuple[int, int, int] | None]  # text, and the colour of the square before it
 
 
 def contact_sheet(source: Source, examples: int) -> np.ndarray:
@@ -36,40 +37,31 @@ def contact_sheet(source: Source, examples: int) -> np.ndarray:
 
 
 def _tile(source: Source, index: int) -> Image.Image:
-    """The overlay, the name, and a line for each of its largest classes."""
-    names = getattr(source, "scored_names", source.vocabulary.names)
+    """The overlay, the example's name, and a legend of its largest classes."""
     try:
         example = source[index]
     except CorruptExample as error:
-        image = np.zeros((WIDTH // 2, WIDTH, 3), np.uint8)
-        lines: list[_Line] = [(str(error), None)]
+        image, legend = np.zeros((WIDTH // 2, WIDTH, 3), np.uint8), None
+        problem = textwrap.fill(str(error), 3 * WIDTH // (2 * TEXT))
     else:
-        image, label = example["image"], example["label"]
-        colors = assign_colors(source.vocabulary.names)
-        scale = WIDTH / image.shape[1]
-        size = (WIDTH, max(1, round(image.shape[0] * scale)))
-        small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        labels = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-        image = overlays.overlay(small, labels, colors)
-        lines = _largest(label, names, colors)
-    tile = Image.new("RGB", (WIDTH, image.shape[0] + LINE * (NAMED + 1)), overlays.BACKGROUND)
+        colors, problem = assign_colors(source.vocabulary.names), ""
+        size = (WIDTH, max(1, round(example["image"].shape[0] * WIDTH / example["image"].shape[1])))
+        small = np.asarray(Image.fromarray(example["image"]).resize(size, Image.Resampling.BILINEAR))
+        labels = np.asarray(Image.fromarray(example["label"]).resize(size, Image.Resampling.NEAREST))
+        image, legend = overlays.overlay(small, labels, colors), _legend(source, example["label"], colors)
+    line, top = round(1.5 * TEXT), image.shape[0]
+    tile = Image.new("RGB", (WIDTH, top + line * (LINES + 1)), overlays.BACKGROUND)
     tile.paste(Image.fromarray(image))
-    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(13)
-    draw.text((0, image.shape[0] + 2), source.name(index), overlays.FAINT, font)
-    for row, (text, color) in enumerate(lines, start=1):
-        top = image.shape[0] + row * LINE
-        if color is not None:
-            draw.rectangle((0, top + 2, LINE - 4, top + LINE - 2), color)
-        draw.text((LINE, top + 2), text, overlays.TEXT, font)
+    draw = ImageDraw.Draw(tile)
+    draw.multiline_text((GAP, GAP), problem, overlays.BACKGROUND, overlays.font(TEXT))
+    draw.text((0, top + line // 2), source.name(index), overlays.FAINT, overlays.font(TEXT), anchor="lm")
+    if legend is not None:
+        tile.paste(Image.fromarray(legend), (0, top + line))
     return tile
 
 
-def _largest(label: np.ndarray, names: tuple[str, ...], colors: np.ndarray) -> list[_Line]:
-    """(class and share, colour) of the largest classes, and the share without a class."""
-    counts = np.bincount(label[label >= 0], minlength=len(names))
-    order = [int(k) for k in np.argsort(-counts, kind="stable")[: NAMED - 1] if counts[k]]
-    lines: list[_Line] = []
-    for k in order:
-        red, green, blue = (int(channel) for channel in colors[k])
-        lines.append((f"{names[k].split(', ')[0]} {counts[k] / label.size:.0%}", (red, green, blue)))
-    return [*lines, (f"unlabelled {(label < 0).mean():.0%}", None)]
+def _legend(source: Source, label: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    names = getattr(source, "scored_names", source.vocabulary.names)
+    last = [legends.Row(legends.BLACK, "unlabelled", (overlays.percent(100 * float((label < 0).mean())),))]
+    rows = legends.rows([legends.shares(label, len(names), of_all=True)], names, colors)
+    return legends.draw_table(rows, LINES * round(1.5 * TEXT), last, TEXT)

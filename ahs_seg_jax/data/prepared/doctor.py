@@ -8,7 +8,6 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
-import time
 
 import numpy as np
 from PIL import Image
@@ -20,10 +19,10 @@ from ahs_seg_jax.data.prepared.diagnosis import Findings, Statistics, diagnose
 from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import CorruptExample
+from ahs_seg_jax.progress import Progress
 from ahs_seg_jax.storage import writing
 
 EXAMPLES = 8  # of a contact sheet
-SECONDS_BETWEEN_REPORTS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +123,15 @@ def count_labels(source: Source, classes: int) -> tuple[Statistics, list[str]]:
         return np.bincount(label.ravel() + 1, minlength=classes + 1)  # the first place counts unlabelled pixels
 
     total, problems, beyond, read = np.zeros(classes + 1, np.int64), [], 0, 0
-    started = reported = time.monotonic()
+    progress = Progress(len(source), print, "read")
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, found in enumerate(pool.map(count, range(len(source))), 1):
+        for found in progress.each(pool.map(count, range(len(source)))):
             if isinstance(found, str):
                 problems.append(found)
             else:
                 beyond += len(found) > classes + 1
                 total += found[: classes + 1]
                 read += 1
-            if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                reported = time.monotonic()
-                rate = done / (reported - started)
-                print(f"read {done:,}/{len(source):,}, {rate:.0f} images/s, {(len(source) - done) / rate:.0f} s left")
     if beyond:
         cause = "they never were mapped to class indices" if total[1] else "they are shifted by one (+1)"
         problems.append(f"{beyond} labels hold values of {classes} and more, but there are {classes} classes: {cause}")

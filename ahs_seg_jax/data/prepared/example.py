@@ -10,6 +10,7 @@ from PIL import Image
 from ahs_seg_jax.data import images
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Pair
 from ahs_seg_jax.errors import CorruptExample
+from ahs_seg_jax.pictures import label_files
 
 PNG_LEVEL = 3  # of zlib: half the time of the default, files a little larger
 
@@ -57,7 +58,7 @@ def make_example(benchmark: Benchmark, pair: Pair) -> Example:
     return Example(
         name=pair.name,
         image=photograph,
-        label=encode_label(label, benchmark.bits),
+        label=encode_label(label, benchmark.classes),
         values=collections.Counter({int(value): int(counts[value]) for value in present}),
         classes=of_class,
         pixels=label.size,
@@ -65,10 +66,11 @@ def make_example(benchmark: Benchmark, pair: Pair) -> Example:
     )
 
 
-def encode_label(label: np.ndarray, bits: int) -> bytes:
-    """Class indices int `[h, w]`, -1 unlabelled, as a grey PNG of 8 or 16 bits: 255 or 65535 unlabelled."""
-    # Without a sign, -1 is the largest value of its type: exactly the mark of unlabelled pixels.
-    return _png(Image.fromarray(label.astype(np.uint8 if bits == 8 else np.uint16)))
+def encode_label(label: np.ndarray, classes: int) -> bytes:
+    """Class indices int `[h, w]`, -1 unlabelled, as the bytes of an index PNG (`label_files.write_png`)."""
+    buffer = io.BytesIO()
+    label_files.write_png(buffer, label, classes, compress_level=PNG_LEVEL)
+    return buffer.getvalue()
 
 
 def _photograph(pair: Pair, label_size: tuple[int, ...], short_edge: int | None) -> bytes:

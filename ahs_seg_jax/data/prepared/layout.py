@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark
+from ahs_seg_jax.pictures import label_files
 from ahs_seg_jax.storage import paths
 
 VERSION = "1.0.0"  # of the preparation: raised when the same downloads would give other records
@@ -45,7 +46,7 @@ def names_file(split: str) -> str:
 
 def features(benchmark: Benchmark) -> tfds.features.FeaturesDict:
     """What TFDS knows about a record: image bytes RGB `[h, w, 3]`, label PNG of 8 or 16 bits `[h, w, 1]`."""
-    dtype = np.uint8 if benchmark.bits == 8 else np.uint16
+    dtype = np.dtype(f"uint{label_files.bits(benchmark.classes)}").type
     return tfds.features.FeaturesDict(
         {
             "name": tfds.features.Text(),

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import itertools
 import pathlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,9 +16,9 @@ import tensorflow_datasets as tfds
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, some, there
 from ahs_seg_jax.data.prepared import layout, shards
 from ahs_seg_jax.data.prepared.shards import Shard
+from ahs_seg_jax.progress import Progress
 from ahs_seg_jax.storage import writing
 
-SECONDS_BETWEEN_REPORTS = 2.0
 LISTED = 20  # failed or strange examples that the facts name
 
 
@@ -173,17 +172,14 @@ def _write(
     sheets = {shard.path: facts for shard in planned if (facts := shard.facts())}
     todo = [shard for shard in planned if shard.path not in sheets]
     total, left = (sum(len(shard.pairs) for shard in part) for part in (planned, todo))
-    if sheets:
-        log(f"{name}: {total - left:,} of {total:,} images were prepared before")
-    started, reported, done = time.monotonic(), time.monotonic(), 0
+    done = total - left
+    if done:
+        log(f"{name}: {done:,} of {total:,} images were prepared before")
+    progress = Progress(total, log, f"{name}:")
     for shard, facts in shards.write_shards(todo, jobs):
         sheets[shard.path] = facts
         done += len(shard.pairs)
-        now = time.monotonic()
-        if done == left or now - reported > SECONDS_BETWEEN_REPORTS:
-            reported, rate = now, done / (now - started)
-            seconds = (left - done) / rate
-            log(f"{name}: {total - left + done:,}/{total:,} images, {rate:.0f} images/s, {seconds:.0f} s left")
+        progress.show(done)
     return sheets
 
 

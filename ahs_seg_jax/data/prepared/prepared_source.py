@@ -17,6 +17,7 @@ from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, there
 from ahs_seg_jax.data.benchmarks.registry import benchmark
 from ahs_seg_jax.data.prepared import layout
 from ahs_seg_jax.errors import CorruptExample
+from ahs_seg_jax.pictures import label_files
 from ahs_seg_jax.storage import paths
 
 
@@ -93,7 +94,7 @@ class PreparedSource:
         try:
             record = self._features.deserialize_example_np(self._reader()[index], decoders=_undecoded())
             image = images.read_image(io.BytesIO(record["image"]))
-            label = images.read_mask(io.BytesIO(record["label"]))
+            label = label_files.read_mask(io.BytesIO(record["label"]))
         # Decoders raise what they like for broken bytes (struct.error, SyntaxError, zlib.error, ...).
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"

@@ -12,6 +12,7 @@ from ahs_seg_jax.data.benchmarks.benchmark import Pair
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.prepared.example import encode_label, make_example, reduce_image, reduce_label, resized
 from ahs_seg_jax.errors import CorruptExample
+from ahs_seg_jax.pictures import label_files
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
 
@@ -46,7 +47,7 @@ def test_the_label_is_a_plain_png_of_classes(tmp_path):
 
 
 def test_sixteen_bits(tmp_path):
-    with Image.open(io.BytesIO(encode_label(np.int32([[-1, 0, 846]]), 16))) as label:
+    with Image.open(io.BytesIO(encode_label(np.int32([[-1, 0, 846]]), 847))) as label:
         assert label.mode == "I;16"
         assert np.asarray(label).tolist() == [[65535, 0, 846]]
 
@@ -54,7 +55,7 @@ def test_sixteen_bits(tmp_path):
 def test_values_that_the_data_set_never_uses_have_no_class(tmp_path):
     example = made(tmp_path, rows([151, 255, 1, 1, 1, 1, 200]))
     assert example.strange == (151, 200, 255)
-    assert images.read_mask(io.BytesIO(example.label))[0].tolist() == [-1, -1, 0, 0, 0, 0, -1]
+    assert label_files.read_mask(io.BytesIO(example.label))[0].tolist() == [-1, -1, 0, 0, 0, 0, -1]
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -127,7 +128,7 @@ def test_the_full_data_set_is_reduced_with_its_labels(tmp_path):
     pair = known.find(tmp_path, "val").pairs[0]
     example = make_example(known, pair)
     assert pixels(example).shape == (4, 6, 3)
-    label = images.read_mask(io.BytesIO(example.label))
+    label = label_files.read_mask(io.BytesIO(example.label))
     assert label[0].tolist() == [-1, 0, 1, 2, 3, 4]
     assert example.pixels == 24
     with Image.open(io.BytesIO(example.label)) as stored:

@@ -10,7 +10,8 @@ from pycocotools import mask
 
 from ahs_seg_jax.data.benchmarks import ade20k, pascal_context
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS, benchmark
-from ahs_seg_jax.data.images import NotAnIndexMask
+from ahs_seg_jax.errors import NotAnIndexMask
+from ahs_seg_jax.pictures import label_files
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
 
@@ -152,12 +153,12 @@ def test_voc_palettes_give_indices(tmp_path, palette):
 
 def test_voc_20b_scores_21_of_59_names():
     known = BENCHMARKS["voc_20b"]
-    assert (known.classes, len(known.vocabulary), known.bits) == (21, 59, 8)
+    assert (known.classes, len(known.vocabulary), label_files.bits(known.classes)) == (21, 59, 8)
     assert known.scored_names[-2:] == ("tvmonitor", "background")
 
 
 def test_bits_hold_every_class():
-    bits = {name: known.bits for name, known in BENCHMARKS.items()}
+    bits = {name: label_files.bits(known.classes) for name, known in BENCHMARKS.items()}
     assert {name for name, count in bits.items() if count == 16} == {"ade20k_847", "pascal_context_459"}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from ahs_seg_jax import progress
 from ahs_seg_jax.data.benchmarks import benchmark
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.prepared import layout, preparation, shards
@@ -38,7 +39,8 @@ def prepared(root, known=ADE, **settings):
     return trees.prepared(known, root, log=lines.append, **settings), lines
 
 
-def test_every_example_in_order(root):
+def test_every_example_in_order(root, monkeypatch):
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     facts, lines = prepared(root)
     source = PreparedSource(root, "ade20k_150", "val")
     assert [source.name(k) for k in range(len(source))] == [f"ADE_val_{k}" for k in range(1, 8)]
@@ -47,7 +49,7 @@ def test_every_example_in_order(root):
         assert (example["image"].shape, example["image"].dtype) == ((5, 3, 3), np.uint8)
     assert facts["splits"]["val"]["shard_lengths"] == [2, 2, 3]
     assert facts["splits"]["val"]["classes"][149] == 35
-    assert lines[-1].startswith("ade20k_150: 7/7 images, ")
+    assert lines[-1].startswith("ade20k_150: 7 of 7 images, ")
 
 
 def test_tfds_reads_the_folder(root):
