@@ -24,8 +24,8 @@ from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.evaluation.results import Evaluation
 from ahs_seg_jax.evaluation.score import check_data, describe, evaluate
 from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
-from ahs_seg_jax.models import parameters, sharding
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.storage import paths
 from ahs_seg_jax.vocabulary import Vocabulary
 
@@ -49,7 +49,7 @@ def score(
     with _problems_of_data():
         predictions = _predictions(settings.save_predictions, source, stem) if stem else None
         return evaluate(
-            AHSSeg(experiment.model, tpu=sharding.is_tpu(mesh)),
+            build_model(experiment.model, mesh),
             params,
             source,
             protocol=settings.protocol,
@@ -180,7 +180,7 @@ def _evaluation(
     settings, mesh = experiment.eval, make_mesh()
     stem = workdir / "results" / result_name(name, settings.split, settings.protocol, settings.quick)
     report = describe(
-        AHSSeg(experiment.model),
+        build_model(experiment.model),
         source,
         weights.checkpoint,
         protocol=settings.protocol,

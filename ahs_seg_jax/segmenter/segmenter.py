@@ -17,8 +17,7 @@ from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, make_plan
 from ahs_seg_jax.inference.tiles import ArrayRaster, Found, Raster, Tile, assembled, label_tiles
 from ahs_seg_jax.inference.views import check_protocol, make_views
-from ahs_seg_jax.models import sharding
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.segmenter.segmentation import Segmentation
 from ahs_seg_jax.vocabulary import IGNORE, SCENE_TEMPLATE, Vocabulary
@@ -57,7 +56,7 @@ class Segmenter:
         """
         check_protocol(protocol)
         self.templates, self.protocol = templates, protocol
-        model = AHSSeg(config, tpu=sharding.is_tpu())
+        model = build_model(config)
         self.model, self.params = encoding.listed(*encoding.merged(model, jax.device_put(params)))
         self.keep, self.memory_gb = self._classes_kept(keep), memory_gb
         self.vocabulary: Vocabulary | None = None
