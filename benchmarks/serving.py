@@ -18,8 +18,8 @@ from ahs_seg_jax.data import catalogue
 from ahs_seg_jax.evaluation import score
 from ahs_seg_jax.inference import encoding
 from ahs_seg_jax.inference.protocols import Protocol, find_protocol
-from ahs_seg_jax.models import sharding
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models import arrangement
+from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.segmenter import Segmenter
 from benchmarks import inputs
 from benchmarks.measure import Action, Record, spread
@@ -30,7 +30,7 @@ FIRST_RESULT_RUNS = 3  # processes that start from the cache
 
 def text_encoding(settings: Settings) -> Action:
     """A vocabulary of `classes` names through the merged text tower."""
-    model, params = encoding.merged(AHSSeg(settings.model()), jax.device_put(inputs.parameters(settings.model())))
+    model, params = encoding.merged(build_model(settings.model()), jax.device_put(inputs.parameters(settings.model())))
     words = inputs.vocabulary(settings.classes)
     prompts = jax.ShapeDtypeStruct(words.tokens(model.config.text.context).shape, jnp.int32)
     reference = lambda params, tokens: model.apply({"params": params}, tokens, method="encode_text")
@@ -61,7 +61,9 @@ def forward(segmenter: Segmenter, classes: int, protocol: str | Protocol) -> tup
     """The model on all views of one picture, without padding and chunks: a function and its arguments' shapes."""
     config = segmenter.config
     cut = dataclasses.replace(config.aggregator, pad_len=segmenter.engine.keep or 0)
-    model = segmenter.engine.model.clone(config=config.replace(class_chunk=0, remat="none", aggregator=cut), tpu=False)
+    model = segmenter.engine.model.clone(
+        config=config.replace(class_chunk=0, remat="none", aggregator=cut), arrangement=arrangement.DEFAULT
+    )
 
     def run(params: Any, views: jax.Array, text: jax.Array) -> jax.Array:
         features = model.apply({"params": params}, views, method="encode_image")
@@ -92,7 +94,7 @@ def evaluation(settings: Settings) -> Record:
     images = 8 if settings.repetitions <= 3 else 32
     scenes = ScenesConfig(size=max(settings.image), val_images=images)
     source = catalogue.open_source(DataConfig(name="scenes", scenes=scenes), "val")
-    model = AHSSeg(settings.model(), tpu=sharding.is_tpu())
+    model = build_model(settings.model())
     weights = score.Weights(*encoding.merged(model, jax.device_put(inputs.parameters(settings.model()))))
     scored, seconds = EvalConfig(batch_size=max(4, jax.device_count()), pictures=0), []
     for _ in range(2):

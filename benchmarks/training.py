@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from ahs_seg_jax.config import Experiment
 from ahs_seg_jax.devices import partition
 from ahs_seg_jax.devices.mesh import make_mesh, put_batch, put_replicated
-from ahs_seg_jax.models import parameters, sharding
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.models.prompts import Prompts
 from ahs_seg_jax.training import losses, optimizer, step
 from benchmarks import inputs
@@ -46,7 +46,7 @@ def _plain(experiment: Experiment) -> Experiment:
 
 
 def _loss(experiment: Experiment) -> Callable[..., jax.Array]:
-    model = AHSSeg(experiment.model, tpu=sharding.is_tpu())
+    model = build_model(experiment.model)
 
     def loss(trainable: Any, frozen: Any, batch: Any, tokens: Prompts) -> jax.Array:
         applied: Any = model.apply(
@@ -106,7 +106,7 @@ Apply = Callable[[Any, Any], Any]  # (bound model, what flows in) -> what comes 
 def _part(settings: Settings, apply: Apply, inflow: Any) -> Program:
     """Forward and backward of one stage: gradients of what learns and, if it is not integer, of what flows in."""
     experiment = inputs.experiment(settings)
-    model = AHSSeg(experiment.model, tpu=sharding.is_tpu())
+    model = build_model(experiment.model)
     trainable, frozen = optimizer.split(inputs.parameters(experiment.model), experiment.train.finetune)
     flows_back = all(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(inflow))
 

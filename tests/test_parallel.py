@@ -18,7 +18,7 @@ from ahs_seg_jax.devices.mesh import (
     put_replicated,
 )
 from ahs_seg_jax.models import architecture, sharding
-from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.models.ops import chunks
 from ahs_seg_jax.training import step
 
 
@@ -125,7 +125,7 @@ def test_a_pass_over_classes_keeps_no_copy_of_what_it_takes(mesh):
 
     def forward(x):
         with sharding.on(mesh):
-            return jax.vjp(lambda x: passes.over_classes(jax.numpy.sin, x, chunk=2, remat="all"), x)[0]
+            return jax.vjp(lambda x: chunks.over_classes(jax.numpy.sin, x, chunk=2, remat="all"), x)[0]
 
     (loop,) = (e for e in jax.make_jaxpr(forward)(x).eqns if e.primitive.name == "scan")
     assert [v.aval.shape for v in loop.outvars] == [(3, mesh.devices.size, 2, 3)]
