@@ -20,7 +20,7 @@ done
 python -m benchmarks.run --size vitb16 --dtype bfloat16 --output "$results/gpu_inference_$date.json" \
   --only whole_image sliding_window sliding_window_847 classes_847 text_encoding start_up || status=1
 if [ $# -gt 0 ]; then
-  python -m benchmarks.side_by_side --program "$1" --device cuda --dtype bfloat16 --class-chunk 0 --batch 16 \
+  python -m benchmarks.published.side_by_side --program "$1" --device cuda --dtype bfloat16 --class-chunk 0 --batch 16 \
     --work training whole sliding --rounds 3 --repetitions 5 --output "$results/gpu_side_by_side_$date.json" || status=1
 fi
 python -m benchmarks.report "$results"/*.json

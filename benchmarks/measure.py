@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from benchmarks import cost, machine, memory, traffic
+from benchmarks import machine, memory
+from benchmarks.counting import flops, traffic
 
 WARM_UP = 2  # calls that do not count
 MOST_SECONDS = 60.0  # after which no further repetition is started, once there are three
@@ -112,7 +113,7 @@ def _measure_program(work: Program, repetitions: int, compiles: Compiles) -> Rec
 
     first = compiles.count
     seconds, _ = timed(call, repetitions)
-    program = cost.work(work.function, *shapes)
+    program = flops.count(work.function, *shapes)
     record = _record(work, seconds, program.flops) | {
         "compiles": {"before": first, "timed": compiles.count - first},
         "compile_seconds": compile_seconds,
@@ -122,7 +123,7 @@ def _measure_program(work: Program, repetitions: int, compiles: Compiles) -> Rec
         "memory": {"compiled_temporary_bytes": compiled.memory_analysis().temp_size_in_bytes},
     }
     if work.useful:
-        record["useful_flops"] = cost.work(work.useful, *shapes).flops
+        record["useful_flops"] = flops.count(work.useful, *shapes).flops
     return record
 
 
@@ -140,7 +141,7 @@ def _measure_action(work: Action, repetitions: int, compiles: Compiles) -> Recor
         counts.append(compiles.count)
 
     seconds, warm_up = timed(call, repetitions)
-    reference = cost.work(work.reference[0], *work.reference[1]).flops if work.reference else None
+    reference = flops.count(work.reference[0], *work.reference[1]).flops if work.reference else None
     before = counts[warm_up - 1]
     return _record(work, seconds, reference) | {"compiles": {"before": before, "timed": counts[-1] - before}}
 

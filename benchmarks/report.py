@@ -1,42 +1,31 @@
-"""Tables and plots from result files, put between the markers of docs/performance.md and of the README.
+"""Tables and plots from result files, put between the markers of the pages in docs/ and of the README.
 
     python -m benchmarks.report                                  all files of benchmarks/results
-    python -m benchmarks.report mine.json --page docs/performance.md
+    python -m benchmarks.report --check                          changes nothing; fails if a page differs from the files
+    python -m benchmarks.report mine.json --page mine.md         other files, and a page of one's own with the same markers
 
-Every figure of the page between its markers comes from a file; what no file holds is not shown.
+Every figure of a page between its markers comes from a file; what no file holds is not shown.
 """
 
 import argparse
+import math
 import pathlib
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import fit, results_file, tpu_report
-from benchmarks.markdown import table
+from benchmarks import results_file
+from benchmarks.results_file import marked, table
+from benchmarks.tpu import report as tpu_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
+PAGE, STEPS_PAGE, README = ROOT / "docs" / "performance.md", ROOT / "docs" / "what_was_tried.md", ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 UPPER_POINTS = 3  # the largest amounts of a series, where fixed costs matter least
 
 Record = Mapping[str, Any]
-Block = dict[str, str]  # marker -> markdown
-
-
-def marked(page: str, blocks: Mapping[str, str]) -> str:
-    """The page with the text between `<!-- name -->` and `<!-- end name -->` replaced. Raises ValueError if one lacks."""
-    for name, text in blocks.items():
-        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
-        found = pattern.search(page)
-        if not found:
-            raise ValueError(
-                f"the page has no lines <!-- {name} --> and <!-- end {name} --> to put the figures between"
-            )
-        page = f"{page[: found.end(1)]}{text.rstrip()}\n{page[found.start(2) :]}"
-    return page
+Block = dict[str, str]  # marker -> Markdown
 
 
 def group(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -122,7 +111,22 @@ def series(records: Sequence[Record]) -> dict[str, list[tuple[float, float, floa
     return {name: sorted(points) for name, points in found.items()}
 
 
-def scaling_table(records: Sequence[Record]) -> str:
+def exponent(amounts: Sequence[float], values: Sequence[float]) -> float:
+    """The exponent of the power law through measured points, by least squares of the logarithms: 1 means proportional.
+
+    Raises ValueError for fewer than two different amounts, or for amounts and values that are not positive.
+    """
+    if len(set(amounts)) < 2 or len(amounts) != len(values):
+        raise ValueError(f"a fit needs two different amounts and as many values; got {list(amounts)}, {list(values)}")
+    if min(*amounts, *values) <= 0:
+        raise ValueError("a power law needs positive amounts and values")
+    x, y = [math.log(amount) for amount in amounts], [math.log(value) for value in values]
+    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
+    slope = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True))
+    return slope / sum((a - middle_x) ** 2 for a in x)
+
+
+def growth_table(records: Sequence[Record]) -> str:
     """The exponents: over all points, and over the largest, of time and of memory."""
     rows = []
     for name, points in series(records).items():
@@ -135,10 +139,10 @@ def scaling_table(records: Sequence[Record]) -> str:
                 name,
                 f"{amounts[0]:g} to {amounts[-1]:g}",
                 f"{duration(seconds[0])} to {duration(seconds[-1])}",
-                f"{fit.exponent(amounts, seconds):.2f}",
-                f"{fit.exponent(amounts[upper], seconds[upper]):.2f}",
+                f"{exponent(amounts, seconds):.2f}",
+                f"{exponent(amounts[upper], seconds[upper]):.2f}",
                 f"{peaks[0] / 1e9:.2f} to {peaks[-1] / 1e9:.2f} GB",
-                f"{fit.exponent(amounts[upper], peaks[upper]):.2f}",
+                f"{exponent(amounts[upper], peaks[upper]):.2f}",
             ]
         )
     header = ("what grows", "amounts", "time", "exponent", f"of the {UPPER_POINTS} largest", "memory", "exponent")
@@ -184,7 +188,7 @@ def side_table(records: Iterable[Record]) -> str:
 
 
 def step_table(records: Iterable[Record]) -> str:
-    """What was changed to be faster: what was expected of it, and what it did. Measured by hand, as each record says."""
+    """What was changed to be faster: what was expected of it and what it did, measured by hand as each record says."""
     rows = [
         [
             *(record["title"], record["predicted"], record["of"], number(record["before"]), number(record["after"])),
@@ -196,7 +200,7 @@ def step_table(records: Iterable[Record]) -> str:
 
 
 def blocks(records: Sequence[Record]) -> Block:
-    """The markdown of every marker of the page."""
+    """The Markdown of every marker of the pages."""
     steps = step_table(record for record in records if record["name"].startswith("step_"))
     tpu = tpu_report.block([record for record in records if record["name"] == "tpu"])
     records = [record for record in records if not record["name"].startswith(("step_", "tpu"))]
@@ -207,7 +211,7 @@ def blocks(records: Sequence[Record]) -> Block:
         pieces = [main_table(members), start_table(members)]
         parts.append(f"### {title}\n\n" + "\n\n".join(piece for piece in pieces if piece))
         if any(len(points) > 1 for points in series(members).values()):
-            scaling.append(f"### {title}\n\n{scaling_table(members)}")
+            scaling.append(f"### {title}\n\n{growth_table(members)}")
     beside = [f"### {title}\n\n{side_table(members)}" for title, members in group(sides).items()]
     none = "Not run."
     return {
@@ -256,28 +260,47 @@ def plot(records: Sequence[Record], path: pathlib.Path) -> bool:
     return True
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the files, writes the page and its picture."""
+def pages(found: Block, page: pathlib.Path) -> dict[pathlib.Path, str]:
+    """The new texts of all pages; of `page` alone if it is not docs/performance.md.
+
+    Raises ValueError if a page lacks a marker, FileNotFoundError if there is no such page.
+    """
+    steps = {"steps": found["steps"]}
+    texts = {page: marked(page.read_text(), {name: text for name, text in found.items() if name not in steps})}
+    if page == PAGE:
+        texts[STEPS_PAGE] = marked(STEPS_PAGE.read_text(), steps)
+        texts[README] = marked(README.read_text(), {"speed": found["side by side"]})
+    return texts
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__.splitlines()[0])
     parser.add_argument(
         "files", nargs="*", type=pathlib.Path, help="result files; by default all of benchmarks/results"
     )
     parser.add_argument("--page", type=pathlib.Path, default=PAGE)
     parser.add_argument("--image", type=pathlib.Path, help="by default images/performance.png beside the page")
-    options = parser.parse_args(argv)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page differs from the files")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the files; writes the pages and their picture, or checks the pages. Returns the exit code."""
+    options = parse(argv)
     files = options.files or sorted(RESULTS.glob("*.json"))
     try:
         records = [record for file in files for record in results_file.read(file)]
-        found = blocks(records)
-        options.page.write_text(marked(options.page.read_text(), found))
-        if options.page == PAGE:
-            README.write_text(marked(README.read_text(), {"speed": found["side by side"]}))
+        texts = pages(blocks(records), options.page)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    image = options.image or options.page.parent / "images" / "performance.png"
-    drawn = plot(records, image)
-    print(f"{options.page}: {len(records)} records of {len(files)} file(s)" + (f", {image}" if drawn else ""))
+    code = results_file.write_or_check(texts, options.check, "run python -m benchmarks.report")
+    if not options.check:
+        image = options.image or options.page.parent / "images" / "performance.png"
+        drawn = plot(records, image)
+        print(f"{options.page}: {len(records)} records of {len(files)} file(s)" + (f", {image}" if drawn else ""))
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -32,7 +32,7 @@ class Work:
         return Work(self.flops * times, self.unknown_loops)
 
 
-def work(function: Callable[..., Any], *args: Any) -> Work:
+def count(function: Callable[..., Any], *args: Any) -> Work:
     """The products and convolutions of `function(*args)`, dead ones left out. `args` may be shapes; nothing runs."""
     closed = jax.make_jaxpr(function)(*args)
     alive, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import results_file, side_by_side
-from benchmarks.job import IGNORE, Job, picture, training_batch
+from benchmarks import results_file
+from benchmarks.published import side_by_side
+from benchmarks.published.job import IGNORE, Job, picture, training_batch
 
 JOB = Job(work="whole", folder="", names=("sky", "tree", "road"), weights="", image=(37, 53), batch=2, crop=19)
 
@@ -99,7 +100,7 @@ def test_turns_alternate_and_ratios(monkeypatch, tmp_path, capsys):
 
 
 def test_failing_program_is_reported(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(side_by_side.PROGRAMS, "published", "benchmarks.no_such_module")
+    monkeypatch.setitem(side_by_side.PROGRAMS, "published", "benchmarks.published.no_such_module")
     command = ["--program", str(tmp_path), "--work", "whole", "--weights", "some.pth", "--output", str(tmp_path / "r")]
     assert side_by_side.main(command) == 1
     message = capsys.readouterr().err
@@ -198,15 +199,15 @@ def forget() -> None:
 
 @pytest.mark.filterwarnings("default")
 def test_published_program_is_built_from_its_folder(program, monkeypatch, tmp_path):
-    from benchmarks import published
+    from benchmarks.published import theirs
 
     job = dataclasses.replace(JOB, folder=str(program), weights=str(tmp_path / "weights.pth"), repetitions=2)
-    model = published.build(job)
+    model = theirs.build(job)
     assert "visual.proj" in model.names
     assert model.head.mlp.fc1.weight.shape == (7, 3)
-    published.fill(model)
+    theirs.fill(model)
     first = model.head.mlp.fc1.weight.clone()
-    published.fill(model)
+    theirs.fill(model)
     assert (model.head.mlp.fc1.weight == first).all()
 
     def run(work: str) -> dict:
@@ -215,7 +216,7 @@ def test_published_program_is_built_from_its_folder(program, monkeypatch, tmp_pa
         one.write(tmp_path / "job.json")
         monkeypatch.setattr(sys, "argv", ["published", str(tmp_path / "job.json"), str(tmp_path / "out.json")])
         forget()
-        published.main()
+        theirs.main()
         return json.loads((tmp_path / "out.json").read_text())
 
     assert run("weights") == {}
@@ -230,7 +231,7 @@ def test_published_program_is_built_from_its_folder(program, monkeypatch, tmp_pa
 
 
 def test_folder_without_the_program(tmp_path):
-    from benchmarks import stand_ins
+    from benchmarks.published import stand_ins
 
     with pytest.raises(FileNotFoundError, match=r"holds no cat_seg/cat_seg_model.py; pass the folder"):
         stand_ins.install(tmp_path)
@@ -239,8 +240,8 @@ def test_folder_without_the_program(tmp_path):
 def test_weights_that_lack_a_parameter(tmp_path):
     import torch
 
-    from benchmarks import published
+    from benchmarks.published import theirs
 
     torch.save({"model": {}}, tmp_path / "empty.pth")
     with pytest.raises(ValueError, match=r"no weights for 2 parameters of the program, such as bias"):
-        published.load(torch.nn.Linear(2, 3), str(tmp_path / "empty.pth"))
+        theirs.load(torch.nn.Linear(2, 3), str(tmp_path / "empty.pth"))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import program_text
+from benchmarks.counting import program_text
 
 # As the TPU compiler writes it: no word on how often a loop runs, layouts with tiles, S(1) for the fast memory.
 PROGRAM = """HloModule m

@@ -1,4 +1,4 @@
-"""The published PyTorch program at work, in a process of its own: `python -m benchmarks.published JOB OUTPUT`.
+"""The published PyTorch program at work, in a process of its own: `python -m benchmarks.published.theirs JOB OUTPUT`.
 
 Eager mode, as published. Nothing of that program is here: its modules are imported from the folder that the job names.
 """
@@ -22,8 +22,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import memory, stand_ins
-from benchmarks.job import PROBABILITIES_EVERY, Job, picture, training_batch
+from benchmarks import memory
+from benchmarks.published import stand_ins
+from benchmarks.published.job import PROBABILITIES_EVERY, Job, picture, training_batch
 
 CONFIGS = ("configs/vitb_384_oft.yaml", "configs/vitb_384.yaml")  # the first that the folder has
 POOLING = {"training": [2, 2], "whole": [1, 1], "sliding": [1, 1], "weights": [1, 1]}  # as its scripts set it

@@ -6,8 +6,10 @@ import pytest
 
 from ahs_seg_jax import inference
 from ahs_seg_jax.models import architecture
-from benchmarks import cost, host, inputs, serving
+from benchmarks import inputs
+from benchmarks.counting import flops
 from benchmarks.settings import Settings, complete
+from benchmarks.work import host, serving
 from tests.small import small_model
 
 
@@ -69,8 +71,8 @@ def test_pictures(settings, name, views):
     function, (params, shape, text) = action.reference
     assert shape.shape[0] == views == len(inference.make_views(inputs.picture(settings, 0), "cat_seg", 24)[:views])
     one = jax.ShapeDtypeStruct((1, *shape.shape[1:]), jnp.float32)
-    assert cost.work(function, params, shape, text).flops == pytest.approx(
-        views * cost.work(function, params, one, text).flops, rel=0.05
+    assert flops.count(function, params, shape, text).flops == pytest.approx(
+        views * flops.count(function, params, one, text).flops, rel=0.05
     )
 
 

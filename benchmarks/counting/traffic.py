@@ -9,7 +9,7 @@ memory beside the main one (a TPU's) counts when it is copied there.
 import re
 from collections.abc import Sequence
 
-from benchmarks.program_text import UNKNOWN_TRIPS, Computations, Instruction, parse, trips
+from benchmarks.counting.program_text import UNKNOWN_TRIPS, Computations, Instruction, parse, trips
 
 NO_TRAFFIC = frozenset(
     ["parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "iota"]

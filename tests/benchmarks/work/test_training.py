@@ -4,8 +4,9 @@ import jax
 import pytest
 
 from ahs_seg_jax.models import architecture
-from benchmarks import cost, training
+from benchmarks.counting import flops
 from benchmarks.settings import Settings, complete
+from benchmarks.work import training
 from tests.small import small_model
 
 QUICK = ("rotations", "decoder", "image_losses")
@@ -22,7 +23,7 @@ def settings(monkeypatch) -> Settings:
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_part_can_be_traced(settings, name):
     program = getattr(training, name)(settings)
-    work = cost.work(program.function, *program.args)
+    work = flops.count(program.function, *program.args)
     assert (work.flops > 0) == (name != "update")  # an update has no products
     assert program.items >= 1
 
@@ -32,8 +33,8 @@ def test_recomputation_is_no_useful_work(settings):
     again = complete(Settings(train_classes=5, batch=2, class_chunk=2, remat="all"), "cpu")
     program = training.forward_backward(again)
     assert program.useful is not None
-    done = cost.work(program.function, *program.args).flops
-    useful = cost.work(program.useful, *program.args).flops
+    done = flops.count(program.function, *program.args).flops
+    useful = flops.count(program.useful, *program.args).flops
     assert useful < done < 2 * useful
 
 

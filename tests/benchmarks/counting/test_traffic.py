@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import traffic
+from benchmarks.counting import traffic
 
 PROGRAM = """HloModule jit_f, is_scheduled=true
 

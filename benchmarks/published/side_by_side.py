@@ -1,6 +1,6 @@
 """The published PyTorch program and ours at the same work, on the same weights, one after the other in turns.
 
-    python -m benchmarks.side_by_side --program FOLDER --work training whole sliding
+    python -m benchmarks.published.side_by_side --program FOLDER --work training whole sliding
 
 FOLDER holds the published AHS-Seg or CAT-Seg, unpacked (of it, nothing is in this repository). Needed besides:
 `pip install -e ".[bench,convert]"`. Before anything is timed the two must agree: on the probabilities of every class, or
@@ -24,11 +24,11 @@ import numpy as np
 
 from ahs_seg_jax import host_memory
 from benchmarks import results_file
-from benchmarks.job import WORKS, Job
+from benchmarks.published.job import WORKS, Job
 from benchmarks.settings import CLASSES_PER_PASS_ON_CPU
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROGRAMS = {"published": "benchmarks.published", "ours": "benchmarks.ours"}
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = {"published": "benchmarks.published.theirs", "ours": "benchmarks.published.ours"}
 VOCABULARIES = {"training": "coco_stuff", "whole": "ade20k_150", "sliding": "ade20k_150"}
 ROUNDS = 3
 LARGEST_DIFFERENCE = 1e-2  # of probabilities, and of loss and gradient in relation to their size
@@ -38,7 +38,7 @@ LINES_OF_ERROR = 15
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="benchmarks.side_by_side", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="benchmarks.published.side_by_side", description=__doc__.splitlines()[0])
     parser.add_argument("--program", type=pathlib.Path, required=True, metavar="FOLDER")
     parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--weights", type=pathlib.Path, help="a published checkpoint; by default random weights")

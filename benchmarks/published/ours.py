@@ -1,4 +1,4 @@
-"""Our program at the same work, in a process of its own: `python -m benchmarks.ours JOB OUTPUT`."""
+"""Our program at the same work, in a process of its own: `python -m benchmarks.published.ours JOB OUTPUT`."""
 
 import dataclasses
 import json
@@ -21,9 +21,11 @@ from ahs_seg_jax.models.prompts import Prompts
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
-from benchmarks import cost, machine, memory, serving
-from benchmarks import job as jobs
-from benchmarks.job import PROBABILITIES_EVERY, Job, picture, training_batch
+from benchmarks import machine, memory
+from benchmarks.counting import flops
+from benchmarks.published import job as jobs
+from benchmarks.published.job import PROBABILITIES_EVERY, Job, picture, training_batch
+from benchmarks.work import serving
 
 FINETUNE = {"orthogonal": "orthogonal", "none": "attention"}  # by the adaptation that the weights have
 PROTOCOLS = {"whole": "whole", "sliding": "cat_seg"}
@@ -36,7 +38,7 @@ class Work:
 
     call: Callable[[int], Any]
     answer: Callable[[], dict[str, np.ndarray]]
-    flops: Callable[[], float]
+    matrix_work: Callable[[], float]
 
 
 def _training(job: Job) -> Work:
@@ -70,7 +72,7 @@ def _training(job: Job) -> Work:
         value, gradients = call(0)
         return {"loss": np.asarray(value), "gradient_norm": np.asarray(optax.tree.norm(gradients))}
 
-    return Work(call, answer, lambda: cost.work(gradient, trainable, frozen, *batch(0), tokens).flops)
+    return Work(call, answer, lambda: flops.count(gradient, trainable, frozen, *batch(0), tokens).flops)
 
 
 def _inference(job: Job) -> Work:
@@ -85,11 +87,11 @@ def _inference(job: Job) -> Work:
         every = PROBABILITIES_EVERY
         return {"probabilities": np.asarray(found.probabilities)[:, ::every, ::every], "labels": found.labels}
 
-    def flops() -> float:
+    def matrix_work() -> float:
         function, shapes = serving.forward(segmenter, len(job.names), segmenter.protocol)
-        return cost.work(function, *shapes).flops
+        return flops.count(function, *shapes).flops
 
-    return Work(lambda index: segmenter(picture(job, index)).labels, answer, flops)
+    return Work(lambda index: segmenter(picture(job, index)).labels, answer, matrix_work)
 
 
 def main() -> None:
@@ -108,7 +110,7 @@ def main() -> None:
         "processor_seconds": processor,
         "peak_bytes": memory.peak_process_bytes(),
         "device_bytes": machine.peak_device_bytes(),
-        "flops": work.flops() if job.count_flops else None,
+        "flops": work.matrix_work() if job.count_flops else None,
         "huge_pages": memory.has_huge_pages(),
         "versions": versions(),
         "hardware": machine.describe(),
