@@ -1,4 +1,4 @@
-"""Time, work, memory and compiles of one piece of work."""
+"""Measures one piece of work: its time, floating-point operations, memory and compilations."""
 
 import dataclasses
 import statistics
@@ -20,7 +20,10 @@ Record = dict[str, Any]
 
 @dataclasses.dataclass
 class Program:
-    """A jitted function and its arguments. `advance(result, args)` gives the next call's; None: the same again."""
+    """A jitted function and its arguments.
+
+    `advance(result, args)` gives the arguments of the next call; without it every call has the same.
+    """
 
     function: Any
     args: tuple[Any, ...]
@@ -41,7 +44,7 @@ class Action:
 
 
 class Compiles:
-    """Counts what XLA compiles, and the seconds that takes (what comes from the cache on disk counts as well)."""
+    """Counts XLA's compilations and their seconds. A program that comes from the cache on disk counts as well."""
 
     def __init__(self) -> None:
         self.count, self.seconds = 0, 0.0
@@ -158,9 +161,9 @@ def _record(work: Program | Action, seconds: Sequence[float], flops: float | Non
 
 
 def rates(record: Record) -> Record:
-    """Achieved FLOP/s and share of the ceiling; the roofline's time, and how much of the time that is.
+    """The achieved FLOP/s and its share of the ceiling; the roofline's time and its share of the measured time.
 
-    The roofline is the longer of two: all matrix work at the measured ceiling, all traffic at the speed of a copy.
+    The roofline's time is the longer of two: all matrix work at the measured ceiling, all traffic at a copy's speed.
     """
     ceiling, seconds = record["ceiling"], record["seconds"]["median"]
     if not record.get("flops"):

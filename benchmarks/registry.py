@@ -18,7 +18,7 @@ Build = Callable[[Settings], Program | Action | Record]
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What is built, and what is changed in the settings. A scaling benchmark belongs to a `series` at `amount`."""
+    """What a benchmark builds, and its changes of the settings. One of a growing `series` has an `amount`."""
 
     build: Build
     title: str

@@ -1,8 +1,8 @@
 """Tables and plots from result files, put between the markers of the pages in docs/ and of the README.
 
-    python -m benchmarks.report                                  all files of benchmarks/results
-    python -m benchmarks.report --check                          changes nothing; fails if a page differs from the files
-    python -m benchmarks.report mine.json --page mine.md         other files, and a page of one's own with the same markers
+    python -m benchmarks.report                            all files of benchmarks/results
+    python -m benchmarks.report --check                    changes nothing; fails if a page differs from the files
+    python -m benchmarks.report mine.json --page mine.md   other files; mine.md has the markers of docs/performance.md
 
 Every figure of a page between its markers comes from a file; what no file holds is not shown.
 """
@@ -29,7 +29,7 @@ Block = dict[str, str]  # marker -> Markdown
 
 
 def group(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records by machine, model size and dtype, in the order they come."""
+    """The records by model size, dtype and machine, in the order in which they come."""
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if "error" in record or "settings" not in record or "hardware" not in record:
@@ -41,7 +41,7 @@ def group(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def machine(record: Record) -> str:
-    """The hardware in a few words."""
+    """The hardware of a record in a few words."""
     hardware = record["hardware"]
     if hardware["platform"] == "cpu":
         return f"{hardware['cores']} cores of {hardware['processor']}"
@@ -49,7 +49,7 @@ def machine(record: Record) -> str:
 
 
 def main_table(records: Sequence[Record]) -> str:
-    """One line for each benchmark that is not of a series."""
+    """One line for each benchmark that does not belong to a series."""
     header = (
         *("work", "time", "spread", "throughput", "GFLOP", "GFLOP/s", "of ceiling"),
         *("roofline", "of roofline", "memory", "compiles"),
@@ -82,7 +82,7 @@ def _row(record: Record) -> list[str]:
 
 
 def _amount(record: Record) -> str:
-    """How much of it, in brackets; nothing where the title says it."""
+    """The amount of work in brackets, or nothing where the title has it."""
     settings = record["settings"]
     if record["name"].startswith(("train", "part")):
         return f" (batch {settings['batch']}, {settings['train_classes']} classes)"
@@ -92,17 +92,17 @@ def _amount(record: Record) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits."""
+    """A number with three digits, or with all digits before the point if there are more."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds or milliseconds."""
+    """A time in seconds or milliseconds, with the unit."""
     return f"{number(seconds)} s" if seconds >= 1 else f"{number(1000 * seconds)} ms"
 
 
 def series(records: Sequence[Record]) -> dict[str, list[tuple[float, float, float]]]:
-    """Series -> (amount, seconds, peak bytes), ascending."""
+    """Series -> its points (amount, seconds, peak bytes), by ascending amount."""
     found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for record in records:
         if record.get("series"):
@@ -127,7 +127,7 @@ def exponent(amounts: Sequence[float], values: Sequence[float]) -> float:
 
 
 def growth_table(records: Sequence[Record]) -> str:
-    """The exponents: over all points, and over the largest, of time and of memory."""
+    """How time and memory grow: the exponents over all points of a series, and over its largest."""
     rows = []
     for name, points in series(records).items():
         if len(points) < 2:
@@ -150,7 +150,7 @@ def growth_table(records: Sequence[Record]) -> str:
 
 
 def start_table(records: Sequence[Record]) -> str:
-    """What a process needs until its first picture, with and without compiled programs on disk."""
+    """How long a process needs until its first picture, with and without compiled programs on disk."""
     rows = []
     for record in records:
         if "warm_share" not in record:
@@ -164,7 +164,7 @@ def start_table(records: Sequence[Record]) -> str:
 
 
 def side_table(records: Iterable[Record]) -> str:
-    """Ratios to the published program."""
+    """Our program beside the published one."""
     rows = [
         [
             f"{record['name'].removeprefix('side_by_side_')} ({record['settings']['names']} classes)"
@@ -188,7 +188,7 @@ def side_table(records: Iterable[Record]) -> str:
 
 
 def step_table(records: Iterable[Record]) -> str:
-    """What was changed to be faster: what was expected of it and what it did, measured by hand as each record says."""
+    """The steps towards more speed, what was expected of each and what it did, measured by hand as its record says."""
     rows = [
         [
             *(record["title"], record["predicted"], record["of"], number(record["before"]), number(record["after"])),
@@ -224,7 +224,7 @@ def blocks(records: Sequence[Record]) -> Block:
 
 
 def plot(records: Sequence[Record], path: pathlib.Path) -> bool:
-    """Time and memory over what grows, one column a series; False if there is nothing to plot."""
+    """Draws time and memory over what grows, a column for each series; returns False if there is nothing to draw."""
     import matplotlib  # only here: the tables need none
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""A control for the unseen score: the same weights, with the unseen classes' names replaced by words without a meaning.
+"""A control for the unseen score: the same weights, with the unseen classes' names replaced by meaningless words.
 
     python scripts/control_words.py configs/tiny.py runs/tiny
 
@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import importlib.util
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from ahs_seg_jax import config, initialise, parallel, scoring
@@ -28,12 +29,17 @@ def load_experiment(path: pathlib.Path) -> Experiment:
     return config.from_config_dict(module.get_config())
 
 
-def main() -> None:
-    """Scores the newest checkpoint with the unseen names replaced."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=pathlib.Path, help="the configuration the run was started with")
     parser.add_argument("workdir", type=pathlib.Path, help="the run's folder")
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Scores the newest checkpoint with the unseen names replaced."""
+    args = parse(arguments)
     experiment, mesh = load_experiment(args.config), parallel.make_mesh()
     meta = pretrained.training_meta(str(args.workdir))
     if meta is None:

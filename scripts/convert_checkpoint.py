@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion needs no accelerator, and must not take one
 
@@ -29,7 +30,7 @@ overwritten. Torch files need `pip install 'ahs_seg_jax[convert]'`; safetensors,
 """
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -57,11 +58,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the conversion; returns the exit status."""
     options = parse(arguments)
     return command.convert(options.source, options.destination, options.to, options.merge)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,7 +1,7 @@
-"""How much matrix work a program asks for, loops counted as often as they run.
+"""Counts the matrix work of a program, loops as often as they run.
 
 XLA's own cost analysis counts a loop's body once, so that a program in chunks seems cheaper than the same work at once.
-Here the traced program is walked: products and convolutions, times the lengths of the loops around them.
+Here the products and convolutions of the traced program are counted, times the lengths of the loops around them.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-UNKNOWN_LOOP = 1  # passes that a loop of unknown length is counted for: only the inverse of the rotations has one
+UNKNOWN_LOOP = 1  # runs of a loop that decides its own length, such as that of the inverse of the rotations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,10 @@ class Work:
 
 
 def count(function: Callable[..., Any], *args: Any) -> Work:
-    """The products and convolutions of `function(*args)`, dead ones left out. `args` may be shapes; nothing runs."""
+    """The work of the products and convolutions of `function(*args)`, except those whose result is not used.
+
+    `args` may be shapes; nothing runs.
+    """
     closed = jax.make_jaxpr(function)(*args)
     alive, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     return _of_jaxpr(alive)
@@ -76,7 +79,10 @@ def _product(equation: Any) -> float:
 
 
 def _convolution(equation: Any) -> float:
-    """Taps that fall on padding or between the elements of a dilated input cost nothing, as in XLA's own count."""
+    """Floating-point operations of a convolution.
+
+    Taps that fall on padding or between the elements of a dilated input count as no work, as in XLA's own analysis.
+    """
     settings, numbers = equation.params, equation.params["dimension_numbers"]
     image, kernel = (variable.aval.shape for variable in equation.invars)
     out = equation.outvars[0].aval.shape
@@ -99,6 +105,6 @@ def _convolution(equation: Any) -> float:
 def valid_taps(
     size: int, kernel: int, out: int, *, stride: int, padding: int, image_dilation: int, kernel_dilation: int
 ) -> int:
-    """Pairs (output position, kernel position) of one axis that meet an element of the input."""
+    """The number of pairs (output position, kernel position) of one axis that meet an element of the input."""
     at = np.arange(kernel)[:, None] * kernel_dilation - padding + np.arange(out) * stride
     return int(np.count_nonzero((at >= 0) & (at <= (size - 1) * image_dilation) & (at % image_dilation == 0)))

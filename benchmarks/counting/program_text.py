@@ -1,4 +1,4 @@
-"""A compiled program's text, taken apart: its computations, what is in them, and how often each one runs."""
+"""Reads a compiled program's text: its computations, their instructions, and how often each computation runs."""
 
 import collections
 import dataclasses
@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-UNKNOWN_TRIPS = 1  # passes of a loop that decides its own length: only the inverse of the rotations has one
+UNKNOWN_TRIPS = 1  # runs of a loop that decides its own length, such as that of the inverse of the rotations
 ITEM_BYTES = {"pred": 1, "s4": 1, "u4": 1, "f8": 1, "bf16": 2, "token": 0}
 
 _COMPUTATION = re.compile(r"^(?:ENTRY\s+)?%?([\w.\-]+)\s*\(.*\)\s*->\s*.*\{\s*$")
@@ -33,7 +33,7 @@ class Instruction:
 
     @property
     def arrays(self) -> list[tuple[int, bool]]:
-        """Of each array of the result: its bytes, and whether it lies in the main memory (not in a fast one beside it)."""
+        """The result's arrays: the bytes of each, and whether it lies in the main memory and not in a faster one."""
         return [
             (_item(name) * math.prod(int(n) for n in shape.split(",") if n), "S(" not in layout)
             for name, shape, layout in _ARRAY.findall(self.kind)
@@ -51,7 +51,7 @@ class Instruction:
 
     @property
     def called(self) -> list[str]:
-        """The computations it runs; of a conditional all branches."""
+        """The names of the computations that it runs; all branches, if it is a conditional."""
         branches = [name for group in _BRANCHES.findall(self.text) for name in _NAME.findall(group)]
         return [*_CALLED.findall(self.text), *branches]
 
@@ -76,7 +76,7 @@ def parse(program: str) -> tuple[Computations, str]:
 
 
 def _instruction(name: str, text: str, root: bool) -> Instruction:
-    """`f32[2]{0} add(%a, %b), attributes` -> its parts; the type may be a tuple in parentheses."""
+    """The parts of `f32[2]{0} add(%a, %b), attributes`; the type may be a tuple in parentheses."""
     split = _closing(text) + 1 if text.startswith("(") else text.index(" ")
     kind, rest = text[:split], text[split:].strip()
     opcode, _, arguments = rest.partition("(")
@@ -85,7 +85,7 @@ def _instruction(name: str, text: str, root: bool) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis that opens the text is closed."""
+    """The index of the parenthesis that closes the one with which the text begins."""
     depth = 0
     for i, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -104,8 +104,9 @@ def _item(kind: str) -> int:
 def trips(loop: Instruction, computations: Computations, unknown: int = UNKNOWN_TRIPS) -> int:
     """How often a `while` runs its body.
 
-    As the compiler wrote it down; or, for it does not do so for TPUs, the number that the condition compares its counter
-    with, which JAX counts from 0; `unknown` where the condition is another.
+    The compiler for CPUs and GPUs writes this number into the text. The one for TPUs does not; there it is the number
+    with which the condition compares the loop's counter, because JAX counts from 0. A loop with any other condition
+    counts as `unknown` runs.
     """
     if found := _TRIPS.search(loop.text):
         return int(found.group(1))
@@ -119,7 +120,10 @@ def trips(loop: Instruction, computations: Computations, unknown: int = UNKNOWN_
 
 
 def runs(computations: Computations, entry: str, unknown: int = UNKNOWN_TRIPS) -> collections.Counter[str]:
-    """How often each computation runs in one run of the program, those inside fusions included; each branch counts."""
+    """How often each computation runs in one run of the program.
+
+    Computations inside fusions are included. Every branch of a conditional counts, as if all of them ran.
+    """
     found: collections.Counter[str] = collections.Counter()
     for name, times in _runs(entry, 1, computations, unknown):
         found[name] += times

@@ -1,9 +1,9 @@
-"""Bytes that a compiled program moves, loops counted as often as they run.
+"""Counts the bytes that a compiled program moves, loops as often as they run.
 
-Read from the compiled program's text, as XLA's own analysis reads it (what an instruction takes and gives, a fusion
-as one instruction, of a sliced operand the slice), except that a loop's body counts as often as the compiler knows it
-to run. An upper bound where caches hold what passes from one instruction to the next. What the compiler has put into a fast
-memory beside the main one (a TPU's) counts when it is copied there.
+They are read from the compiled program's text as XLA's own analysis does: the operands and results of each instruction,
+a fusion as one instruction, and of a sliced operand the slice alone. Unlike in XLA's analysis, a loop's body counts as
+often as the compiler knows it to run. The count is an upper bound where caches hold what passes from one instruction to
+the next. Arrays in a fast memory beside the main one, which TPUs have, count only when they are copied there.
 """
 
 import re
@@ -16,13 +16,16 @@ NO_TRAFFIC = frozenset(
 )
 SLICES = frozenset(["dynamic-slice", "slice", "gather"])
 STARTS = {"copy-start": 0, "slice-start": 1}  # which of their results is written; another one is the source
-NAMES = ("AllocateBuffer", "ConcatBitcast")  # calls that give memory a name, and touch none of it
+NAMES = ("AllocateBuffer", "ConcatBitcast")  # calls that give memory a name without reading or writing it
 
 _PARAMETER = re.compile(r"parameter\((\d+)\)")
 
 
 def bytes_moved(program: str, unknown_trips: int = UNKNOWN_TRIPS) -> float:
-    """Bytes read and written by the program `compiled.as_text()`; a loop of unknown length runs `unknown_trips` times."""
+    """Bytes that the program with the text `compiled.as_text()` reads and writes.
+
+    A loop of unknown length counts as `unknown_trips` runs.
+    """
     computations, entry = parse(program)
     return _traffic(entry, computations, unknown_trips)
 
@@ -64,7 +67,10 @@ def _own(instruction: Instruction, known: dict[str, Instruction], computations: 
 
 
 def _slices(name: str, fused: Sequence[Instruction], computations: Computations) -> float | None:
-    """Bytes of the slices that a computation, and fusions within it, take of an array of it; None if they take all of it."""
+    """Bytes of the slices that a computation, and the fusions within it, take from one of its arrays.
+
+    None if something takes the whole array.
+    """
     total, users = 0.0, [line for line in fused if name in line.operands]
     for user in users:
         if user.opcode in SLICES and user.operands[0] == name:
@@ -83,7 +89,10 @@ def _slices(name: str, fused: Sequence[Instruction], computations: Computations)
 
 
 def _of_fusion(instruction: Instruction, sizes: list[int], computations: Computations) -> float:
-    """Operands that the fusion only slices count with the slices; a result updated in place with the update."""
+    """Bytes that a fusion reads and writes.
+
+    An operand that the fusion only slices counts as the slices, and a result that is updated in place as the update.
+    """
     fused = computations.get(instruction.called[0], [])
     inside = {line.name: line for line in fused}
     result = float(instruction.size)

@@ -1,10 +1,8 @@
 """Our program at the same work, in a process of its own: `python -m benchmarks.published.ours JOB OUTPUT`."""
 
 import dataclasses
-import json
 import pathlib
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +32,11 @@ POOLING = 2  # in training, as the published program
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """`call(i)` does the work for the i-th time; `answer()` is what the other program must also find."""
+    """What a job asks for.
+
+    `call(i)` does the work for the i-th time; `answer()` is the result that the other program must also find;
+    `matrix_work()` counts the floating-point operations of one call.
+    """
 
     call: Callable[[int], Any]
     answer: Callable[[], dict[str, np.ndarray]]
@@ -42,7 +44,7 @@ class Work:
 
 
 def _training(job: Job) -> Work:
-    """Loss and gradient of what learns, as published: rotations without the three components."""
+    """The loss and its gradient for the parameters that learn, as published: rotations without the three components."""
     loaded = pretrained.load_pretrained(job.weights)
     config = loaded.config.replace(
         dtype=job.dtype, class_chunk=job.class_chunk, remat="cheap" if job.class_chunk else "none"
@@ -99,25 +101,14 @@ def main() -> None:
     job, output = Job.read(sys.argv[1]), pathlib.Path(sys.argv[2])
     work = _training(job) if job.work == "training" else _inference(job)
     work.call(1)
-    seconds, processor = [], []
-    for index in range(job.repetitions):
-        started, busy = time.perf_counter(), time.process_time()
-        work.call(2 + index)
-        seconds.append(time.perf_counter() - started)
-        processor.append(time.process_time() - busy)
-    record = {
-        "seconds": seconds,
-        "processor_seconds": processor,
-        "peak_bytes": memory.peak_process_bytes(),
+    record = jobs.timed(work.call, job.repetitions) | {
         "device_bytes": machine.peak_device_bytes(),
         "flops": work.matrix_work() if job.count_flops else None,
         "huge_pages": memory.has_huge_pages(),
         "versions": versions(),
         "hardware": machine.describe(),
     }
-    if job.answer:
-        np.savez(job.answer, allow_pickle=False, **work.answer())
-    output.write_text(json.dumps(record))
+    jobs.reply(job, output, record, work.answer)
 
 
 if __name__ == "__main__":

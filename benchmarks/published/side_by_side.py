@@ -2,9 +2,9 @@
 
     python -m benchmarks.published.side_by_side --program FOLDER --work training whole sliding
 
-FOLDER holds the published AHS-Seg or CAT-Seg, unpacked (of it, nothing is in this repository). Needed besides:
-`pip install -e ".[bench,convert]"`. Before anything is timed the two must agree: on the probabilities of every class, or
-on loss and gradient. Each turn is a process of its own, so that each has all memory and its peak is its own.
+FOLDER holds the published AHS-Seg or CAT-Seg, unpacked; none of its code is in this repository. It also needs
+`pip install -e ".[bench,convert]"`. Before anything is timed the two programs must agree on the probabilities of every
+class, or on loss and gradient. Each turn is a process of its own, so that it has all memory and its peak is its own.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = {"published": "benchmarks.published.theirs", "ours": "benchmarks.published.ours"}
 VOCABULARIES = {"training": "coco_stuff", "whole": "ade20k_150", "sliding": "ade20k_150"}
 ROUNDS = 3
-LARGEST_DIFFERENCE = 1e-2  # of probabilities, and of loss and gradient in relation to their size
+LARGEST_DIFFERENCE = 1e-2  # between probabilities, and between losses and gradients relative to their size
 FEWEST_EQUAL_LABELS = 0.99
 LINES_OF_ERROR = 15
 
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what was asked for; returns 0 if the programs agreed and were timed."""
+    """Runs the works that were asked for; returns 0 if the programs agreed and were timed."""
     options = parse(argv)
     date = datetime.date.today().isoformat()
     output = options.output or ROOT / "benchmarks" / "results" / f"side_by_side_{options.device}_{date}.json"
@@ -105,7 +105,7 @@ def _random_weights(options: argparse.Namespace, folder: pathlib.Path) -> pathli
 
 
 def turn(program: str, job: Job, folder: pathlib.Path) -> dict[str, Any]:
-    """One process of one program. Raises RuntimeError with its last lines if it fails."""
+    """The reply of one process of one program. Raises RuntimeError with its last lines if it fails."""
     request, reply = folder / "job.json", folder / "reply.json"
     job.write(request)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
@@ -123,7 +123,7 @@ def turn(program: str, job: Job, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def compare(job: Job, options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
-    """All turns of one work. Raises RuntimeError if a program fails or the two disagree."""
+    """The record of all turns of one work. Raises RuntimeError if a program fails or the two disagree."""
     found: dict[str, list[dict[str, Any]]] = {program: [] for program in PROGRAMS}
     agreement = None
     for number in range(options.rounds):
@@ -142,7 +142,7 @@ def compare(job: Job, options: argparse.Namespace, folder: pathlib.Path) -> dict
 def check_agreement(
     published: dict[str, np.ndarray], ours: dict[str, np.ndarray], dtype: str = "float32"
 ) -> dict[str, float]:
-    """How far the two results are from each other. Raises RuntimeError if that is too far to be the same work."""
+    """The differences of the two results. Raises RuntimeError if they are too large for the same work."""
     if "loss" in published:
         found = {name: float(abs(ours[name] - published[name]) / abs(published[name])) for name in published}
         largest = max(found.values())
@@ -150,7 +150,7 @@ def check_agreement(
         largest = float(np.abs(published["probabilities"] - ours["probabilities"]).max())
         equal = float((published["labels"] == ours["labels"]).mean())
         found = {"largest_difference": largest, "equal_labels": equal}
-    # bfloat16 has three digits: there the labels count.
+    # bfloat16 has only three digits: with it the labels must agree, and the probabilities need not.
     tolerated = largest <= LARGEST_DIFFERENCE or dtype != "float32"
     if not tolerated or found.get("equal_labels", 1.0) < FEWEST_EQUAL_LABELS:
         raise RuntimeError(
@@ -201,7 +201,7 @@ def _side(turns: list[dict[str, Any]], device: str) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "median": statistics.median(seconds),
-        # Of all cores together: says more than the time where other programs share the machine.
+        # The sum over all cores: it is less disturbed than the time by other programs on the machine.
         "processor_seconds": statistics.median(value for one in turns for value in one["processor_seconds"]),
         "peak_bytes": statistics.median(peaks),
         "flops": turns[0].get("flops"),

@@ -1,9 +1,9 @@
 """Small stand-ins for packages that the published programs import and that their model hardly needs.
 
-Detectron2 cannot be installed by pip, and of it the model uses a registry, a configuration object and two functions on
-tensors; of timm one MLP. Whatever is installed is used; what is missing is replaced here. `cat_seg` itself becomes a
-bare package whose modules come from the folder of the published program, so that its data sets and trainers, which need
-far more, are never imported.
+Detectron2 cannot be installed by pip. The model uses only a registry, a configuration object and two functions on
+tensors of it, and one MLP of timm. Packages that are installed are used, except Detectron2; those that are missing are
+replaced here. `cat_seg` itself becomes a bare package whose modules come from the folder of the published program, so
+that its data sets and trainers, which need far more packages, are never imported.
 """
 
 import functools
@@ -67,7 +67,7 @@ def configurable(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class Images:
-    """A batch of images and their sizes. All of one size here: nothing is padded."""
+    """A batch of images and their sizes. All images have the same size here, so that nothing is padded."""
 
     def __init__(self, tensor: torch.Tensor):
         self.tensor = tensor
@@ -114,7 +114,7 @@ def _unused(*_: Any, **__: Any) -> Any:
 
 
 def _modules() -> dict[str, dict[str, Any]]:
-    """Module name -> what the published model takes from it."""
+    """Module name -> the names and objects that the published model takes from it."""
     architectures, heads, backbones = Registry(), Registry(), Registry()
     unused = type("Unused", (nn.Module,), {"__init__": _unused})
     build_head = lambda config, shape: heads[config.MODEL.SEM_SEG_HEAD.NAME](config, shape)
@@ -169,7 +169,7 @@ def install(folder: pathlib.Path) -> Registry:
         )
     modules = _modules()
     missing = {name for name in {name.partition(".")[0] for name in modules} if not _installed(name)}
-    missing.add("detectron2")  # ours even where it is installed, whose registry refuses a second registration
+    missing.add("detectron2")  # replaced also where it is installed: its registry refuses a second registration
     for name, contents in modules.items():
         if name.partition(".")[0] in missing:
             _put(name, contents)

@@ -1,6 +1,6 @@
 """The published PyTorch program at work, in a process of its own: `python -m benchmarks.published.theirs JOB OUTPUT`.
 
-Eager mode, as published. Nothing of that program is here: its modules are imported from the folder that the job names.
+It runs in eager mode, as published. None of its code is here; its modules come from the folder that the job names.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import math
 import pathlib
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import memory
+from benchmarks.published import job as jobs
 from benchmarks.published import stand_ins
 from benchmarks.published.job import PROBABILITIES_EVERY, Job, picture, training_batch
 
@@ -32,7 +31,7 @@ SHORTEST = 640  # pixels to which its reader brings the shortest edge before win
 
 
 def build(job: Job) -> nn.Module:
-    """Its model, CLIP included, without weights of any meaning."""
+    """The published model with CLIP, before any weights are loaded into it."""
     registry = stand_ins.install(pathlib.Path(job.folder))
     if not torch.cuda.is_available():
         torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
@@ -50,7 +49,7 @@ def build(job: Job) -> nn.Module:
 
 
 def _config(job: Job, names: pathlib.Path) -> stand_ins.Config:
-    """Its own configuration files, with the job's classes in the file `names`."""
+    """The published program's own configuration, with the job's classes in the file `names`."""
     folder = pathlib.Path(job.folder)
     config = stand_ins.Config()
     importlib.import_module("cat_seg.config").add_cat_seg_config(config)
@@ -66,7 +65,10 @@ def _config(job: Job, names: pathlib.Path) -> stand_ins.Config:
 
 
 def _clip_shapes() -> dict[str, torch.Tensor]:
-    """Tensors from whose shapes its `build_model` reads CLIP ViT-B/16's sizes. Values come later, from the weights."""
+    """Empty tensors, from whose shapes the published `build_model` reads CLIP ViT-B/16's sizes.
+
+    Their values come later from the weights.
+    """
     shapes: dict[str, tuple[int, ...]] = {
         "visual.proj": (768, 512),
         "visual.conv1.weight": (768, 3, 16, 16),
@@ -111,7 +113,7 @@ def _scaled(name: str, noise: torch.Tensor) -> torch.Tensor:
 
 
 def load(model: nn.Module, path: str) -> None:
-    """The checkpoint's tensors. Raises ValueError if a parameter of the model is not among them."""
+    """Reads the checkpoint's tensors into the model. Raises ValueError if one of its parameters is not among them."""
     found = torch.load(path, map_location="cpu", weights_only=True)
     missing, _ = model.load_state_dict(found.get("model", found), strict=False)
     lacking = set(missing) & {name for name, _ in model.named_parameters()}
@@ -161,7 +163,7 @@ def _inference(model: nn.Module, job: Job) -> Call:
 
 
 def _answer(model: nn.Module, job: Job, call: Call) -> dict[str, np.ndarray]:
-    """What the other program must also find."""
+    """The result that the other program must also find."""
     if job.work == "training":
         loss = call(0)
         squares = [(p.grad.double() ** 2).sum() for p in model.parameters() if p.grad is not None]
@@ -183,30 +185,17 @@ def main() -> None:
         return
     load(model, job.weights)
     call = (_training if job.work == "training" else _inference)(model, job)
-    done = torch.cuda.synchronize if job.device == "cuda" else lambda: None
+    wait = torch.cuda.synchronize if job.device == "cuda" else lambda: None
     counter: Any = FlopCounterMode(display=False) if job.count_flops else contextlib.nullcontext()
     call(0) if job.work != "training" and job.count_flops else None  # the words are encoded once, and not counted
     with counter:
         call(1)
-    seconds, processor = [], []
-    for index in range(job.repetitions):
-        done()
-        started, busy = time.perf_counter(), time.process_time()
-        call(2 + index)
-        done()
-        seconds.append(time.perf_counter() - started)
-        processor.append(time.process_time() - busy)
-    record = {
-        "seconds": seconds,
-        "processor_seconds": processor,
-        "peak_bytes": memory.peak_process_bytes(),
+    record = jobs.timed(call, job.repetitions, wait) | {
         "device_bytes": torch.cuda.max_memory_allocated() if job.device == "cuda" else None,
         "flops": counter.get_total_flops() if job.count_flops else None,
         "versions": {"torch": torch.__version__},
     }
-    if job.answer:
-        np.savez(job.answer, allow_pickle=False, **_answer(model, job, call))
-    output.write_text(json.dumps(record))
+    jobs.reply(job, output, record, lambda: _answer(model, job, call))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the vendor's data sheets say of TPU chips. Every estimate rests on these figures; none of them is measured here."""
+"""What the vendor's data sheets say of TPU chips. Every estimate rests on these figures, and none was measured here."""
 
 import dataclasses
 

@@ -27,8 +27,7 @@ import jax
 from ahs_seg_jax import ahead_of_time, config, lowering, parallel
 from ahs_seg_jax.config import Experiment, MeshConfig
 from benchmarks import results_file
-from benchmarks.counting import flops, traffic
-from benchmarks.counting.program_text import parse, runs
+from benchmarks.counting import flops, program_text, traffic
 from benchmarks.tpu.chips import Chip, chip_of
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
@@ -101,13 +100,13 @@ def kept(folder: pathlib.Path | None, name: str, make: Callable[[], str]) -> str
 def cycles(program: str) -> dict[str, int]:
     """XLA's own estimate of a program compiled to its end: cycles by KINDS, loops counted as often as they run.
 
-    The result is empty if the program was not compiled to its end. Copies between memories count no cycles, because they
-    run at the same time as other operations.
+    The result is empty if the program was not compiled to its end. Copies between memories count no cycles: they run at
+    the same time as other operations.
     """
-    computations, entry = parse(program)
+    computations, entry = program_text.parse(program)
     products = {name for name, lines in computations.items() if any(line.opcode == "convolution" for line in lines)}
     found: dict[str, int] = {}
-    for name, times in runs(computations, entry).items():
+    for name, times in program_text.runs(computations, entry).items():
         for line in computations.get(name, ()):
             if estimated := _CYCLES.search(line.text):
                 matrix = line.opcode == "convolution" or not products.isdisjoint(line.called)
@@ -153,7 +152,7 @@ def records(
             }
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.tpu.estimate", description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="vitb")
@@ -167,7 +166,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """See the module's docstring."""
-    options = parse_arguments(argv)
+    options = parse(argv)
     stay_on_cpu()
     output = options.output or RESULTS / f"tpu_{options.size}.json"
     for record in records(options.size, options.chips, options.works, options.keep, options.finish):

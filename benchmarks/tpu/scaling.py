@@ -3,11 +3,11 @@
     python -m benchmarks.tpu.scaling --sizes vitb --topologies v5e:2x2 --batches 16
     python -m benchmarks.tpu.scaling                # every combination; hours on a small machine
     python -m benchmarks.tpu.scaling --write-only   # compiles nothing, writes the page from docs/scaling.json
-    python -m benchmarks.tpu.scaling --check        # changes nothing; fails if the page differs from docs/scaling.json
+    python -m benchmarks.tpu.scaling --check        # changes nothing; fails if the page differs from scaling.json
 
-Needs libtpu (`pip install ".[tpu,bench]"`) and no TPU. Each combination's figures go to docs/scaling.json as soon as they
-are there, so that a run can be stopped and continued: what the file holds is not compiled again. Combinations that do not
-fit or cannot be divided over the chips are kept with the cause.
+Needs libtpu (`pip install ".[tpu,bench]"`) and no TPU. The figures of each combination go to docs/scaling.json as soon
+as they are there, so that a run can be stopped and continued: what the file holds is not compiled again. Combinations
+that do not fit or cannot be divided over the chips are kept with the cause.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The tables of docs/scaling.md: what each slice needs, from the entries that `benchmarks.tpu.scaling` compiled.
 
-An entry has the `size`, `topology`, `program`, `batch`, `mesh` and `accumulation` of one combination; compiled, also its
-`chips` and the figures of one chip (`peak` and `arguments` in bytes, `operations`, bytes `moved`, `collectives`); refused
-by the compiler, its `error`.
+Every entry has the `size`, `topology`, `program`, `batch`, `mesh` and, above 1, the `accumulation` of a combination. If
+it was compiled, it also has `chips` and the figures of one chip: `peak` and `arguments` in bytes, floating-point
+`operations`, bytes `moved`, `collectives`. If the compiler refused it, it has an `error`.
 """
 
 import collections
@@ -53,7 +53,8 @@ def slices_table(size: str, entries: Sequence[Entry]) -> str:
 def known(size: str, topology: str, program: str, batch: int, entries: Sequence[Entry]) -> Entry | None:
     """The entry of a combination that the page shows; None if neither it nor one with the same program was compiled.
 
-    An entry that fits is preferred to one that does not, then a mesh that splits the batch alone, then few micro-batches.
+    An entry that fits is preferred to one that does not; then one whose mesh splits the batch alone; then one with few
+    micro-batches.
     """
     wanted = {"size": size, "topology": topology, "program": program, "batch": batch}
     found = [entry for entry in entries if all(entry[name] == value for name, value in wanted.items())]

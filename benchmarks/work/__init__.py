@@ -1,1 +1,1 @@
-"""The work that `benchmarks.run` measures: training steps and their parts, what users of a model wait for, the host's own."""
+"""The work that `benchmarks.run` measures: training, what users of a model wait for, what the host does."""

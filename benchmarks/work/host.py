@@ -1,4 +1,4 @@
-"""What the host does beside the devices: reading training batches, writing checkpoints."""
+"""What the host does while the devices compute: it reads training batches and writes checkpoints."""
 
 import tempfile
 import time
@@ -20,7 +20,7 @@ BATCHES_A_CALL = 8
 
 
 def data_pipeline(settings: Settings) -> Action:
-    """Training batches of drawn scenes: drawing, augmentation, batching, by the default threads."""
+    """Makes training batches of drawn scenes (drawing, augmentation, batching) in the default number of threads."""
     data = DataConfig(scenes=ScenesConfig(size=max(96, settings.crop)))
     batches = train_batches(
         sources.open_source(data, "train"),
@@ -39,7 +39,7 @@ def data_pipeline(settings: Settings) -> Action:
 
 
 def checkpoint_save(settings: Settings) -> Record:
-    """Saving a training state: the time the training waits, and the time until it is on the disk."""
+    """Saves a training state: how long the training waits, and how long it takes until the state is on the disk."""
     experiment = inputs.experiment(settings)
     state = jax.device_put(step.create_state(inputs.parameters(experiment.model), experiment.train))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

@@ -28,7 +28,7 @@ FIRST_RESULT_RUNS = 3  # processes that start from the cache
 
 
 def text_encoding(settings: Settings) -> Action:
-    """A vocabulary of `classes` names through the merged text tower."""
+    """Encodes a vocabulary of `classes` names with the merged text tower."""
     model, params = inference.merged(AHSSeg(settings.model()), jax.device_put(inputs.parameters(settings.model())))
     words = inputs.vocabulary(settings.classes)
     prompts = jax.ShapeDtypeStruct(words.tokens(model.config.text.context).shape, jnp.int32)
@@ -45,7 +45,7 @@ def _shapes(tree: Any) -> Any:
 
 
 def _segmentation(settings: Settings, protocol: str, keep: Any = "model") -> Action:
-    """Pictures through a Segmenter whose words are encoded: labels in host memory, each picture a new one."""
+    """Segments pictures, each a new one, to labels in host memory; the words are encoded before."""
     segmenter = Segmenter(settings.model(), inputs.parameters(settings.model()), protocol=protocol, keep=keep)
     segmenter.set_vocabulary(inputs.vocabulary(settings.classes))
     return Action(
@@ -57,7 +57,7 @@ def _segmentation(settings: Settings, protocol: str, keep: Any = "model") -> Act
 
 
 def forward(segmenter: Segmenter, classes: int, protocol: str) -> tuple[Any, tuple[Any, ...]]:
-    """The model on all views of one picture, without padding and chunks: a function and its arguments' shapes."""
+    """A function that runs the model on all views of a picture without padding or chunks, and its arguments' shapes."""
     config = segmenter.model.config
     cut = dataclasses.replace(config.aggregator, pad_len=segmenter.keep or 0)
     model = segmenter.model.clone(config=config.replace(class_chunk=0, remat="none", aggregator=cut), tpu=False)
@@ -72,22 +72,22 @@ def forward(segmenter: Segmenter, classes: int, protocol: str) -> tuple[Any, tup
 
 
 def whole_image(settings: Settings) -> Action:
-    """One view of a picture, words cached."""
+    """Segments a picture by one view; the words are encoded before."""
     return _segmentation(settings, "whole")
 
 
 def sliding_window(settings: Settings) -> Action:
-    """The published protocol: windows and a global view, words cached."""
+    """Segments a picture by the published protocol, windows and a global view; the words are encoded before."""
     return _segmentation(settings, "cat_seg")
 
 
 def all_classes(settings: Settings) -> Action:
-    """One view, no class cut: for how time grows with classes."""
+    """Segments a picture by one view with all classes kept, to see how time grows with their number."""
     return _segmentation(settings, "whole", keep=None)
 
 
 def evaluation(settings: Settings) -> Record:
-    """Scoring drawn scenes, reading and counting included; the first batches, which compile, do not count."""
+    """Scores drawn scenes, with reading them and counting pixels. The first round, which compiles, is left out."""
     images = 8 if settings.repetitions <= 3 else 32
     scenes = ScenesConfig(size=max(settings.image), val_images=images)
     source = sources.open_source(DataConfig(name="scenes", scenes=scenes), "val")
@@ -123,7 +123,7 @@ print(json.dumps({"load": loaded - started, "first": times[0], "second": times[1
 
 
 def start_up(settings: Settings) -> Record:
-    """Processes from their start to the first segmented picture: with an empty compilation cache, then a full one."""
+    """Times processes until their first picture: one with an empty compilation cache, then others with a full one."""
     with tempfile.TemporaryDirectory() as cache:
         variables = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         runs = [_first_result(settings, variables) for _ in range(1 + FIRST_RESULT_RUNS)]

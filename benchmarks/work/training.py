@@ -20,7 +20,7 @@ UNIT = "images"
 
 
 def whole_step(settings: Settings) -> Program:
-    """Forward, backward and update, as `step.jitted_step` compiles it for the training run."""
+    """A whole step (forward, backward, update), as `step.jitted_step` compiles it for a training run."""
     experiment = inputs.experiment(settings)
     mesh = parallel.make_mesh(config=experiment.mesh)
     state = step.create_state(inputs.parameters(experiment.model), experiment.train)
@@ -35,7 +35,7 @@ def whole_step(settings: Settings) -> Program:
 
 
 def _plain(experiment: Experiment) -> Experiment:
-    """The same step with nothing computed twice."""
+    """The same experiment with nothing computed twice in its step."""
     return dataclasses.replace(
         experiment,
         model=experiment.model.replace(class_chunk=0, remat="none"),
@@ -68,7 +68,7 @@ def _loss_arguments(settings: Settings, experiment: Experiment) -> tuple[Any, ..
 
 
 def forward(settings: Settings) -> Program:
-    """The loss alone."""
+    """The loss without its gradient."""
     experiment = inputs.experiment(settings)
     return Program(jax.jit(_loss(experiment)), _loss_arguments(settings, experiment), settings.batch, UNIT)
 
@@ -82,7 +82,7 @@ def forward_backward(settings: Settings) -> Program:
 
 
 def update(settings: Settings) -> Program:
-    """The optimiser's update of what learns, gradients given."""
+    """The optimiser's update of the parameters that learn, for given gradients."""
     experiment = inputs.experiment(settings)
     trainable, _ = optimizer.split(inputs.parameters(experiment.model), experiment.train.finetune)
     adamw = optimizer.make_optimizer(experiment.train)
@@ -102,7 +102,10 @@ Apply = Callable[[Any, Any], Any]  # (bound model, what flows in) -> what comes 
 
 
 def _part(settings: Settings, apply: Apply, inflow: Any) -> Program:
-    """Forward and backward of one stage: gradients of what learns and, if it is not integer, of what flows in."""
+    """Forward and backward pass of one stage.
+
+    Gradients are taken for the parameters that learn and for what flows in, unless that is of integers.
+    """
     experiment = inputs.experiment(settings)
     model = AHSSeg(experiment.model, tpu=sharding.is_tpu())
     trainable, frozen = optimizer.split(inputs.parameters(experiment.model), experiment.train.finetune)
@@ -124,19 +127,19 @@ def _part(settings: Settings, apply: Apply, inflow: Any) -> Program:
 
 
 def _classwise(settings: Settings) -> jax.Array:
-    """Embedded correlation `[b, t, h, w, c]`, at most as many classes as the model keeps."""
+    """A stand-in for the embedded correlation, `[b, t, h, w, c]`, of at most as many classes as the model keeps."""
     c = settings.model()
     kept = min(settings.train_classes, c.aggregator.pad_len or settings.train_classes)
     return inputs.noise((settings.batch, kept, c.grid, c.grid, c.aggregator.hidden), c.dtype)
 
 
 def text_tower(settings: Settings) -> Program:
-    """Prompts of all training classes through the text tower, its rotations included."""
+    """The text tower with its rotations, for the prompts of all training classes."""
     return _part(settings, lambda m, tokens: m.encode_text(tokens), inputs.tokens(settings))
 
 
 def image_tower(settings: Settings) -> Program:
-    """The images through the image tower, its rotations, the pyramid and the guidance included."""
+    """The image tower with its rotations, the pyramid and the guidance."""
     return _part(settings, lambda m, images: m.encode_image(images), jnp.asarray(inputs.batch(settings)["image"]))
 
 

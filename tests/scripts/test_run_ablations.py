@@ -7,10 +7,10 @@ import subprocess
 import pytest
 
 from ahs_seg_jax import ablation, config
-from ahs_seg_jax.ablation_study import Study
 from ahs_seg_jax.config import Experiment, TrainConfig
 from ahs_seg_jax.models import architecture
 from scripts import run_ablations
+from scripts.ablation_study import Study
 
 TINY = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "tiny.py:smoke")
 # ml_collections loads configuration files in a way that Python will drop.

@@ -12,7 +12,7 @@ PROGRAM = """HloModule m
 ENTRY %main (a: bf16[5,7], b: bf16[7,3]) -> bf16[5,3] {
   %a = bf16[5,7]{1,0:T(8,128)(2,1)} parameter(0)
   %b = bf16[7,3]{1,0:T(8,128)(2,1)} parameter(1)
-  ROOT %c = bf16[5,3]{1,0:T(8,128)(2,1)} convolution(%a, %b), dim_labels=bf_io->bf, backend_config={"estimated_cycles":"7"}
+  ROOT %c = bf16[5,3]{1,0} convolution(%a, %b), dim_labels=bf_io->bf, backend_config={"estimated_cycles":"7"}
 }
 """
 CHIP = chips.Chip(teraflops=1e-6, gigabytes=1e-6, gigahertz=1e-6, memory_gib=1)

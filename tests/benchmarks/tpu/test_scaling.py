@@ -16,8 +16,8 @@ ENTRY = {
     "commit": "abc1234",
 }
 FULL = (
-    "v5e:1x1: jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
-    "temporaries (20.48G) exceeds available HBM (15.75G)."
+    "v5e:1x1: jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
+    "HLO temporaries (20.48G) exceeds available HBM (15.75G)."
 )
 DONE = ENTRY | {"chips": 4, "peak": 2**31, "arguments": 2**30, "operations": 1e12, "moved": 1e9, "collectives": {}}
 ALL = {"data": -1, "fsdp": 1, "classes": 1}
@@ -120,7 +120,8 @@ def test_own_estimates_beside_the_roofline():
     records = [record("training step", 2.0), record("inference, whole image", 1.0), record("inference, windows", 1.5)]
     said = scaling_page.own_estimate([*records, record("training step", 3.5), record("training step", None)])
     assert said.startswith(
-        "XLA's own estimate for one chip is 4.0 to 7.0 times that for a training step and 2.0 to 3.0 times that for inference"
+        "XLA's own estimate for one chip is 4.0 to 7.0 times that for a training step and 2.0 to 3.0 times that for "
+        "inference: see [One TPU chip]"
     )
     assert scaling_page.own_estimate([]) == "XLA's own estimate was not made."
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ahs_seg_jax import ablation_study
-from ahs_seg_jax.ablation_study import Outcome, Study
+from scripts import ablation_study
+from scripts.ablation_study import Outcome, Study
 
 ABOUT = {"config": "configs/tiny.py", "steps": 7, "batch_size": 2}
 

@@ -1,4 +1,4 @@
-"""An ablation study as it is kept and shown: scores of each row with each seed, a table and a picture of them.
+"""An ablation study as it is stored and shown: scores of each row with each seed, a table and a picture of them.
 
 `scripts/run_ablations.py` runs one, `scripts/ablation_page.py` makes `docs/ablation.md` out of its file.
 """
@@ -28,13 +28,16 @@ class Outcome:
     result: dict[str, Any]
 
     def score(self, metric: str) -> float | None:
-        """In percent; None if there is none, such as mIoU_unseen where every class was seen."""
+        """A score in percent; None if the run has none, such as mIoU_unseen where every class was seen."""
         return self.result["scores"][metric]
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """`about` says what all runs have in common: `config` (the file, and fields that were set), `steps`, `batch_size`."""
+    """Finished runs, and what all of them have in common.
+
+    `about` has `config` (the configuration file and the fields that were set), `steps` and `batch_size`.
+    """
 
     about: dict[str, Any]
     outcomes: tuple[Outcome, ...]
@@ -71,12 +74,12 @@ def spread(values: Sequence[float]) -> str:
 
 
 def _values(outcomes: Sequence[Outcome], metric: str) -> dict[int, float]:
-    """By seed, where there is a score."""
+    """Seed -> score of the runs that have this score."""
     return {outcome.seed: value for outcome in outcomes if (value := outcome.score(metric)) is not None}
 
 
 def table(study: Study) -> str:
-    """In Markdown. Differences from row `none` are taken seed by seed."""
+    """The table in Markdown. Differences from row `none` are taken seed by seed."""
     lines = [
         "| row | HA-HEM | MH-FPN | DC-HSP | mIoU | seen | unseen | mIoU - none | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -101,7 +104,8 @@ def page(study: Study, picture: str = PICTURE) -> str:
     devices = sorted({f"{result['hardware']['devices']} x {result['hardware']['device']}" for result in results})
     return f"""# Component ablation: a small-scale study
 
-Each component of the model switched on and off: `{about["config"]}`, {about["steps"]} steps of {about["batch_size"]} images,
+Each component of the model switched on and off:
+`{about["config"]}`, {about["steps"]} steps of {about["batch_size"]} images,
 seeds {_listed(seeds)}; protocol `{_listed(protocols)}`, {_listed(images)} images, {_listed(devices)}.
 
 Mean ± standard deviation over the seeds, in percent. Differences of the size of the spread mean nothing, and none of
@@ -118,7 +122,7 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def plot(study: Study) -> Image.Image:
-    """A dot a run, a bar at each row's mean, over mIoU in percent."""
+    """A picture with a dot for each run and a bar at the mean of each row, over mIoU in percent."""
     found = {row: list(_values(outcomes, "mIoU").values()) for row, outcomes in study.by_row().items()}
     rows = {row: values for row, values in found.items() if values}
     everything = [value for values in rows.values() for value in values] or [0.0]
@@ -154,9 +158,9 @@ def write(study: Study, folder: pathlib.Path) -> None:
 
 
 def outcome_of(row: str, seed: int, results: Sequence[Mapping[str, Any]]) -> Outcome:
-    """Of the results files of one run: its last."""
+    """The outcome of a run by its results files: the one of the last step counts."""
     final = max(results, key=lambda content: content["checkpoint"]["step"])
-    # The machine's paths are nobody's business, and the classes make the file long.
+    # Paths say something of the machine alone, and the single classes make the file long.
     checkpoint = {name: value for name, value in final["checkpoint"].items() if name != "path"}
     kept = {name: value for name, value in final.items() if name not in ("classes", "pictures")}
     return Outcome(row, seed, kept | {"checkpoint": checkpoint})
