@@ -95,7 +95,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _run(name: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """The record that a process of its own makes of a benchmark; if it fails, its last lines are the record's `error`."""
+    """The record that a process of its own makes of a benchmark; if it fails, its last lines are the `error` in it."""
     with tempfile.TemporaryDirectory() as folder:
         output, log = pathlib.Path(folder) / "record.json", pathlib.Path(folder) / "log"
         command = [sys.executable, "-m", "benchmarks.worker", name, json.dumps(asked), str(output)]
