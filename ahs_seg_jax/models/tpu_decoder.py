@@ -21,9 +21,6 @@ from ahs_seg_jax.models.decoder import Prepared
 from ahs_seg_jax.models.ops import convolution
 from ahs_seg_jax.models.parameters import Params
 
-# The name of operations whose kernels have zeros where a block has no tap for a pixel, and the share of them that are none.
-SPARSE, FILLED = "sparse_blocks", 9 / 16
-
 
 def to_blocks(x: Float[Array, "*n 2h 2w c"]) -> Float[Array, "*n h w ijc"]:
     """Squares of 2x2 pixels as channels."""
@@ -94,8 +91,7 @@ def run_stage(x: Float[Array, "b t h w c"], p: Params, prepared: Prepared) -> Fl
     y = y.reshape(images, classes, *y.shape[1:]) + prepared.share
     mask = inside(rows, columns, y.shape[-1] // 4)
     y = _norm_relu(y.reshape(-1, *y.shape[2:]), p["norm_1"], mask)
-    with jax.named_scope(SPARSE):
-        y = convolution.convolve(y, prepared.convolution, ((0, 0), (0, 0)))
+    y = convolution.convolve(y, prepared.convolution, ((0, 0), (0, 0)))
     y = _norm_relu(y, p["norm_2"])
     return y.reshape(images, classes, *y.shape[1:])
 
@@ -123,8 +119,7 @@ def head(x: Float[Array, "b t h w ijc"], p: Params) -> Float[Array, "b t 2h 2w"]
     *lead, rows, columns, channels = x.shape
     reach, kernel = _reach(), p["kernel"][..., 0]
     kernel = jnp.einsum("iau,jbv,abc->ijcuv", reach, reach, kernel, precision=jax.lax.Precision.HIGHEST)
-    with jax.named_scope(SPARSE):
-        added = x.reshape(-1, rows, columns, channels) @ kernel.reshape(channels, 16).astype(x.dtype)
+    added = x.reshape(-1, rows, columns, channels) @ kernel.reshape(channels, 16).astype(x.dtype)
     added = jnp.pad(added, [(0, 0), (1, 1), (1, 1), (0, 0)])
 
     def pixel(i: int, j: int) -> jax.Array:
