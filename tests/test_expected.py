@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from ahs_seg_jax.config import PROTOCOLS
+from ahs_seg_jax.inference import PROTOCOLS
 from ahs_seg_jax.evaluation import expected
 from ahs_seg_jax.vocabulary import packaged_names
 
