@@ -137,7 +137,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
 )
 def test_tensors_outside_their_storage_are_refused(view, tmp_path):
     path = script_archive(tmp_path / "m.pt", finished(module_pickle({"w": tensor_pickle(**view)})), [("0", bytes(12))])
-    with readers.open_tensors(path) as file, pytest.raises(CheckpointError, match="damaged: a tensor of shape"):
+    with readers.open_tensors(path) as file, pytest.raises(CheckpointError, match=r"damaged: .*a tensor of shape"):
         file.tensors["w"].load()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, readers
 from ahs_seg_jax.errors import CheckpointError
@@ -86,7 +87,11 @@ def _write_file(path: pathlib.Path, layout: str, config: ModelConfig, params: Ma
     if path.suffix in TORCH_SUFFIXES:
         _write_torch(path, tensors, stored if layout in NESTED_LAYOUTS else None)
     elif path.suffix == ".safetensors":
-        _write_safetensors(path, convert.tensor_names(layout, written), tensors, stored)
+        names_and_shapes = convert.tensor_names(layout, written)
+        digests = {name: hashes.digest(value) for names, value in tensors for name in names}
+        checks = hashes.sealed({hashes.HASHES: digests, readers.CONFIG_KEY: stored})
+        tensors = convert.state_dict(layout, config, params)  # made twice: the header comes first
+        _write_safetensors(path, names_and_shapes, tensors, {readers.CONFIG_KEY: stored, readers.HASHES_KEY: checks})
     else:
         _write_npz(path, tensors, stored)
 
@@ -104,10 +109,11 @@ def _write_safetensors(
     path: pathlib.Path,
     names_and_shapes: list[tuple[tuple[str, ...], tuple[int, ...]]],
     tensors: convert.Tensors,
-    stored: str,
+    about: Mapping[str, Any],
 ) -> None:
     # The format is a length, a JSON header and the raw tensors. The library's writer would hold a second copy of all.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", readers.CONFIG_KEY: stored}}
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} | texts}
     end = 0
     for names, shape in names_and_shapes:
         for name in names:
