@@ -9,6 +9,19 @@ class CheckpointError(RuntimeError):
     """States the file, what is wrong with it, the value seen and what to do about it."""
 
 
+class WriteError(OSError):
+    """A file cannot be written. The message names the file and the cause."""
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: what an error says, shortened, or that the disk is full."""
+    text = str(error).strip()
+    if any(words in text for words in ("No space left on device", "RESOURCE_EXHAUSTED", "Disk quota exceeded")):
+        return "the disk is full (No space left on device)"
+    first = text.splitlines()[0][:300] if text else "no message"
+    return first if isinstance(error, CheckpointError | WriteError) else f"{type(error).__name__}: {first}"
+
+
 class InputError(ValueError):
     """What was asked for cannot be done; the message states cause, value seen and remedy."""
 
@@ -51,7 +64,7 @@ class LostProcess(RuntimeError):
     """A process of the run is missing; the message names it. What was done since the last save is lost."""
 
 
-class DataProblem(ValueError):
+class DataProblem(InputError):
     """Data that cannot be scored: there are none, their doctor refuses them, or labels lie outside the vocabulary."""
 
 

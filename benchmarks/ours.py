@@ -76,8 +76,8 @@ def _training(job: Job) -> Work:
 def _inference(job: Job) -> Work:
     """Labels of a picture; the words are encoded once."""
     segmenter = Segmenter.from_pretrained(job.weights, protocol=PROTOCOLS[job.work])
-    if job.dtype != segmenter.model.config.dtype:
-        segmenter.model = segmenter.model.clone(config=segmenter.model.config.replace(dtype=job.dtype))
+    if job.dtype != segmenter.config.dtype:
+        segmenter.engine.model = segmenter.engine.model.clone(config=segmenter.config.replace(dtype=job.dtype))
     segmenter.set_vocabulary(list(job.names))
 
     def answer() -> dict[str, np.ndarray]:

@@ -1,10 +1,11 @@
 """Result files: a list of records, one for each benchmark and its settings."""
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from ahs_seg_jax.storage import writing
 
 Record = dict[str, Any]
 
@@ -29,6 +30,4 @@ def add(path: pathlib.Path, record: Record) -> None:
     """Writes the file with this record in the place of an older one with the same key."""
     records = [old for old in read(path) if old["key"] != record["key"]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps({"records": [*records, record]}, indent=1))
-    os.replace(unfinished, path)
+    writing.write_text(path, json.dumps({"records": [*records, record]}, indent=1))

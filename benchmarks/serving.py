@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ahs_seg_jax.config import DataConfig, ScenesConfig
+from ahs_seg_jax.config import DataConfig, EvalConfig, ScenesConfig
 from ahs_seg_jax.data import catalogue
 from ahs_seg_jax.evaluation import score
 from ahs_seg_jax.inference import encoding
-from ahs_seg_jax.inference.views import views_shape
+from ahs_seg_jax.inference.protocols import Protocol, find_protocol
 from ahs_seg_jax.models import sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.segmenter import Segmenter
@@ -36,7 +36,7 @@ def text_encoding(settings: Settings) -> Action:
     reference = lambda params, tokens: model.apply({"params": params}, tokens, method="encode_text")
 
     def call(index: int) -> Any:
-        return encoding.encode_vocabulary(model, params, inputs.vocabulary(settings.classes, 100_000 * index)).text
+        return encoding.encode_vocabulary(model, params, inputs.vocabulary(settings.classes, 100_000 * index))
 
     return Action(call, settings.classes, "classes", (reference, (_shapes(params), prompts)))
 
@@ -57,19 +57,19 @@ def _segmentation(settings: Settings, protocol: str, keep: Any = "model") -> Act
     )
 
 
-def forward(segmenter: Segmenter, classes: int, protocol: str) -> tuple[Any, tuple[Any, ...]]:
+def forward(segmenter: Segmenter, classes: int, protocol: str | Protocol) -> tuple[Any, tuple[Any, ...]]:
     """The model on all views of one picture, without padding and chunks: a function and its arguments' shapes."""
-    config = segmenter.model.config
-    cut = dataclasses.replace(config.aggregator, pad_len=segmenter.keep or 0)
-    model = segmenter.model.clone(config=config.replace(class_chunk=0, remat="none", aggregator=cut), tpu=False)
+    config = segmenter.config
+    cut = dataclasses.replace(config.aggregator, pad_len=segmenter.engine.keep or 0)
+    model = segmenter.engine.model.clone(config=config.replace(class_chunk=0, remat="none", aggregator=cut), tpu=False)
 
     def run(params: Any, views: jax.Array, text: jax.Array) -> jax.Array:
         features = model.apply({"params": params}, views, method="encode_image")
         return model.apply({"params": params}, features, text, method="segment")[0]
 
-    views = jax.ShapeDtypeStruct(views_shape(protocol, config.image.crop), jnp.float32)
+    views = jax.ShapeDtypeStruct(find_protocol(protocol).views_shape(config.image.crop), jnp.float32)
     text = jax.ShapeDtypeStruct((classes, 1, config.embed_dim), jnp.float32)
-    return run, (_shapes(segmenter.params), views, text)
+    return run, (_shapes(segmenter.engine.params), views, text)
 
 
 def whole_image(settings: Settings) -> Action:
@@ -93,11 +93,11 @@ def evaluation(settings: Settings) -> Record:
     scenes = ScenesConfig(size=max(settings.image), val_images=images)
     source = catalogue.open_source(DataConfig(name="scenes", scenes=scenes), "val")
     model = AHSSeg(settings.model(), tpu=sharding.is_tpu())
-    model, params = encoding.merged(model, jax.device_put(inputs.parameters(settings.model())))
-    seconds = []
+    weights = score.Weights(*encoding.merged(model, jax.device_put(inputs.parameters(settings.model()))))
+    scored, seconds = EvalConfig(batch_size=max(4, jax.device_count()), pictures=0), []
     for _ in range(2):
         started = time.perf_counter()
-        score.evaluate(model, params, source, protocol="whole", batch_size=max(4, jax.device_count()))
+        score.evaluate(weights, source, scored)
         seconds.append(time.perf_counter() - started)
     found = spread(seconds[1:])
     return {"seconds": found, "items": images, "unit": "images", "throughput": images / found["median"], "flops": None}

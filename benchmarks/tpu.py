@@ -24,6 +24,7 @@ from typing import Any
 from ahs_seg_jax.ahead_of_time import programs, tpu_compiler
 from ahs_seg_jax.config import Experiment, training
 from ahs_seg_jax.devices.mesh import make_mesh
+from ahs_seg_jax.storage import writing
 from benchmarks import results_file, tpu_padding, traffic
 from benchmarks.program_text import parse, runs
 from benchmarks.tpu_chips import Chip, chip_of
@@ -66,9 +67,7 @@ def kept(folder: pathlib.Path | None, name: str, make: Any) -> str:
     program = make()
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_bytes(gzip.compress(program.encode(), compresslevel=3))
-        unfinished.replace(path)
+        writing.write_bytes(path, gzip.compress(program.encode(), compresslevel=3))
     return program
 
 

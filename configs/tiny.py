@@ -18,8 +18,8 @@ def experiment() -> Experiment:
     return Experiment(
         name="tiny",
         model=architecture.tiny(),
-        # Colours are part of the names: they must not be changed. Names alone, without a sentence around them, are learnt
-        # in fewer steps by a text tower that has never read anything.
+        # Colours are part of the names, so they must not be changed. A text tower that has never read anything learns
+        # names alone in fewer steps than names within a sentence.
         data=DataConfig(name="scenes", templates=("{}",), augment=AugmentConfig(color_jitter=False)),
         train=TrainConfig(
             steps=1750,
@@ -33,7 +33,7 @@ def experiment() -> Experiment:
             eval_every=0,
             picture_every=0,
         ),
-        # The contrastive loss is what a pretrained CLIP has behind it: from nothing it must weigh more than the recipe's.
+        # A pretrained CLIP has learnt by a contrastive loss; from nothing that loss needs a larger weight.
         losses=LossConfig(contrastive=0.5, hierarchy=0.01),
         eval=EvalConfig(protocol="whole", batch_size=16),
     )

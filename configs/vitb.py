@@ -1,13 +1,16 @@
-"""ViT-B/16 with all three components, trained on COCO-Stuff from CLIP's weights: the published recipe.
+"""ViT-B/16 trained on COCO-Stuff from CLIP's weights: the published recipes.
 
 `<weights>`: openai/clip-vit-base-patch16 (downloaded), or a file or directory of any layout that can be converted.
 
     export AHS_SEG_DATA=<folder that holds coco-stuff/>
     python -m ahs_seg_jax.main --config=configs/vitb.py --config.init=<weights> --workdir=runs/vitb
+    python -m ahs_seg_jax.main --config=configs/vitb.py:catseg --config.init=<weights> --workdir=runs/vitb_catseg
     python -m ahs_seg_jax.main --config=configs/vitb.py:smoke --workdir=runs/vitb_smoke
 
-Hardware, time and score: not run. `smoke` follows the same recipe with a small model, random weights and drawn scenes,
-without any file, in about a minute: most of it compiling.
+Without a variant all three components learn, and with them the rotations and the image tower's attention biases
+(AHS-Seg's EnhancedCATSeg). `orthogonal` trains the rotations alone (AHS-Seg's CATSeg), `catseg` the query and value
+weights (CAT-Seg). Hardware, time and score: not run. `smoke` follows the first recipe with a small model, random
+weights and drawn scenes, without any file, in about a minute: most of it compiling.
 """
 
 import dataclasses
@@ -20,15 +23,15 @@ from ahs_seg_jax.models import architecture
 
 
 def experiment() -> Experiment:
-    """The full run."""
+    """The full run with all components."""
     return Experiment(
         name="vitb",
         model=architecture.vitb16().replace(dtype="bfloat16", class_chunk=19, remat="all"),
         data=DataConfig(name="coco_stuff", root=os.environ.get("AHS_SEG_DATA", ""), num_threads=8, prefetch=8),
         train=TrainConfig(
             steps=80_000,
-            batch_size=4,
-            finetune="orthogonal",
+            batch_size=16,
+            finetune="orthogonal_biases",
             learning_rate=2e-4,
             clip_multiplier=0.01,
             weight_decay=1e-4,
@@ -39,14 +42,33 @@ def experiment() -> Experiment:
     )
 
 
-def smoke() -> Experiment:
+def plain(base: Experiment, name: str, adaptation: str, finetune: str) -> Experiment:
+    """A published recipe without components, on the model of `base`."""
+    train = dataclasses.replace(
+        base.train, batch_size=4, finetune=finetune, learning_rate=2e-4, clip_multiplier=0.01, clip_norm=0.01
+    )
+    model = base.model.replace(adaptation=adaptation, mh_fpn=False, dc_hsp=False)
+    return dataclasses.replace(base, name=f"{base.name}_{name}", model=model, train=train)
+
+
+def smoke(base: Experiment) -> Experiment:
     """The same recipe with a small model, random weights and drawn scenes, in a few steps."""
     stand_in = dataclasses.replace(
-        experiment(), init=training.RANDOM_INIT, model=architecture.tiny(), data=DataConfig(name="scenes")
+        base, init=training.RANDOM_INIT, model=architecture.tiny(), data=DataConfig(name="scenes")
     )
     return command_line.smoke(stand_in)
 
 
+def variants(base: Experiment) -> dict[str, Experiment]:
+    """The recipes by name."""
+    return {
+        "": base,
+        "orthogonal": plain(base, "orthogonal", "orthogonal", "orthogonal"),
+        "catseg": plain(base, "catseg", "none", "attention"),
+        "smoke": smoke(base),
+    }
+
+
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """Variants: "" and "smoke"."""
-    return command_line.select(variant, {"": experiment(), "smoke": smoke()})
+    """Variants: "", "orthogonal", "catseg" and "smoke"."""
+    return command_line.select(variant, variants(experiment()))

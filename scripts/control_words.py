@@ -8,25 +8,13 @@ A model that reads the names loses its unseen score; one that had guessed it fro
 
 import argparse
 import dataclasses
-import importlib.util
 import pathlib
-from typing import Any
 
+from ahs_seg_jax import config
 from ahs_seg_jax.checkpoints import manifest, pretrained, starting
-from ahs_seg_jax.config import Experiment, command_line
 from ahs_seg_jax.data.catalogue import open_source
 from ahs_seg_jax.devices.mesh import make_mesh
-from ahs_seg_jax.evaluation import run
-
-
-def load_experiment(path: pathlib.Path) -> Experiment:
-    """The experiment of a configuration file."""
-    spec = importlib.util.spec_from_file_location("experiment_config", path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{path} is no Python file with a get_config(); configs/tiny.py is one")
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return command_line.from_config_dict(module.get_config())
+from ahs_seg_jax.evaluation import run, score
 
 
 def main() -> None:
@@ -35,7 +23,7 @@ def main() -> None:
     parser.add_argument("config", type=pathlib.Path, help="the configuration the run was started with")
     parser.add_argument("workdir", type=pathlib.Path, help="the run's folder")
     args = parser.parse_args()
-    experiment, mesh = load_experiment(args.config), make_mesh()
+    experiment, mesh = config.load(args.config), make_mesh()
     meta = pretrained.training_meta(str(args.workdir))
     if meta is None:
         raise SystemExit(f"{args.workdir} holds no checkpoint; train it first: --config={args.config}")
@@ -48,8 +36,8 @@ def main() -> None:
     ]
     source.vocabulary = dataclasses.replace(source.vocabulary, names=tuple(names), templates=known.templates)
     params, _ = starting.starting_params(dataclasses.replace(experiment, init=str(args.workdir)), mesh)
-    checkpoint = {"path": str(args.workdir), "step": meta["step"]}
-    result = run.score(experiment, params, source, known, checkpoint, mesh)
+    weights = run.in_training(experiment, params, known, args.workdir, meta["step"], mesh)
+    result = score.evaluate(weights, source, experiment.eval, mesh=mesh, log=print)
     run.write(result, args.workdir, "control_words")
 
 

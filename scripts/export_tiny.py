@@ -31,8 +31,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         trained = load_pretrained(options.workdir)
-        about = trained.manifest["training"]["vocabulary"]
-        vocabulary = Vocabulary(tuple(about["names"]), tuple(about["templates"]))
+        vocabulary = Vocabulary(trained.trained_names, trained.templates)
         size = packaged.save(options.destination, trained, vocabulary)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,7 +45,7 @@ def main(arguments: list[str]) -> int:
     same, accuracy = 0, 0.0
     for index in range(len(source)):
         example = source[index]
-        labels = [model.predict(example["image"], names, protocol="whole") for model in models]
+        labels = [model(example["image"], names, protocol="whole").labels for model in models]
         same += int((labels[0] == labels[1]).sum())
         accuracy = accuracy if index else float((labels[1] == example["label"]).mean())
         for confusion, predicted in zip(confusions, labels, strict=True):

@@ -16,12 +16,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
-from ahs_seg_jax import ablation_study, errors
+from ahs_seg_jax import ablation_study, config, errors
 from ahs_seg_jax.ablation_study import Outcome, Study
-from ahs_seg_jax.config import Experiment, ablation, command_line, identity
+from ahs_seg_jax.config import ablation, identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +44,11 @@ class Run:
         return Outcome(self.row, self.seed, stored["result"]) if stored["fingerprint"] == self.fingerprint else None
 
 
-def load(path: str, overrides: Sequence[str]) -> Experiment:
-    """The experiment that the program would run with `--config=path` and these further arguments."""
-    values, command = flags.FlagValues(), ["run_ablations", f"--config={path}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
-    if problems := command_line.unknown_overrides(list(overrides)):
-        raise errors.ConfigError(problems)
-    values(command)
-    return command_line.from_config_dict(values["config"].value)
-
-
 def plan(
     path: str, overrides: Sequence[str], rows: Sequence[str], seeds: Sequence[int], workdir: pathlib.Path
 ) -> list[Run]:
     """All runs, seed by seed, so that a study that is stopped early has whole sets of rows."""
-    base, runs = load(path, overrides), []
+    base, runs = config.load(path, overrides), []
     for seed in seeds:
         for row in rows:
             experiment = dataclasses.replace(ablation.ablated(base, row), seed=seed, mode="train")
@@ -108,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, overrides = parser.parse_known_args(arguments)
     overrides += [f"--config.train.steps={args.steps}"] if args.steps else []
     try:
-        base = load(args.config, overrides)
+        base = config.load(args.config, overrides)
         runs = plan(args.config, overrides, args.rows, args.seeds, args.workdir)
-    except (errors.InputError, flags.Error, OSError) as error:
-        print(f"error: {command_line.innermost(error)}", file=sys.stderr)
+    except (errors.InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     command = " ".join([args.config, *overrides])
     about = {"config": command, "steps": base.train.steps, "batch_size": base.train.batch_size}

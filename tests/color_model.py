@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ahs_seg_jax.config import EvalConfig
 from ahs_seg_jax.devices import mesh
 from ahs_seg_jax.errors import CorruptExample
+from ahs_seg_jax.evaluation import score
+from ahs_seg_jax.evaluation.results import Evaluation
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.ops import resize
@@ -99,3 +102,12 @@ def random_source(count: int = 7) -> ListSource:
 
 def one_device():
     return mesh.make_mesh(jax.devices()[:1])
+
+
+def evaluate(source, params=PARAMS, *, vocabulary=None, path=None, step=None, **options) -> Evaluation:
+    """Scores of ColorModel, without pictures; `options` are fields of EvalConfig and arguments of `score.evaluate`."""
+    fields, options = {field.name for field in dataclasses.fields(EvalConfig)}, {"pictures": 0} | options
+    settings = EvalConfig(**{name: value for name, value in options.items() if name in fields})
+    others = {name: value for name, value in options.items() if name not in fields}
+    weights = score.Weights(ColorModel(), params, vocabulary, path, step)
+    return score.evaluate(weights, source, settings, **others)

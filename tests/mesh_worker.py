@@ -37,7 +37,7 @@ def one_step(sizes: tuple[int, int, int], chunk: int) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Writes `<mesh>:<name>` for every mesh; a `c` after its sizes means classes in chunks of two, a `t` as for TPUs."""
+    """Writes `<mesh>:<name>` for every mesh. A `c` after its sizes means classes in chunks of two, a `t` as on TPUs."""
     found = {}
     passes.TPU_PASS = 2  # several passes although there are few classes
     for mesh in sys.argv[2:]:

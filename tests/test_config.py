@@ -70,8 +70,13 @@ def test_number_in_place_of_a_group():
     ("changes", "words"),
     [
         ({"mode": "traim"}, ["mode is 'traim'", "train, eval"]),
-        ({"train__finetune": "all"}, ["train.finetune is 'all'", "orthogonal, attention, full, scratch, frozen"]),
+        (
+            {"train__finetune": "all"},
+            ["train.finetune is 'all'", "orthogonal, orthogonal_biases, attention, full, scratch, frozen"],
+        ),
         ({"eval__protocol": "fast"}, ["eval.protocol is 'fast'", "whole, cat_seg"]),
+        ({"data__augment__label_resize": "round"}, ["data.augment.label_resize is 'round'", "floor, centre"]),
+        ({"data__augment__crop": -1}, ["data.augment.crop is -1; it must be positive, or 0"]),
         ({"data__on_corrupt": "ask"}, ["data.on_corrupt is 'ask'", "stop, skip"]),
         ({"data__templates": ("a {}", "a")}, ["data.templates: template 'a' must hold exactly one {}"]),
         ({"train__steps": 0}, ["train.steps is 0; it must be positive"]),
@@ -86,6 +91,10 @@ def test_number_in_place_of_a_group():
         (
             {"init": "x", "train__finetune": "orthogonal", "model__adaptation": "none"},
             ["model.adaptation is 'none'", "no rotations to train"],
+        ),
+        (
+            {"init": "x", "train__finetune": "orthogonal_biases", "model__adaptation": "none"},
+            ["train.finetune is 'orthogonal_biases' but model.adaptation is 'none'"],
         ),
         ({"train__finetune": "orthogonal"}, ["init is empty", "openai/clip-vit-base-patch16", "'random'"]),
     ],

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax import progress
+from ahs_seg_jax.config import EvalConfig
 from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.errors import DataProblem
-from ahs_seg_jax.evaluation import results
-from ahs_seg_jax.evaluation.score import evaluate
-from ahs_seg_jax.inference import compiled, views
+from ahs_seg_jax.evaluation import results, score
+from ahs_seg_jax.inference import PROTOCOLS, compiled
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.color_model import (
@@ -28,33 +28,32 @@ from tests.color_model import (
     ListSource,
     Stopping,
     by_hand,
+    evaluate,
     filled,
     one_device,
     random_source,
 )
 
 
-@pytest.mark.parametrize("protocol", views.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_scores_by_hand(protocol):
-    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol=protocol, mesh=one_device())
+    result = evaluate(by_hand(), protocol=protocol, mesh=one_device())
     # Labelled pixels: red 70 + 33, green 50, blue 50 + 12. Found: red 103, green 50, blue none.
     np.testing.assert_array_equal(result.scores.pixels, [103, 50, 62, 0])
     iou = [100 * 103 / (103 + 12), 100 * 50 / (50 + 50), 0]
     np.testing.assert_allclose(result.scores.iou, [*iou, np.nan])
     assert result.scores.miou == pytest.approx(np.mean(iou))
     assert result.scores.pacc == pytest.approx(100 * 153 / 215)
-    assert result.complete
+    assert result.report["incomplete"] == []
 
 
 def test_seen_and_unseen():
     training = Vocabulary(("Red", "blue, navy", "tree"))
-    result = evaluate(
-        ColorModel(), PARAMS, by_hand(), protocol="whole", training_vocabulary=training, mesh=one_device()
-    )
+    result = evaluate(by_hand(), vocabulary=training, mesh=one_device())
     np.testing.assert_array_equal(result.seen, [True, False, True, False])
     assert result.miou_seen == pytest.approx(100 * 103 / 115 / 2)
     assert result.miou_unseen == pytest.approx(50)  # green; sky does not occur
-    without = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", mesh=one_device())
+    without = evaluate(by_hand(), mesh=one_device())
     assert np.isnan([without.miou_seen, without.miou_unseen]).all()
 
 
@@ -66,10 +65,7 @@ def test_batches_and_devices_change_nothing(batch_size, devices):
     for color, label in zip(source.colors, source.labels, strict=True):
         expected[color] += np.bincount(label[label >= 0], minlength=4)
     result = evaluate(
-        ColorModel(),
-        PARAMS,
         source,
-        protocol="whole",
         batch_size=batch_size,
         mesh=make_mesh(jax.devices()[:devices]),
     )
@@ -81,7 +77,7 @@ def test_batches_and_devices_change_nothing(batch_size, devices):
 
 def test_windows_over_several_devices():
     scores = [
-        evaluate(ColorModel(), PARAMS, random_source(5), batch_size=2, mesh=mesh).scores
+        evaluate(random_source(5), protocol="cat_seg", batch_size=2, mesh=mesh).scores
         for mesh in (one_device(), make_mesh(jax.devices()[:2]))
     ]
     np.testing.assert_array_equal(scores[0].iou, scores[1].iou)
@@ -90,9 +86,8 @@ def test_windows_over_several_devices():
 def test_unreadable_files_are_named_and_the_rest_is_scored():
     source = by_hand()
     source.colors[1] = None
-    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", batch_size=2, mesh=one_device())
+    result = evaluate(source, batch_size=2, mesh=one_device())
     np.testing.assert_array_equal(result.scores.pixels, [103, 0, 12, 0])
-    assert not result.complete
     assert result.report["incomplete"] == ["1 of 4 images could not be read"]
     assert result.report["failed"] == [{"name": "image_1.png", "cause": "image_1.png: truncated file"}]
     assert result.report["data"]["images"] == 3
@@ -101,13 +96,13 @@ def test_unreadable_files_are_named_and_the_rest_is_scored():
 
 def test_every_file_unreadable_gives_no_score():
     source = ListSource([None, None], [None, None])
-    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
+    result = evaluate(source, mesh=one_device())
     assert np.isnan(result.scores.miou)
     assert result.to_dict()["scores"]["mIoU"] is None
 
 
 def test_limit_takes_the_first_images_and_says_so():
-    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", limit=1, mesh=one_device())
+    result = evaluate(by_hand(), limit=1, mesh=one_device())
     np.testing.assert_array_equal(result.scores.pixels, [70, 0, 0, 0])
     assert result.report["incomplete"] == ["limited to the first 1 of 4 images"]
 
@@ -115,13 +110,11 @@ def test_limit_takes_the_first_images_and_says_so():
 def test_results_file(tmp_path):
     training = Vocabulary(("red", "blue"))
     result = evaluate(
-        ColorModel(),
-        PARAMS,
         by_hand(),
-        protocol="whole",
         class_pooling=2,
-        checkpoint={"path": "runs/1", "step": 800},
-        training_vocabulary=training,
+        path="runs/1",
+        step=800,
+        vocabulary=training,
         mesh=one_device(),
     )
     path = tmp_path / "new" / "results.json"
@@ -151,7 +144,7 @@ def test_results_file(tmp_path):
 
 
 def test_summary_names_what_the_score_depends_on():
-    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", class_pooling=2, mesh=one_device())
+    result = evaluate(by_hand(), class_pooling=2, mesh=one_device())
     assert result.summary().startswith(f"mIoU {result.scores.miou:.2f}, fwIoU ")
     sha256 = Vocabulary(COLORS).sha256[:8]
     for part in ("protocol whole", "class pooling 2x2", "4 images", f"4 classes (vocabulary {sha256})"):
@@ -160,14 +153,14 @@ def test_summary_names_what_the_score_depends_on():
 
 def test_summary_of_a_vocabulary_that_was_never_seen_has_a_dash():
     other = Vocabulary(("river",))
-    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", training_vocabulary=other, mesh=one_device())
+    result = evaluate(by_hand(), vocabulary=other, mesh=one_device())
     assert result.summary().startswith(
         f"mIoU {result.scores.miou:.2f} (seen -, unseen {result.scores.miou:.2f}), fwIoU "
     )
 
 
 def test_pictures_of_random_images_the_worst_and_the_best():
-    result = evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", pictures=3, mesh=one_device())
+    result = evaluate(by_hand(), pictures=3, mesh=one_device())
     # mIoU by image: 100, 50 (blue under green), 100 (red on what is labelled), 0; of equals the first is the best.
     shown = result.report["pictures"]
     assert {label: shown[label] for label in ("worst_1", "best_1")} == {
@@ -177,14 +170,26 @@ def test_pictures_of_random_images_the_worst_and_the_best():
     assert shown["random_1"] in ("image_1.png", "image_2.png")
     assert [label for label, _ in result.pictures] == ["random_1", "worst_1", "best_1"]
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for _, picture in result.pictures)
-    few = evaluate(ColorModel(), PARAMS, random_source(2), protocol="whole", pictures=9, mesh=one_device())
+    few = evaluate(random_source(2), pictures=9, mesh=one_device())
     assert len(few.pictures) == 2
+
+
+def test_pictures_alone_need_no_scores_and_no_hash(monkeypatch):
+    source, read = random_source(5), []
+    original = type(source).__getitem__
+    monkeypatch.setattr(ListSource, "__getitem__", lambda self, i: read.append(i) or original(self, i))
+    monkeypatch.setattr(parameters, "params_sha256", None)
+    weights = score.Weights(ColorModel(), PARAMS)
+    pictures = score.draw(weights, source, EvalConfig(pictures=3, batch_size=2), one_device(), num_threads=1)
+    assert [label for label, _ in pictures] == ["random_1", "random_2", "random_3"]
+    assert sorted(read) == [0, 1, 2]  # each once
+    assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for _, picture in pictures)
 
 
 def test_unreadable_images_are_not_pictured():
     source = random_source(5)
     source.colors[2] = source.colors[4] = None
-    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", pictures=5, mesh=one_device())
+    result = evaluate(source, pictures=5, mesh=one_device())
     assert sorted(result.report["pictures"].values()) == ["image_0.png", "image_1.png", "image_3.png"]
 
 
@@ -198,9 +203,7 @@ def merging(labels) -> ListSource:
 def test_predictions_are_merged_into_the_scored_classes():
     source = merging([filled(10, 7, 0), filled(20, 5, 1, 0), filled(6, 11, 1)])
     training = Vocabulary(("red", "blue"))
-    result = evaluate(
-        ColorModel(), PARAMS, source, protocol="whole", training_vocabulary=training, mesh=one_device(), pictures=1
-    )
+    result = evaluate(source, vocabulary=training, mesh=one_device(), pictures=1)
     # Red: 70 of 120 found; background: 50 + 66 found, the 50 pixels of missed red besides.
     np.testing.assert_allclose(result.scores.iou, [100 * 70 / 120, 100 * 116 / 166])
     assert [row["name"] for row in result.to_dict()["classes"]] == ["red", "background"]
@@ -215,15 +218,15 @@ def test_a_merge_that_does_not_fit_is_refused():
     source = merging([filled(3, 5, 0)] * 3)
     source.merge_predictions = np.array([0, 1, 1], np.int32)
     with pytest.raises(ValueError, match=r"shape \[3\] and 2 different values; it must map each of 4 .* 2 scored ones"):
-        evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
+        evaluate(source, mesh=one_device())
 
 
 def test_data_that_the_doctor_refuses():
     source = by_hand()
     source.doctor_problems = ("the labels are shifted by one",)
     with pytest.raises(DataProblem, match=r"  - the labels are shifted by one\n.*eval\.allow_bad_data"):
-        evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
-    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device(), allow_bad_data=True)
+        evaluate(source, mesh=one_device())
+    result = evaluate(source, mesh=one_device(), allow_bad_data=True)
     assert result.report["data"]["problems"] == ["the labels are shifted by one"]
     assert "BAD DATA: the labels are shifted by one" in result.summary()
 
@@ -237,7 +240,7 @@ def test_image_and_label_of_different_sizes_count_as_unreadable():
             example = read(index)
             return example if index else {**example, "label": example["label"][1:]}
 
-    result = evaluate(ColorModel(), PARAMS, Wrong(source.colors, source.labels), protocol="whole", mesh=one_device())
+    result = evaluate(Wrong(source.colors, source.labels), mesh=one_device())
     cause = "the image has shape [10, 7, 3] but its labels [9, 7]"
     assert result.report["failed"] == [{"name": "image_0.png", "cause": cause}]
 
@@ -245,7 +248,7 @@ def test_image_and_label_of_different_sizes_count_as_unreadable():
 def test_progress_has_rate_and_time_left(monkeypatch):
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     lines = []
-    evaluate(ColorModel(), PARAMS, random_source(7), protocol="whole", mesh=one_device(), log=lines.append)
+    evaluate(random_source(7), mesh=one_device(), log=lines.append)
     assert lines[0] == "evaluated 1 of 7 images"
     assert "evaluated 3 of 7 images, " in lines[2]
     assert "images/s" in lines[2]
@@ -253,26 +256,26 @@ def test_progress_has_rate_and_time_left(monkeypatch):
 
 
 def test_a_second_evaluation_traces_nothing():
-    evaluate(ColorModel(), PARAMS, by_hand(), protocol="whole", mesh=one_device())
+    evaluate(by_hand(), mesh=one_device())
     before = dict(compiled.traces)
-    evaluate(ColorModel(), {"scale": np.float32(3)}, random_source(), protocol="whole", mesh=one_device())
+    evaluate(random_source(), {"scale": np.float32(3)}, mesh=one_device())
     assert dict(compiled.traces) == before
 
 
 def test_nothing_to_evaluate():
     with pytest.raises(ValueError, match="nothing to evaluate: the source holds no image"):
-        evaluate(ColorModel(), PARAMS, ListSource([], []))
+        evaluate(ListSource([], []))
 
 
 def test_unknown_protocol():
     with pytest.raises(ValueError, match="unknown protocol 'sliding'; choose one of whole, cat_seg"):
-        evaluate(ColorModel(), PARAMS, by_hand(), protocol="sliding")
+        evaluate(by_hand(), protocol="sliding")
 
 
 def test_labels_outside_the_vocabulary_name_the_file():
     source = ListSource([0, 0], [filled(5, 7, 0), filled(5, 7, 9)])
     with pytest.raises(DataProblem, match=r"image_1\.png: label value 9 is outside -1\.\.3 \(4 classes\)"):
-        evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device())
+        evaluate(source, mesh=one_device())
 
 
 def test_parameter_hash_sees_names_types_shapes_and_values():
@@ -307,7 +310,7 @@ def test_two_processes_add_up(tmp_path):
     written = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     source = random_source(11)
     source.colors[3] = None
-    expected = evaluate(ColorModel(), PARAMS, source, protocol="whole", mesh=one_device()).to_dict()
+    expected = evaluate(source, mesh=one_device()).to_dict()
     for content in written:
         for key in ("scores", "classes", "failed", "data", "checkpoint"):
             assert content[key] == expected[key]
@@ -320,13 +323,13 @@ def _one_of_two_processes(folder: str, port: str, rank: str) -> None:
     whole, partial = random_source(11), pathlib.Path(folder) / "x.partial"
     whole.colors[3] = None
     source = Stopping({"0": 8, "1": 5}[rank], whole.colors, whole.labels)
-    options = {"protocol": "whole", "batch_size": 4, "num_threads": 1, "partial": partial}
+    options = {"batch_size": 4, "num_threads": 1, "partial": partial}
     with pytest.raises(Interrupted):
-        evaluate(ColorModel(), PARAMS, source, **options)
+        evaluate(source, **options)
     with np.load(f"{partial}.{rank}.npz") as file:
         (pathlib.Path(folder) / f"{rank}.txt").write_text(str(json.loads(file["tally"].item())["done"]))
     source.stop_at = None
-    result = evaluate(ColorModel(), PARAMS, source, **options)
+    result = evaluate(source, **options)
     result.write_results(pathlib.Path(folder) / f"{rank}.json")
 
 

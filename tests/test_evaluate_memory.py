@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.checkpoints import packaged
-from ahs_seg_jax.evaluation.score import evaluate
+from ahs_seg_jax.config import EvalConfig
+from ahs_seg_jax.evaluation import score
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.vocabulary import Vocabulary
 from benchmarks.memory import peak_process_bytes
@@ -56,5 +57,6 @@ def test_many_classes_on_a_large_image():
 
 if __name__ == "__main__":
     model = packaged.load_tiny()
-    scores = evaluate(AHSSeg(model.config), model.params, OneImage(), protocol="cat_seg").scores
+    weights = score.Weights(AHSSeg(model.config), model.params)
+    scores = score.evaluate(weights, OneImage(), EvalConfig(protocol="cat_seg", pictures=0)).scores
     print(json.dumps({"peak": peak_process_bytes(), "pixels": int(scores.pixels.sum())}))

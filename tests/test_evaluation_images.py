@@ -1,14 +1,13 @@
 """Which images are scored and pictured: subsets that are always the same ones."""
 
 from ahs_seg_jax.evaluation import images
-from ahs_seg_jax.evaluation.score import evaluate
-from tests.color_model import PARAMS, ColorModel, one_device, random_source
+from tests.color_model import evaluate, one_device, random_source
 
 
 def test_quick_mode_takes_a_fixed_subset_and_says_so(monkeypatch):
     monkeypatch.setattr(images, "QUICK_IMAGES", 3)
     source = random_source(7)
-    result = evaluate(ColorModel(), PARAMS, source, protocol="whole", quick=True, mesh=one_device())
+    result = evaluate(source, quick=True, mesh=one_device())
     taken = images.chosen(source, quick=True)
     assert taken == sorted(images.by_hash(source)[:3])
     expected = sum(int((source.labels[index] >= 0).sum()) for index in taken)

@@ -9,12 +9,11 @@ import time
 
 import pytest
 
+from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment
-from ahs_seg_jax.data import catalogue
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 from ahs_seg_jax.evaluation import run, tally
-from ahs_seg_jax.models import ahs_seg
 from ahs_seg_jax.models.architecture import tiny
 from tests.data.benchmarks import trees
 from tests.standin import StandIn
@@ -64,9 +63,9 @@ def _evaluate(root: str, seconds: str, *workdirs: str) -> None:
             time.sleep(float(seconds))
             return super().__getitem__(index)
 
-    ahs_seg.AHSSeg = ahs_seg.AHSSeg = StandIn
+    starting.AHSSeg = run.AHSSeg = StandIn
     tally.SAVE_SECONDS = 0.0
-    catalogue.open_source = lambda settings, split: Slow(settings.root, settings.name, split)
+    run.open_source = lambda settings, split: Slow(settings.root, settings.name, split)
     experiment = Experiment(
         init=RANDOM_INIT,
         mode="eval",

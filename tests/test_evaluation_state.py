@@ -11,25 +11,24 @@ import pytest
 from etils import epath
 
 from ahs_seg_jax.evaluation import tally as tally_module
-from ahs_seg_jax.evaluation.score import evaluate
 from ahs_seg_jax.evaluation.tally import SAVE_SECONDS, Partial, Tally, digest
 from ahs_seg_jax.vocabulary import Vocabulary
-from tests.color_model import PARAMS, ColorModel, Interrupted, ListSource, Stopping, one_device, random_source
+from tests.color_model import PARAMS, Interrupted, ListSource, Stopping, evaluate, one_device, random_source
 
 
 def test_interrupted_evaluation_goes_on_where_it_was(tmp_path, monkeypatch):
     whole = random_source(9)
     whole.colors[1] = None
-    options = {"protocol": "whole", "batch_size": 2, "pictures": 6, "mesh": one_device(), "num_threads": 1}
-    expected = evaluate(ColorModel(), PARAMS, whole, **options)
+    options = {"batch_size": 2, "pictures": 6, "mesh": one_device(), "num_threads": 1}
+    expected = evaluate(whole, **options)
     partial = tmp_path / "results" / "x.partial"
     source = Stopping(6, whole.colors, whole.labels)
     with pytest.raises(Interrupted):
-        evaluate(ColorModel(), PARAMS, source, **options, partial=partial)
+        evaluate(source, **options, partial=partial)
     assert [path.name for path in partial.parent.iterdir()] == ["x.partial.0.npz"]
     lines = []
     source.stop_at, source.read = None, []
-    result = evaluate(ColorModel(), PARAMS, source, **options, partial=partial, log=lines.append)
+    result = evaluate(source, **options, partial=partial, log=lines.append)
     # Batches of two; the third was under way when the fourth could not be read.
     assert lines[0] == "going on after 4 of 9 images of this process"
     assert min(source.read[:5]) == 4
@@ -44,10 +43,10 @@ def test_interrupted_evaluation_goes_on_where_it_was(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change", ["weights", "protocol", "vocabulary", "data", "file"])
 def test_counts_of_another_evaluation_are_not_used(tmp_path, change):
-    partial, options = tmp_path / "x.partial", {"protocol": "whole", "mesh": one_device(), "num_threads": 1}
+    partial, options = tmp_path / "x.partial", {"mesh": one_device(), "num_threads": 1}
     colors, labels = random_source(4).colors, random_source(4).labels
     with pytest.raises(Interrupted):
-        evaluate(ColorModel(), PARAMS, Stopping(3, colors, labels), **options, partial=partial)
+        evaluate(Stopping(3, colors, labels), **options, partial=partial)
     source, params = ListSource(colors, labels), PARAMS
     if change == "weights":
         params = {"scale": np.float32(3)}
@@ -60,7 +59,7 @@ def test_counts_of_another_evaluation_are_not_used(tmp_path, change):
     else:
         (tmp_path / "x.partial.0.npz").write_bytes(b"half a file")
     lines = []
-    result = evaluate(ColorModel(), params, source, **options, partial=partial, log=lines.append)
+    result = evaluate(source, params, **options, partial=partial, log=lines.append)
     assert "starting again" in lines[0]
     assert result.report["data"]["images"] == 4
     assert int(result.scores.pixels.sum()) == sum(int((label >= 0).sum()) for label in labels)
@@ -70,8 +69,8 @@ def test_counts_are_saved_now_and_then(tmp_path, monkeypatch):
     monkeypatch.setattr(tally_module, "SAVE_SECONDS", 0.0)
     saved = []
     monkeypatch.setattr(Partial, "save", lambda _, tally: saved.append(tally.done))
-    options = {"protocol": "whole", "batch_size": 2, "mesh": one_device()}
-    evaluate(ColorModel(), PARAMS, random_source(5), **options, partial=tmp_path / "x.partial")
+    options = {"batch_size": 2, "mesh": one_device()}
+    evaluate(random_source(5), **options, partial=tmp_path / "x.partial")
     assert saved == [2, 4, 5]
 
 
@@ -82,10 +81,10 @@ def test_killed_evaluation_goes_on_where_it_was_saved(tmp_path):
     killed = subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=False, timeout=900)
     assert killed.returncode == 9
     source, lines = random_source(9), []
-    options = {"protocol": "whole", "batch_size": 2, "mesh": one_device()}
-    result = evaluate(ColorModel(), PARAMS, source, **options, partial=tmp_path / "x.partial", log=lines.append)
+    options = {"batch_size": 2, "mesh": one_device()}
+    result = evaluate(source, **options, partial=tmp_path / "x.partial", log=lines.append)
     assert lines[0] in [f"going on after {done} of 9 images of this process" for done in (2, 4)]
-    expected = evaluate(ColorModel(), PARAMS, source, **options)
+    expected = evaluate(source, **options)
     assert result.to_dict()["classes"] == expected.to_dict()["classes"]
 
 
@@ -120,6 +119,4 @@ if __name__ == "__main__":
     SAVE_SECONDS = 0.0
     whole, target = random_source(9), epath.Path(sys.argv[1]) / "x.partial"
     killing = Killing(whole.colors, whole.labels)
-    evaluate(
-        ColorModel(), PARAMS, killing, protocol="whole", batch_size=2, mesh=one_device(), num_threads=1, partial=target
-    )
+    evaluate(killing, batch_size=2, mesh=one_device(), num_threads=1, partial=target)

@@ -10,7 +10,7 @@ import pytest
 
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.export import export, stablehlo
-from ahs_seg_jax.inference.views import make_views
+from ahs_seg_jax.inference import WHOLE
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.test_inference import photo, random_params, small_config
@@ -53,10 +53,10 @@ def test_a_missing_library_is_named(segmenter, tmp_path, monkeypatch):
 def test_parity(segmenter, tmp_path, names):
     pytest.importorskip("flatbuffers")
     on_tpu = copy.copy(segmenter)  # written the same wherever it is exported
-    on_tpu.model = segmenter.model.clone(tpu=True)
+    on_tpu.engine.model = segmenter.engine.model.clone(tpu=True)
     export.export(on_tpu, tmp_path / "model", names)
     images = [photo(29, 37, seed) for seed in (0, 1)]
-    views = np.concatenate([make_views(image, "whole", 32) for image in images])
+    views = np.concatenate([WHOLE.views(image, 32) for image in images])
     tokens = Vocabulary(NAMES).tokens(24)
     tokens = np.pad(tokens, ((0, 0), (0, 0), (0, 24 - tokens.shape[2])))
     np.savez(tmp_path / "given.npz", images=views, tokens=tokens)
@@ -91,7 +91,7 @@ def test_onnx_parity(segmenter, tmp_path):
     text = np.concatenate([encode.run(None, {"tokens": row[None]})[0] for row in tokens])
     np.testing.assert_allclose(text, segmenter.encode_prompts(Vocabulary(NAMES)), atol=1e-6)
     images = [photo(29, 37, seed) for seed in (0, 1)]
-    views = np.concatenate([make_views(image, "whole", 32) for image in images])
+    views = np.concatenate([WHOLE.views(image, 32) for image in images])
     for count, classes in ((2, 5), (1, 3)):
         [found] = segment.run(None, {"images": views[:count], "text": text[:classes]})
         expected = np.stack([segmenter.logits(image, NAMES[:classes]) for image in images[:count]])

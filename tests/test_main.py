@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
+
+from ahs_seg_jax import main
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -27,6 +30,15 @@ def command(*arguments: str, code: int) -> str:
 TINY = "--config=configs/tiny.py:smoke"
 
 
+def in_process(*arguments: str) -> int:
+    """The exit code of the program, without a process of its own; it prints as that would."""
+    argv = ["main", *arguments]
+    values = main.define_flags(flags.FlagValues(), argv)
+    with pytest.raises(SystemExit) as ended:
+        main.main(main.parse(argv, values), values)
+    return ended.value.code
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -40,6 +52,7 @@ TINY = "--config=configs/tiny.py:smoke"
         (["--config=configs/vitb.py", "--workdir=x"], ["init is empty", "download CLIP"]),
         (["--config=configs/folder.py:smoke", "--workdir=x", "--config.data.root=nowhere"], ["nowhere"]),
         ([TINY, "--workdir={tmp}", "--mode=eval"], ["no checkpoint in"]),
+        ([TINY, "--workdir=x", "--coordinator=localhost:1"], ["--num_processes, --process_id must be given too"]),
     ],
     ids=[
         "nothing",
@@ -52,12 +65,23 @@ TINY = "--config=configs/tiny.py:smoke"
         "no_weights",
         "no_data",
         "no_checkpoint",
+        "no_number",
     ],
 )
-def test_mistakes(tmp_path, arguments, words):
-    printed = command(*(argument.format(tmp=tmp_path) for argument in arguments), code=2)
+# ml_collections loads configuration files in a way that Python will drop.
+@pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
+def test_mistakes(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(ROOT)
+    assert in_process(*(argument.format(tmp=tmp_path) for argument in arguments)) == 2
+    printed = capsys.readouterr().err
     assert printed.startswith("error: ") or "\nerror: " in printed
     assert all(word in printed for word in words), printed
+
+
+def test_a_mistake_in_a_process_of_its_own():
+    printed = command(TINY, "--workdir=x", "--config.train.steps=0", code=2)
+    assert printed.startswith("error: ") or "\nerror: " in printed
+    assert "train.steps is 0; it must be positive" in printed
 
 
 @pytest.mark.slow

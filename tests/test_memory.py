@@ -1,15 +1,18 @@
-"""Predicted needs: the figures of a compiled program, and the real training step for a TPU where libtpu is installed."""
+"""Predicted memory: the figures of a compiled program, and of the real training step on a TPU if there is libtpu."""
 
 import dataclasses
 import importlib.util
+import pathlib
 import textwrap
 
 import jax
 import jax.numpy as jnp
 import pytest
+from typer.testing import CliRunner
 
 from ahs_seg_jax.ahead_of_time import memory, programs, tpu_compiler
 from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.cli import app
 from ahs_seg_jax.config import MeshConfig
 from ahs_seg_jax.data.scenes import scenes_vocabulary
 from ahs_seg_jax.devices import partition
@@ -48,6 +51,37 @@ def test_training_step_of_a_configuration_is_predicted_without_running_it(monkey
     assert "GiB of 16 GiB: fits" in text
     assert "all-reduce" in text
     assert "DOES NOT FIT" in memory.report("test", found, available=1e-9)
+
+
+def test_report_on_a_configuration_file(monkeypatch):
+    for module in (starting, step):
+        monkeypatch.setattr(module, "AHSSeg", StandIn)
+    path = pathlib.Path(__file__).resolve().parents[1] / "configs" / "tiny.py"
+    overrides = ["--config.mesh.fsdp=2", "--config.train.batch_size=8", "--config.model.mh_fpn=False"]
+    overrides += ["--config.model.dc_hsp=False", "--config.model.adaptation=none"]
+    text = memory.report_for(str(path), overrides)
+    assert text.startswith(
+        "tiny, train, batch 8 over 4 devices (data 2 x fsdp 2 x classes 1), on each device:\n  peak "
+    )
+    with pytest.raises(InputError, match=r"train.batch_size is 3, .*set it to 4$"):
+        memory.report_for(str(path), ["--config.train.batch_size=3"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=nothing.py"], "nothing.py is no Python file with a get_config()"),
+        (["--config=configs/tiny.py", "--config.train.step=3"], "did you mean train.steps?"),
+        (["--config=configs/tiny.py", "--topolgy=v5e:2x2"], "topolgy"),
+        (["--config=configs/tiny.py", "--topology=v0:1x1"], "cannot compile for the topology 'v0:1x1'"),
+    ],
+)
+def test_mistakes_on_its_command_line(arguments, words, monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).resolve().parents[1])
+    done = CliRunner().invoke(app.app, ["memory", *arguments])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
 
 
 def test_unknown_topology_is_refused():

@@ -42,7 +42,7 @@ def test_reports_every_so_many_steps_after_the_delay(tmp_path, capsys):
     for step in range(1, 5):
         queue.push(step, metrics(total=step + 0.5, **{"alpha/text": jnp.asarray([0.25, 0.5])}), np.arange(4))
     assert "step 2/6  total 2.5000  energy 0.2500" in capsys.readouterr().out
-    queue.settle()
+    queue.drain()
     assert "step 4/6  total 4.5000  energy 0.2500" in capsys.readouterr().out
     monitor.close()
     scalars, _ = curves(tmp_path)
@@ -60,7 +60,7 @@ def test_first_step_that_is_not_finite_is_named_with_its_losses_and_files(tmp_pa
     queue.push(3, metrics(), np.array([1, 2]))
     queue.push(4, metrics(**bad), np.array([5, 7]))
     with pytest.raises(NonFiniteLoss, match=r"step 4 is not finite: .*energy 0.25.*street_5.png, street_7.png"):
-        queue.settle()
+        queue.drain()
     monitor.close()
 
 
@@ -100,7 +100,7 @@ def test_scores_that_do_not_exist_make_no_curve(tmp_path):
 def test_full_disk_is_said_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
     monitor = Monitor(tmp_path, total_steps=9, first_step=0, batch_size=2)
     monitor.scalars(1, {"loss/total": 1.0})
-    assert monitor.settle(60)
+    assert monitor.writer.wait(60)
     original = RecordWriter.write
 
     def full(self, data):
@@ -112,7 +112,7 @@ def test_full_disk_is_said_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
         patch.setattr(RecordWriter, "write", full)
         monitor.scalars(2, {"loss/total": 2.0})
         monitor.picture(2, "val_0", np.zeros((4, 4, 3), np.uint8))
-        assert monitor.settle(60)
+        assert monitor.writer.wait(60)
     printed = capsys.readouterr().out
     assert "WARNING: TensorBoard's points of step 2 could not be written (OSError: [Errno 28] No space left" in printed
     assert printed.count("training goes on") == 1  # once for an outage

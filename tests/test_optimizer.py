@@ -21,11 +21,16 @@ NAMES = (
     "clip/image/blocks/query/kernel",
     "clip/image/blocks/query/bias",
     "clip/image/blocks/key/kernel",
+    "clip/image/blocks/key/bias",
     "clip/image/blocks/value/kernel",
+    "clip/image/blocks/value/bias",
     "clip/image/blocks/out/kernel",
+    "clip/image/blocks/out/bias",
     "clip/image/blocks/mlp_in/kernel",
+    "clip/image/blocks/mlp_in/bias",
     "clip/text/token_embedding",
     "clip/text/blocks/query/kernel",
+    "clip/text/blocks/query/bias",
     "clip/text/blocks/value/kernel",
     "clip/text/blocks/ln_2/bias",
     "clip/adaptation/core",
@@ -65,6 +70,11 @@ def names_of(params) -> set[str]:
     [
         ("frozen", set()),
         ("orthogonal", {"clip/adaptation/core", "clip/adaptation/alpha_text"}),
+        (
+            "orthogonal_biases",
+            {"clip/adaptation/core", "clip/adaptation/alpha_text"}
+            | {f"clip/image/blocks/{slot}/bias" for slot in ("query", "key", "value", "out")},
+        ),
         (
             "attention",
             {f"clip/{tower}/blocks/{slot}/kernel" for tower in ("image", "text") for slot in ("query", "value")},
@@ -151,7 +161,10 @@ def by_hand(value, gradients, rates, weight_decay):
 
 def test_two_steps_by_hand():
     train = TrainConfig(steps=4, learning_rate=0.1, clip_multiplier=0.01, weight_decay=0.5, clip_norm=0.0)
-    names = ("aggregator/head/kernel", "aggregator/decoder_1/norm_1/scale", "clip/adaptation/core")
+    names = (
+        *("aggregator/head/kernel", "aggregator/decoder_1/norm_1/scale", "clip/adaptation/core"),
+        "clip/image/blocks/out/bias",
+    )
     gradients = [tree(names, value) for value in (0.3, -0.7)]
     params = two_steps(train, tree(names, 2.0), gradients)
     rates = [0.1, 0.1 * 0.5 * (1 + 2**-0.5)]
@@ -160,6 +173,8 @@ def test_two_steps_by_hand():
         "aggregator/decoder_1/norm_1/scale": by_hand(2.0, [0.3, -0.7], rates, 0.0),
         "clip/adaptation/core": by_hand(2.0, [0.3, -0.7], [rate * 0.01 for rate in rates], 0.5),
     }
+    biases = params["clip"]["image"]["blocks"]["out"]["bias"]
+    np.testing.assert_allclose(biases, expected["clip/adaptation/core"], rtol=1e-6)  # biases decay as well
     np.testing.assert_allclose(params["aggregator"]["head"]["kernel"], expected[names[0]], rtol=1e-6)
     np.testing.assert_allclose(params["aggregator"]["decoder_1"]["norm_1"]["scale"], expected[names[1]], rtol=1e-6)
     np.testing.assert_allclose(params["clip"]["adaptation"]["core"], expected[names[2]], rtol=1e-6)

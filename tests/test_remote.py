@@ -223,16 +223,16 @@ PAUSE = """
 import os, signal
 import numpy as np
 from etils import epath
-from ahs_seg_jax.monitor import Monitor
+from ahs_seg_jax.training.monitor import Monitor
 monitor, server = Monitor("gs://bucket/curves", 9, 0, 1), int(os.environ["STAND_IN"])
 monitor.scalars(1, {"loss": 1.0})
 monitor.picture(1, "val", np.zeros((4, 5, 3), np.uint8))
-assert monitor.settle(60)
+assert monitor.writer.wait(60)
 os.kill(server, signal.SIGSTOP)
 try:
     monitor.picture(2, "val", np.zeros((4, 5, 3), np.uint8))
     monitor.scalars(2, {"loss": 2.0})
-    print("went on", monitor.settle(0.5))
+    print("went on", monitor.writer.wait(0.5))
 finally:
     os.kill(server, signal.SIGCONT)
 monitor.close()

@@ -21,7 +21,7 @@ from tests.standin import StandIn
 
 
 @functools.cache
-def load(described: Experiment, workdir: str, load=run._load) -> run._Weights:
+def load(described: Experiment, workdir: str, load=run.load_for) -> run.Weights:
     """Weights by the seed alone, made once."""
     return load(described, workdir)
 
@@ -40,7 +40,7 @@ def sources(monkeypatch):
     monkeypatch.setattr(run, "open_source", open_source)
     for module in (starting, run):
         monkeypatch.setattr(module, "AHSSeg", StandIn)
-    monkeypatch.setattr(run, "_load", lambda described, _: load(experiment(seed=described.seed), ""))
+    monkeypatch.setattr(run, "load_for", lambda described, _: load(experiment(seed=described.seed), ""))
     return found
 
 
@@ -62,7 +62,7 @@ def read(tmp_path, name: str) -> dict:
 
 def test_each_benchmark_gets_its_results(sources, tmp_path, monkeypatch):
     loaded = []
-    monkeypatch.setattr(run, "_load", lambda *args, load=run._load: loaded.append(1) or load(*args))
+    monkeypatch.setattr(run, "load_for", lambda *args, load=run.load_for: loaded.append(1) or load(*args))
     assert run.evaluate_benchmarks(experiment(pictures=2), tmp_path) == Ending.FINISHED
     assert len(loaded) == 1
     contents = [read(tmp_path, name) for name in ("first_val", "second_val")]
@@ -124,7 +124,7 @@ def test_results_of_another_evaluation_are_replaced(sources, tmp_path, change, c
 
 
 def test_everything_wrong_is_named_before_the_weights_are_read(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_load", None)
+    monkeypatch.setattr(run, "load_for", None)
     sources["first"].doctor_problems = ("1 of 5 labels is missing",)
     wrong = experiment(benchmarks=("first", "third", "second"), expected="catseg")
     with pytest.raises(InputError) as caught:
@@ -200,8 +200,8 @@ def test_verdict_on_a_known_benchmark(sources, tmp_path, monkeypatch, capsys):
 
 def test_names_of_the_classes_make_the_prompts_of_the_training(sources, tmp_path, monkeypatch):
     known = Vocabulary(("red", "sky"), templates=("{}",))
-    load = run._load
-    monkeypatch.setattr(run, "_load", lambda *args: dataclasses.replace(load(*args), vocabulary=known))
+    load = run.load_for
+    monkeypatch.setattr(run, "load_for", lambda *args: dataclasses.replace(load(*args), vocabulary=known))
     run.evaluate_benchmarks(experiment(), tmp_path)
     content = read(tmp_path, "first_val")
     assert content["vocabulary"]["templates"] == ["{}"]

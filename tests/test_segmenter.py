@@ -1,5 +1,6 @@
 """The segmenter: shapes, cached text, buckets, other orders of names, bad input. A small model with random weights."""
 
+import concurrent.futures
 import dataclasses
 
 import jax
@@ -13,7 +14,8 @@ from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.config import ScenesConfig
 from ahs_seg_jax.data.scenes import ScenesSource
 from ahs_seg_jax.errors import CheckpointError
-from ahs_seg_jax.inference import at_once, compiled, encoding
+from ahs_seg_jax.inference import CAT_SEG, WHOLE, compiled, encoding, labelling
+from ahs_seg_jax.inference.at_once import view_logits
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.tiles import ArrayRaster
 from ahs_seg_jax.models import architecture
@@ -61,8 +63,8 @@ def segmenter() -> Segmenter:
 
 def test_rotations_are_merged_at_load(segmenter):
     assert small_config().adaptation == "ha_hem"
-    assert segmenter.model.config.adaptation == "none"
-    assert "adaptation" not in segmenter.params["clip"]
+    assert segmenter.config.adaptation == "none"
+    assert "adaptation" not in segmenter.engine.params["clip"]
 
 
 def test_logits_follow_the_names(segmenter):
@@ -75,22 +77,37 @@ def test_logits_follow_the_names(segmenter):
     np.testing.assert_allclose(permuted, logits[order], atol=1e-4 * np.abs(logits).max())
 
 
-def test_prediction_has_the_size_of_the_image(segmenter):
-    labels = segmenter.predict(photo(41, 67), NAMES, protocol="whole")
-    assert labels.dtype == np.int32
-    assert labels.shape == (41, 67)
-    encoded = encoding.encode_vocabulary(segmenter.model, segmenter.params, Vocabulary(NAMES))
-    probabilities = np.asarray(
-        at_once.whole_image_probabilities(segmenter.model, segmenter.params, photo(41, 67), encoded)
-    )
-    chosen = np.take_along_axis(probabilities, labels[None], axis=0)[0]
-    np.testing.assert_allclose(chosen, probabilities.max(axis=0), atol=1e-6)  # ties up to rounding
+def at_once(segmenter, image, names, protocol=WHOLE) -> np.ndarray:
+    """Probabilities `[t, H, W]` as an evaluation computes them: all classes in one program."""
+    model, params = segmenter.engine.model, segmenter.engine.params
+    text, mask = encoding.padded_text(encoding.encode_vocabulary(model, params, Vocabulary(names)), len(names))
+    logits = view_logits(model, params, protocol.views(image, model.config.image.crop)[None], text, mask)
+    return np.asarray(labelling.probabilities(logits[0], image.shape[:2], protocol))
+
+
+@pytest.mark.parametrize("protocol", [WHOLE, CAT_SEG], ids=lambda protocol: protocol.name)
+def test_a_call_is_what_an_evaluation_computes(segmenter, protocol):
+    result = segmenter(photo(41, 67), NAMES, protocol=protocol.name, probabilities=True)
+    assert (result.labels.dtype, result.labels.shape) == (np.int32, (41, 67))
+    probabilities = at_once(segmenter, photo(41, 67), NAMES, protocol)
+    np.testing.assert_allclose(result.probabilities, probabilities, atol=1e-5)
+    chosen = np.take_along_axis(probabilities, result.labels[None], axis=0)[0]
+    np.testing.assert_allclose(chosen, probabilities.max(axis=0), atol=1e-5)  # ties up to rounding
+
+
+def test_logits_are_those_of_a_call_by_the_same_settings(segmenter):
+    for keep in (3, None):
+        bounded = Segmenter(small_config(), random_params(small_config()), keep=keep, memory_gb=1.35, protocol="whole")
+        logits = bounded.logits(photo(41, 67), NAMES)
+        assert ((logits > -99).all(axis=(1, 2)).sum()) == (keep or len(NAMES))
+        expected = labelling.probabilities(logits[None], (41, 67), WHOLE)
+        call = bounded(photo(41, 67), NAMES, probabilities=True)
+        np.testing.assert_allclose(call.probabilities, expected, atol=1e-6)
 
 
 def test_windows_by_default(segmenter):
-    labels = segmenter.predict(photo(37, 53), NAMES)
-    assert labels.shape == (37, 53)
-    np.testing.assert_array_equal(labels, segmenter.predict(photo(37, 53), NAMES, protocol="cat_seg"))
+    by_default, windows = segmenter(photo(37, 53), NAMES), segmenter(photo(37, 53), NAMES, protocol=CAT_SEG)
+    np.testing.assert_array_equal(by_default.labels, windows.labels)
 
 
 def test_text_is_encoded_once_for_each_vocabulary(segmenter, monkeypatch):
@@ -115,23 +132,16 @@ def test_text_is_encoded_once_for_each_vocabulary(segmenter, monkeypatch):
 
 
 def test_old_vocabularies_are_forgotten(segmenter, monkeypatch):
-    monkeypatch.setattr("ahs_seg_jax.segmenter.segmenter.CACHED_VOCABULARIES", 2)
+    monkeypatch.setattr("ahs_seg_jax.inference.engine.CACHED_VOCABULARIES", 2)
     for name in ("one", "two", "three"):
         segmenter.logits(photo(31, 29), [name])
-    assert [vocabulary.names for vocabulary in segmenter._encoded] == [("two",), ("three",)]
-
-
-def test_a_second_image_and_other_names_of_the_bucket_trace_nothing(segmenter):
-    segmenter.predict(photo(41, 67), NAMES, protocol="whole")
-    before = dict(compiled.traces)
-    segmenter.predict(photo(127, 3), ["a", "b", "c"], protocol="whole")
-    assert dict(compiled.traces) == before
+    assert [vocabulary.names for vocabulary in segmenter.engine._texts] == [("two",), ("three",)]
 
 
 @pytest.mark.parametrize(
     ("image", "names", "error", "text"),
     [
-        (photo(5, 7).astype(np.float32), NAMES, TypeError, "image is float32"),
+        (photo(5, 7).astype(np.float32), NAMES, TypeError, "the image.s numbers are float32; pass uint8"),
         (photo(5, 7)[..., :2], NAMES, ValueError, r"image has shape \[5, 7, 2\]"),
         (photo(5, 7), [], ValueError, "there are no class names"),
         (photo(5, 7), ["sky", "Sky"], ValueError, "'Sky', repeats name 1"),
@@ -141,17 +151,20 @@ def test_a_second_image_and_other_names_of_the_bucket_trace_nothing(segmenter):
 )
 def test_bad_input_is_refused(segmenter, image, names, error, text):
     with pytest.raises(error, match=text):
-        segmenter.predict(image, names)
+        segmenter(image, names)
 
 
 def test_unknown_protocol_is_refused(segmenter):
     with pytest.raises(ValueError, match="unknown protocol 'window'; choose one of whole, cat_seg"):
-        segmenter.predict(photo(5, 7), NAMES, protocol="window")
+        segmenter(photo(5, 7), NAMES, protocol="window")
 
 
 def test_class_pooling_must_divide_the_grid(segmenter):
     with pytest.raises(ValueError, match="class_pooling is 3, which does not divide"):
         segmenter.logits(photo(5, 7), NAMES, class_pooling=3)
+    for options in ({}, {"windows": NativeWindows()}):
+        with pytest.raises(ValueError, match="class_pooling is 0, which does not divide"):
+            segmenter(photo(5, 7), NAMES, class_pooling=0, **options)
 
 
 def test_from_pretrained_reads_a_converted_directory(segmenter, tmp_path):
@@ -159,7 +172,7 @@ def test_from_pretrained_reads_a_converted_directory(segmenter, tmp_path):
     manifest = {"format_version": 1, "config": dataclasses.asdict(config)}
     converted.save_converted(tmp_path / "model", Pretrained(config, params, manifest))
     loaded = Segmenter.from_pretrained(tmp_path / "model")
-    assert loaded.model == segmenter.model
+    assert loaded.engine.model == segmenter.engine.model
     assert loaded.templates == segmenter.templates == ("A photo of a {} in the scene",)
     np.testing.assert_array_equal(loaded.logits(photo(41, 67), NAMES), segmenter.logits(photo(41, 67), NAMES))
 
@@ -188,15 +201,11 @@ def called(segmenter) -> Segmentation:
     return segmenter(photo(41, 67), NAMES, protocol="whole", probabilities=True)
 
 
-def test_a_call_agrees_with_predict_and_logits(segmenter, called):
-    np.testing.assert_array_equal(called.labels, segmenter.predict(photo(41, 67), NAMES, protocol="whole"))
+def test_what_a_call_returns(called):
     assert called.names == NAMES
     assert (called.labels.dtype, called.confidence.dtype) == (np.int32, np.float32)
     assert called.probabilities.shape == (5, 41, 67)
     np.testing.assert_allclose(called.confidence, called.probabilities.max(axis=0), atol=1e-6)
-    encoded = encoding.encode_vocabulary(segmenter.model, segmenter.params, Vocabulary(NAMES))
-    expected = at_once.whole_image_probabilities(segmenter.model, segmenter.params, photo(41, 67), encoded)
-    np.testing.assert_allclose(called.probabilities, expected, atol=1e-5)
 
 
 def test_permuted_names_give_permuted_results(segmenter, called):
@@ -282,6 +291,25 @@ def test_warm_up_compiles_what_a_call_needs(segmenter):
     assert dict(compiled.traces) == before
 
 
+def test_threads_get_the_results_of_calls_one_after_another(segmenter):
+    images = [photo(41 + index, 67, index) for index in range(4)]
+    jobs = [(image, [*NAMES[: 2 + index % 3], f"thing {index}"]) for index, image in enumerate(images)] * 3
+    fresh = Segmenter(small_config(), random_params(small_config()), protocol="whole")
+    with concurrent.futures.ThreadPoolExecutor(6) as threads:
+        results = list(threads.map(lambda job: fresh(*job, probabilities=True), jobs))
+    for (image, names), result in zip(jobs, results, strict=True):
+        expected = segmenter(image, names, protocol="whole", probabilities=True)
+        np.testing.assert_array_equal(result.labels, expected.labels)
+        np.testing.assert_array_equal(result.probabilities, expected.probabilities)
+
+
+def test_a_forked_process_is_told_to_load_its_own(segmenter, monkeypatch):
+    segmenter.embed_text(NAMES)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(RuntimeError, match=r"loaded in process .* and is used in process -1, a fork of it"):
+        segmenter(photo(5, 7), NAMES)
+
+
 def test_vocabulary_set_once(segmenter, called):
     fresh = Segmenter(small_config(), random_params(small_config()), protocol="whole")
     with pytest.raises(ValueError, match="no names: pass a list of class names, or call set_vocabulary once"):
@@ -365,7 +393,7 @@ def test_images_from_files_know_where_they_are_from(segmenter, tmp_path):
 def test_the_shipped_model_finds_toys():
     source = ScenesSource(ScenesConfig(val_images=8), "val")
     tiny = Segmenter.from_pretrained("tiny")
-    assert tiny.protocol == "whole"
+    assert tiny.protocol is WHOLE
     scenes = [source[index] for index in range(8)]
     results = tiny([scene["image"] for scene in scenes], source.vocabulary.names)
     right = [(result.labels == scene["label"]).mean() for result, scene in zip(results, scenes, strict=True)]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax.inference import buckets, compiled, feature_cache, in_passes, labelling
-from ahs_seg_jax.inference.views import PROTOCOLS, make_views, views_shape
+from ahs_seg_jax.inference import CAT_SEG, PROTOCOLS, WHOLE, buckets, compiled, feature_cache, in_passes, labelling
+from ahs_seg_jax.inference.in_passes import ViewLogits
 from ahs_seg_jax.models import aggregator
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from tests.test_inference import photo, real_model
@@ -33,13 +33,25 @@ def text() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def features() -> in_passes.Features:
-    views = np.stack([make_views(photo(29, 37, seed), "whole", 32)[0] for seed in range(3)])
+    views = np.stack([WHOLE.views(photo(29, 37, seed), 32)[0] for seed in range(3)])
     return in_passes.encode_views(*model(), views, 4)
 
 
 def segment(features, text, **options):
     defaults = {"keep": None, "chunk": 32, "at_once": 4, "pooling": 1}
-    return in_passes.segment_views(*model(), features, text, **(defaults | options))
+    return every_logit(in_passes.segment_views(*model(), features, text, **(defaults | options)))
+
+
+def every_logit(logits: ViewLogits) -> np.ndarray:
+    return np.asarray(logits.of(np.arange(logits.places.shape[1])))
+
+
+def stored(logits: np.ndarray) -> ViewLogits:
+    """Logits `[v, t, g, g]` as the passes give them: a class whose logits are -100 is absent."""
+    views, classes = logits.shape[:2]
+    kept = (logits != aggregator.DROPPED_LOGIT).all(axis=(2, 3))
+    places = np.where(kept, np.arange(classes), classes).astype(np.int32)
+    return ViewLogits(jnp.asarray(logits), np.arange(views, dtype=np.int32), places)
 
 
 def close(actual, expected):
@@ -55,7 +67,7 @@ def test_it_is_what_the_model_computes(features, text, count):
     expected, _ = module.apply({"params": params}, features, text[:count], method="segment")
     close(segment(features, text[:count], keep=16), np.asarray(expected))
     tpu, options = module.clone(tpu=True), {"keep": 16, "chunk": 32, "at_once": 4}
-    close(in_passes.segment_views(tpu, params, features, text[:count], **options), np.asarray(expected))
+    close(every_logit(in_passes.segment_views(tpu, params, features, text[:count], **options)), np.asarray(expected))
 
 
 @pytest.mark.parametrize(
@@ -84,31 +96,33 @@ def test_the_best_classes_are_those_of_the_model(features, text):
     np.testing.assert_array_equal([np.flatnonzero((view > -99).all(axis=(1, 2))) for view in cut], expected)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_labels_in_parts_are_the_labels(monkeypatch, protocol):
-    views = views_shape(protocol, 32)[0]
+    views = protocol.views_shape(32)[0]
     logits = np.random.default_rng(0).normal(0, 3, (views, 43, 6, 6)).astype(np.float32)
     expected = np.asarray(labelling.probabilities(jnp.asarray(logits), (29, 131), protocol))
     for at_once in (8, 64):
-        monkeypatch.setattr(in_passes, "LABELLED_AT_ONCE", at_once)
-        labels, confidence = in_passes.labels(logits, (29, 131), protocol)
+        monkeypatch.setattr(labelling, "LABELLED_AT_ONCE", at_once)
+        labels, confidence = labelling.labels(stored(logits), (29, 131), protocol)
         np.testing.assert_array_equal(labels, expected.argmax(axis=0))
         np.testing.assert_allclose(confidence, expected.max(axis=0), atol=1e-6)
-    np.testing.assert_allclose(in_passes.probabilities(logits, (29, 131), protocol), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        labelling.all_probabilities(stored(logits), 43, (29, 131), protocol), expected, atol=1e-6
+    )
 
 
 def test_classes_that_no_view_has_kept_cost_no_labels(monkeypatch):
-    views = views_shape("cat_seg", 32)[0]
+    views = CAT_SEG.views_shape(32)[0]
     logits = np.random.default_rng(0).normal(0, 3, (views, 43, 6, 6)).astype(np.float32)
     logits[:, 2:33] = aggregator.DROPPED_LOGIT
     logits[1, 40] = aggregator.DROPPED_LOGIT  # in one view only
-    expected = np.asarray(labelling.probabilities(jnp.asarray(logits), (29, 31), "cat_seg"))
+    expected = np.asarray(labelling.probabilities(jnp.asarray(logits), (29, 31), CAT_SEG))
     asked = []
     best = labelling.best_classes
     monkeypatch.setattr(
         labelling, "best_classes", lambda part, *a, **k: asked.append(part.shape[1]) or best(part, *a, **k)
     )
-    labels, confidence = in_passes.labels(logits, (29, 31), "cat_seg")
+    labels, confidence = labelling.labels(stored(logits), (29, 31), CAT_SEG)
     assert asked == [22]  # half of 43, which 12 do not fill, and no other half
     np.testing.assert_array_equal(labels, expected.argmax(axis=0))
     assert labels.max() > 33
@@ -127,13 +141,13 @@ def test_features_are_forgotten_by_size():
 def test_the_key_follows_content_shape_and_protocol():
     image = photo(4, 6)
     keys = [
-        feature_cache.content_key(image, "whole"),
-        feature_cache.content_key(image, "cat_seg"),
-        feature_cache.content_key(image.reshape(6, 4, 3), "whole"),
-        feature_cache.content_key(255 - image, "whole"),
+        feature_cache.content_key(image, WHOLE),
+        feature_cache.content_key(image, CAT_SEG),
+        feature_cache.content_key(image.reshape(6, 4, 3), WHOLE),
+        feature_cache.content_key(255 - image, WHOLE),
     ]
     assert len(set(keys)) == 4
-    assert feature_cache.content_key(image.copy(), "whole") == keys[0]
+    assert feature_cache.content_key(image.copy(), WHOLE) == keys[0]
 
 
 def test_compiling_is_logged_with_the_reason(caplog):

@@ -2,11 +2,13 @@
 
 import logging
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ahs_seg_jax import progress
 from ahs_seg_jax.inference import compiled
+from ahs_seg_jax.inference.in_passes import ViewLogits
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.tiles import ArrayRaster, assembled, label_tiles, overview
 from ahs_seg_jax.inference.views import bilinear_taps, squash
@@ -14,6 +16,14 @@ from ahs_seg_jax.models.ops import resize
 from tests.test_inference import photo
 
 CROP, SIDE, CLASSES = 16, 8, 19  # 19 classes: more than one chunk
+
+
+def on_device(logits: np.ndarray) -> ViewLogits:
+    """Logits `[k, t, g, g]` as the passes give them, in an array that holds another view and another class too."""
+    views, classes = logits.shape[:2]
+    values = jnp.pad(jnp.asarray(logits), ((1, 0), (1, 0), (0, 0), (0, 0)), constant_values=99.0)
+    places = np.tile(np.arange(1, classes + 1, dtype=np.int32), (views, 1))
+    return ViewLogits(values, np.arange(1, views + 1, dtype=np.int32), places)
 
 
 def colours(views: np.ndarray) -> np.ndarray:
@@ -31,7 +41,8 @@ def places(views: np.ndarray) -> np.ndarray:
 
 
 def run(image, windows, segment=colours, **options):
-    tiles = label_tiles(segment, ArrayRaster(image), windows, CROP, probabilities=True, **options)
+    on_views = lambda views: on_device(segment(views))
+    tiles = label_tiles(on_views, ArrayRaster(image), windows, CROP, probabilities=True, **options)
     return assembled(tiles, image.shape[:2])
 
 
@@ -107,20 +118,22 @@ def test_windows_without_overlap_repeat_what_a_window_sees():
 def test_a_window_is_computed_once_in_a_strip_and_dropped_when_it_is_done():
     seen = []
     segment = lambda views: seen.append(len(views)) or colours(views)
+    on_views = lambda views: on_device(segment(views))
     windows = NativeWindows(window=16, stride=8)
     image = photo(160, 64)
     run(image, windows, segment=segment, tile=32)
     assert sum(seen) == windows.grid((160, 64), CROP).count == 19 * 7
     seen.clear()
     done = {(y, x) for y in (0, 32, 64, 96) for x in (0, 32)}
-    tiles = list(label_tiles(segment, ArrayRaster(image), windows, CROP, tile=32, done=done))
+    tiles = list(label_tiles(on_views, ArrayRaster(image), windows, CROP, tile=32, done=done))
     assert [(tile.y, tile.x) for tile in tiles] == [(128, 0), (128, 32)]
     assert sum(seen) == 4 * 7  # rows of windows that start at 120 .. 144
 
 
 def test_tiles_after_those_of_an_earlier_run():
     image, windows = photo(70, 75), NativeWindows(window=19)
-    make = lambda **options: list(label_tiles(colours, ArrayRaster(image), windows, CROP, tile=32, **options))
+    segment = lambda views: on_device(colours(views))
+    make = lambda **options: list(label_tiles(segment, ArrayRaster(image), windows, CROP, tile=32, **options))
     everything = make(columns=2)
     places = [(tile.y, tile.x) for tile in everything]
     assert len(set(places)) == 9

@@ -1,6 +1,6 @@
 """A training run with the stand-in model, as a program: for tests that kill it, or run several processes of it.
 
-python -m tests.train_worker --workdir=... [--steps=..] [--step_seconds=..] [--save_seconds=..] [ahs_seg_jax.distributed's flags]
+python -m tests.train_worker --workdir=... [--run=..] [--step_seconds=..] [--save_seconds=..] [ahs_seg_jax.main's flags]
 """
 
 import dataclasses
@@ -12,12 +12,10 @@ import time
 
 from absl import app, flags
 
+from ahs_seg_jax import main as program
 from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.config import training
-from ahs_seg_jax.data import pipeline
-from ahs_seg_jax.devices import distributed
 from ahs_seg_jax.evaluation import run as evaluation_run
-from ahs_seg_jax.main import USER_ERRORS, fail
 from ahs_seg_jax.training import monitor, step, train
 from tests.small import experiment, small_model
 from tests.standin import StandIn
@@ -30,7 +28,7 @@ _SAVE_SECONDS = flags.DEFINE_float("save_seconds", 0.0, "Each save takes so much
 
 
 def slow_rename(original, seconds):
-    """`os.rename` on a slow disk, for what is written beside the training: a checkpoint is complete when it is renamed."""
+    """`os.rename` on a slow disk, outside the main thread. A checkpoint is complete when it is renamed."""
 
     def rename(*args, **kwargs):
         if threading.current_thread() is not threading.main_thread():
@@ -68,19 +66,20 @@ def main(_argv: list[str]) -> None:
     for module in (starting, evaluation_run, step):
         module.AHSSeg = StandIn
     if _STEP_SECONDS.value:
-        pipeline.train_batches = slow_batches(pipeline.train_batches, _STEP_SECONDS.value)
+        train.train_batches = slow_batches(train.train_batches, _STEP_SECONDS.value)
     if _SAVE_SECONDS.value:
         os.rename = slow_rename(os.rename, _SAVE_SECONDS.value)
-    monitor.Monitor = Telling
+    train.Monitor = Telling
     described = experiment(small_model(adaptation="none"), **json.loads(_RUN.value))
     mesh = training.MeshConfig(**json.loads(_MESH.value))
     try:
-        distributed.join()
+        program.join(flags.FLAGS)
         run = dataclasses.replace(described, mesh=mesh, seed=_SEED.value)
         sys.exit(train.train(run, flags.FLAGS.workdir))
-    except USER_ERRORS as error:
-        fail(error)
+    except program.USER_ERRORS as error:
+        program.fail(error)
 
 
 if __name__ == "__main__":
+    program.define_flags(flags.FLAGS, sys.argv)
     app.run(main)

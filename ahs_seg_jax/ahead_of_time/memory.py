@@ -1,11 +1,12 @@
-"""What a configuration needs of each device, predicted by compiling its real programs without running them.
+"""The memory that a configuration needs on each device, predicted by compiling its real programs without running them.
 
-    ahs-seg memory --config=configs/vitb.py                          # on the devices at hand
-    ahs-seg memory --config=configs/vitb.py --topology=v5e:2x2       # for a TPU, on any machine with libtpu
+    ahs-seg memory --config=configs/vitb.py                      # for the devices at hand
+    ahs-seg memory --config=configs/vitb.py --topology=v5e:2x2   # for a TPU, with libtpu
     ... --config.train.batch_size=16 --config.mesh.fsdp=4 --mode=eval
 
 No data and no weights are read. The figures are the compiler's own: bytes of arguments, results and temporaries on one
-device, floating-point operations, bytes moved, and the collective operations in the program (a loop's body counts once).
+device, floating-point operations, bytes moved, and the collective operations in the program. What stands in the body of
+a loop counts once.
 """
 
 import collections
@@ -16,21 +17,20 @@ from typing import Any
 
 import jax
 
-from ahs_seg_jax import errors
+from ahs_seg_jax import config, errors
 from ahs_seg_jax.ahead_of_time import programs, tpu_compiler
-from ahs_seg_jax.config import Experiment
 from ahs_seg_jax.devices.mesh import make_mesh
 
 GIB = 2**30
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# Memory of a device in GiB, by the name of its kind in a topology: the vendor's data sheets. A device is a chip, but of a
-# v4 ahead of time one of the chip's two cores.
+# Memory of a device in GiB, by the name of its kind in a topology; from the vendor's data sheets. A device is a chip;
+# only on a v4, compiled ahead of time, it is one of the chip's two cores.
 DEVICE_GIB = {"v4": 16, "v5e": 16, "v5p": 95, "v6e": 32}
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Of one program, on each device."""
+    """What one program needs on each device."""
 
     arguments: int  # bytes
     temporaries: int  # bytes, and results that do not take the place of arguments
@@ -45,7 +45,7 @@ class Figures:
 
 
 def collectives(program: str) -> dict[str, int]:
-    """How many operations across devices a compiled program's text has, by kind."""
+    """How many collective operations of each kind stand in a compiled program's text."""
     found = collections.Counter(re.findall(rf"= [^=]*? ({'|'.join(COLLECTIVES)})(?:-start)?\(", program))
     return {name: found[name] for name in COLLECTIVES if found[name]}
 
@@ -92,14 +92,16 @@ def device_gib(devices: Sequence[Any], topology: str) -> float | None:
     return stats["bytes_limit"] / GIB if "bytes_limit" in stats else None
 
 
-def predict(experiment: Experiment, topology: str = "") -> str:
-    """The report of the experiment's program, of training or of evaluation as its mode says.
+def report_for(config_path: str, overrides: Sequence[str] = (), *, topology: str = "", mode: str = "train") -> str:
+    """The report on one program of a configuration file: a training step, or with mode `eval` a batch of an evaluation.
 
-    `topology` names TPUs to compile for, such as v5e:2x2; empty: the devices at hand. Raises InputError for a
-    configuration that does not fit the devices, OSError if there is no compiler for the topology.
+    `overrides` are fields of the configuration, `--config.some.field=value`. `topology` names TPUs to compile for, such
+    as v5e:2x2; without one the program is compiled for the devices at hand. Raises InputError for a configuration that
+    does not fit itself or the devices, or that cannot be compiled.
     """
+    # Which weights a run starts from changes nothing here, and random ones need no file.
+    experiment = config.load(config_path, [*overrides, f"--config.init={config.RANDOM_INIT}"])
     devices = programs.topology_devices(topology) if topology else jax.devices()
-    mode = experiment.mode
     with errors.checking_input():
         mesh = make_mesh(devices, experiment.mesh)
         if topology:
@@ -107,6 +109,6 @@ def predict(experiment: Experiment, topology: str = "") -> str:
         else:
             found = figures(programs.lower(experiment, mode, mesh).compile())
     size = (experiment.train if mode == "train" else experiment.eval).batch_size
-    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    axes = " x ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
     title = f"{experiment.name}, {mode}, batch {size} over {mesh.devices.size} devices ({axes})"
     return report(title, found, device_gib(devices, topology))

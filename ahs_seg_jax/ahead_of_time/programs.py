@@ -20,7 +20,7 @@ from ahs_seg_jax.data.catalogue import open_source
 from ahs_seg_jax.data.scenes import scenes_vocabulary
 from ahs_seg_jax.devices.mesh import along_batch, batch_shards, check_batch, replicated
 from ahs_seg_jax.inference import at_once, labelling
-from ahs_seg_jax.inference.views import views_shape
+from ahs_seg_jax.inference.protocols import find_protocol
 from ahs_seg_jax.models import prompts, sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.training import losses
@@ -29,7 +29,10 @@ from ahs_seg_jax.vocabulary import Vocabulary, hierarchy_pairs
 
 
 def topology_devices(name: str) -> list[Any]:
-    """The devices of a TPU topology such as v5e:2x2 (v5e:1x1: one chip), for compiling. Raises InputError without libtpu or for no topology."""
+    """The devices of a TPU topology such as v5e:2x2 (v5e:1x1 is one chip), to compile for.
+
+    Raises InputError if libtpu is not installed, or if there is no such topology.
+    """
     from jax.experimental import topologies
 
     try:
@@ -38,13 +41,13 @@ def topology_devices(name: str) -> list[Any]:
     except Exception as error:  # libtpu and JAX fail in many ways
         cause = str(error).splitlines()[0]
         raise errors.InputError(
-            f"cannot compile for the topology {name!r}: {cause}; it needs libtpu (pip install 'ahs_seg_jax[tpu]'), and a "
-            "name such as v5e:2x2, v4:2x2x2, v5p:2x2x2, v6e:4x4"
+            f"cannot compile for the topology {name!r}: {cause}; it needs libtpu (pip install 'ahs_seg_jax[tpu]'), "
+            "and a name such as v5e:2x2, v4:2x2x2, v5p:2x2x2, v6e:4x4"
         ) from error
 
 
 def training_vocabulary(experiment: Experiment) -> Vocabulary:
-    """The vocabulary of the training data, without the data where it is known."""
+    """The vocabulary of the training data. The data are opened only if their vocabulary is not packaged."""
     name, templates = experiment.data.name, experiment.data.templates
     if name not in ("scenes", "coco_stuff"):
         return open_source(experiment.data, "train").vocabulary
@@ -61,7 +64,7 @@ def _by_row(mesh: Mesh, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruc
 
 
 def lower(experiment: Experiment, mode: str, mesh: Mesh) -> Any:
-    """`program`, lowered: ready to be compiled."""
+    """What `program` returns, lowered: ready to be compiled."""
     function, arguments = program(experiment, mode, mesh)
     return function.lower(*arguments)
 
@@ -69,14 +72,14 @@ def lower(experiment: Experiment, mode: str, mesh: Mesh) -> Any:
 def program(experiment: Experiment, mode: str, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     """The real program of a mode on the mesh: a jitted function, and the shapes of its arguments.
 
-    train: one step. eval: the logits of one batch of images, rotations folded and text encoded before. Raises ValueError
-    for a batch that cannot be split over the mesh.
+    With mode `train` it is one step. With `eval` it gives the logits of one batch of images; the rotations are already
+    folded into the weights, and the text is encoded. Raises ValueError for a batch that cannot be split over the mesh.
     """
     return (_training if mode == "train" else _evaluation)(experiment, training_vocabulary(experiment), mesh)
 
 
 def _training(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    train, crop = experiment.train, experiment.model.image.crop
+    train, crop = experiment.train, experiment.train_crop
     check_batch(train.batch_size, train.accumulation, mesh)
     state = abstract_state(experiment, mesh)
     batch = {
@@ -96,7 +99,7 @@ def _evaluation(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> t
     shapes = jax.eval_shape(lambda: starting.fresh_params(dataclasses.replace(experiment, model=model.config)))
     params = jax.tree.map(lambda leaf: _whole(mesh, leaf.shape, leaf.dtype), shapes)
     classes = -(-len(vocabulary) // labelling.CLASSES_AT_ONCE) * labelling.CLASSES_AT_ONCE
-    views = views_shape(settings.protocol, experiment.model.image.crop)
+    views = find_protocol(settings.protocol).views_shape(experiment.model.image.crop)
     text = (classes, experiment.model.aggregator.prompts, experiment.model.embed_dim)
     logits = functools.partial(at_once.view_logits, model, class_pooling=settings.class_pooling, mesh=mesh)
     arguments = (

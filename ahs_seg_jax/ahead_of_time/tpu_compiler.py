@@ -1,8 +1,8 @@
 """A TPU program's memory and collectives from the first half of its compilation, on any machine with libtpu.
 
-The TPU compiler optimises and schedules a program, splits it over the devices and gives every array its place in memory;
-then it writes machine code, which takes many times as long and changes none of that. So the compiler runs in a process of its
-own, writes down what it has decided (XLA's dump), and is ended there.
+The TPU compiler optimises and schedules a program, splits it over the devices and gives every array its place in
+memory. Then it writes machine code, which takes many times as long and changes none of that. So the compiler runs in a
+process of its own, which is ended as soon as it has written down its decisions (XLA's dump).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ahs_seg_jax.devices.mesh import make_mesh
 
 DECIDED = ("*.after_optimizations-memory-usage-report.txt", "*.after_optimizations-buffer-assignment.txt")
 LAST = "*.after_optimizations_after_buffer_assignment.txt"  # the compiler begins to write it when those are complete
-# There is no TPU to ask or to guard, and Google's cloud to find out about.
+# The machine has no TPU: libtpu shall neither look for one, nor lock it, nor ask the cloud about it.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -35,16 +35,16 @@ ENVIRONMENT = {
 class Planned:
     """What the compiler decided for each device. Bytes of its main memory, without the machine code itself."""
 
-    peak: int  # all of it
-    arguments: int  # of the peak: parameters, optimiser state, batch; what takes their place is not counted again
+    peak: int  # all memory that the program needs
+    arguments: int  # the part of it for parameters, optimiser state and batch; results that take their place included
     program: str  # the optimised program of one device, as text
 
 
 def planned(experiment: Experiment, mode: str, topology: str) -> Planned:
-    """The program of `lowering.lower` on a topology such as v5e:4x4, arranged as `experiment.mesh` says.
+    """What the compiler decides on the program of `programs.lower` for a topology such as v5e:4x4.
 
-    Raises InputError where it cannot be compiled: libtpu missing, no such topology, a batch that cannot be split, or not
-    enough memory on the chip (the compiler's own words).
+    The devices are arranged as `experiment.mesh` says. Raises InputError if the program cannot be compiled: libtpu is
+    missing, there is no such topology, a batch cannot be split, or the chip's memory is too small.
     """
     with tempfile.TemporaryDirectory() as folder:
         dump = pathlib.Path(folder)
@@ -59,9 +59,9 @@ def planned(experiment: Experiment, mode: str, topology: str) -> Planned:
 
 def _compile(wanted: str, dump: pathlib.Path) -> str:
     """Runs `main` in another process until all is decided or the process ends; returns what it printed."""
-    paths = [str(pathlib.Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    paths = [str(pathlib.Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-m", "ahs_seg_jax.ahead_of_time"]
+    command = [sys.executable, "-m", "ahs_seg_jax.ahead_of_time.tpu_compiler"]
     with (dump / "wanted").open("w+") as stdin, (dump / "printed").open("w+") as printed:
         stdin.write(wanted)
         stdin.seek(0)
@@ -99,7 +99,7 @@ def arguments(buffers: str) -> int:
 
 
 def main() -> None:
-    """Compiles what stdin describes, until somebody ends it."""
+    """Compiles the program that stdin describes; `planned` ends this process when it knows enough."""
     wanted: dict[str, Any] = json.load(sys.stdin)
     try:
         experiment = command_line.from_config_dict(wanted["experiment"])

@@ -1,43 +1,49 @@
-"""Converted checkpoints: a folder with parameters in safetensors and a manifest."""
+"""Converted checkpoints: a folder with parameters (`params/`, by Orbax), a manifest, and a hash of each array in it.
+
+It appears under its name only when it is complete.
+"""
 
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.manifest import Pretrained
-from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.errors import CheckpointError, reason
+from ahs_seg_jax.models import parameters
 from ahs_seg_jax.storage import writing
 
 PARAMS, MANIFEST = "params", "manifest.json"
+AGAIN = "convert the checkpoint again"
 
 
 def save_converted(destination: str | os.PathLike[str], pretrained: Pretrained) -> pathlib.Path:
     """Writes a converted directory, all or nothing.
 
     Raises:
-      CheckpointError: the destination exists, or cannot be written.
+      CheckpointError: the destination exists, or cannot be written, or the parameters are not finite.
     """
     path = pathlib.Path(destination)
+    leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(pretrained.params)}
+    hashes.check_finite(leaves.items(), f"what is to be written to {path}")
+    content = hashes.sealed(pretrained.manifest | {hashes.HASHES: hashes.digests(leaves.items())})
     with writing.replacing(path) as partial:
         partial.mkdir()
         try:
             # Compressed, the file is 8 % smaller, and saving needs twice the memory of the weights on top of them.
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
                 checkpointer.save((partial / PARAMS).absolute(), pretrained.params)
+            writing.write_text(partial / MANIFEST, json.dumps(content, indent=2) + "\n")
         except Exception as error:  # a full disk is a ValueError of TensorStore or an OSError
-            raise CheckpointError(f"{path} cannot be written ({_reason(error)}); nothing of it is left") from error
-        (partial / MANIFEST).write_text(json.dumps(pretrained.manifest, indent=2) + "\n")
+            raise CheckpointError(f"{path} cannot be written ({reason(error)}); nothing of it is left") from error
     return path
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def is_converted(path: str | os.PathLike[str]) -> bool:
@@ -50,11 +56,11 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
     """Reads a converted directory; parameters are NumPy arrays, on any number of devices.
 
     Raises:
-      CheckpointError: the directory is damaged, or of a newer version of this program.
+      CheckpointError: the directory is damaged, or of a newer version of this program, or its values are not finite.
     """
     path = pathlib.Path(path)
-    manifest = read_manifest(path)
-    config = manifests.config_from_json(manifest["config"], str(path / MANIFEST))
+    manifest, stored = _read_manifest(path)
+    config = manifests.config_from_json(manifest.get("config"), str(path / MANIFEST))
     folder = (path / PARAMS).absolute()
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
@@ -62,18 +68,28 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
             on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             params = checkpointer.restore(folder, restore_args=on_host)
     except Exception as error:  # damaged files fail in many ways
-        raise CheckpointError(f"{folder} cannot be read ({_reason(error)}); convert the checkpoint again") from error
+        raise CheckpointError(f"{folder} cannot be read ({reason(error)}); {AGAIN}") from error
+    hashes.check(dict(parameters.flatten(params)), stored, str(folder))
     return Pretrained(config, params, manifest)
 
 
 def read_manifest(path: Any) -> dict[str, Any]:
+    """The manifest of a converted directory, without the hashes. Raises CheckpointError if it is damaged."""
+    return _read_manifest(path)[0]
+
+
+def _read_manifest(path: Any) -> tuple[dict[str, Any], dict[str, hashes.Hashes] | None]:
+    where = path / MANIFEST
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is damaged ({error!r}); convert the checkpoint again") from error
-    if version > manifests.FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {version}, this program reads up to {manifests.FORMAT_VERSION}; update it"
-        )
-    return manifest
+        content = manifests.parse_json(where.read_bytes(), where)
+        version = content.get("format_version")
+        if isinstance(version, int) and version > manifests.FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {version}, this program reads up to {manifests.FORMAT_VERSION}; update it"
+            )
+        manifest, stored = hashes.unsealed(content, str(where))
+        if not isinstance(version, int) or not isinstance(manifest.get("training", {}), Mapping):
+            raise CheckpointError(f"{where} is damaged: a field is missing or of a wrong type")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {AGAIN}") from error
+    return manifest, stored

@@ -1,17 +1,76 @@
-"""What stands beside a converted checkpoint: where it came from, what it holds, and the model's configuration."""
+"""What stands beside a checkpoint's arrays: where they came from, what they hold, and the model's configuration."""
 
 import dataclasses
 import hashlib
+import json
 import pathlib
-import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import fields, parameters
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.vocabulary import Vocabulary
+from ahs_seg_jax.versions import versions
+from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary
 
 FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint in memory: the model's sizes, its parameters (nested, NumPy float32) and where they came from.
+
+    The properties are what `manifest` says, or what is taken where it says nothing, as for files of other programs.
+    """
+
+    config: ModelConfig
+    params: dict[str, Any]
+    manifest: dict[str, Any]
+
+    @property
+    def is_complete(self) -> bool:
+        """False for a bare CLIP, which has no aggregator."""
+        return "aggregator" in self.params
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """The metadata of the run that trained the weights; None if none are known."""
+        return self.manifest.get("training")
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The prompts of the training, or the usual one."""
+        stated = (self.training or {}).get("vocabulary", {}).get("templates")
+        return tuple(stated) if stated else (SCENE_TEMPLATE,)
+
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        """The class names of the training; empty if they are not known."""
+        return tuple((self.training or {}).get("vocabulary", {}).get("names", ()))
+
+    @property
+    def protocol(self) -> str:
+        """The protocol by which the run was scored, or that of published scores."""
+        return (self.training or {}).get("config", {}).get("eval", {}).get("protocol", "cat_seg")
+
+
+def describe(
+    config: ModelConfig, source: Mapping[str, Any], training: Mapping[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    """The manifest of weights that were read from `source` ("path", "layout", ...)."""
+    about = {"format_version": FORMAT_VERSION, "source": dict(source), "config": config_to_json(config)}
+    trained = {} if training is None else {"training": training}
+    return about | trained | {"versions": versions()} | more
+
+
+def summarise(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of parameters that are about to be written: their parts, and numbers of each part."""
+    leaves = dict(parameters.flatten(params))
+    return {
+        "config": config_to_json(config),
+        "contents": sorted({parameters.part_of(name) for name in leaves}),
+        "statistics": parameters.statistics(leaves.items()),
+    }
 
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
@@ -19,31 +78,30 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def config_from_json(values: Mapping[str, Any], where: str) -> ModelConfig:
+def config_from_json(values: Any, where: str) -> ModelConfig:
     """The inverse of `config_to_json`; fields that are absent keep their defaults.
 
     Raises:
-      CheckpointError: a field is unknown, or the sizes contradict each other.
+      CheckpointError: a field is unknown or of a wrong type, or the sizes contradict each other.
     """
-    config = _build(ModelConfig, values, where, "model")
-    if problems := config.problems():
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{where} holds a {type(values).__name__} where a model configuration is expected")
+    problems: list[str] = []
+    config = fields.build(ModelConfig, values, "model.", problems, partial=True)
+    if problems := problems or config.problems():
         raise CheckpointError(f"{where} holds an invalid model configuration: {'; '.join(problems)}")
     return config
 
 
-def _build(cls: Any, values: Any, where: str, path: str) -> Any:
-    fields = typing.get_type_hints(cls)
-    if not isinstance(values, Mapping) or (unknown := sorted(set(values) - set(fields))):
-        found = f"a {type(values).__name__}" if not isinstance(values, Mapping) else f"unknown fields {unknown}"
-        raise CheckpointError(f"{where}: {path} has {found}; it was written by another version of ahs_seg_jax")
-    built = {}
-    for name, value in values.items():
-        kind = fields[name]
-        if dataclasses.is_dataclass(kind):
-            built[name] = _build(kind, value, where, f"{path}.{name}")
-        else:
-            built[name] = tuple(value) if typing.get_origin(kind) is tuple else value
-    return cls(**built)
+def parse_json(text: str | bytes, where: Any) -> dict[str, Any]:
+    """A JSON object from a file. Raises CheckpointError if it is none, or nested without end."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # the text is no JSON or no UTF-8; or it is nested too deeply
+        raise CheckpointError(f"{where} is damaged: it is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is damaged: it holds a {type(value).__name__} where a JSON object is expected")
+    return value
 
 
 def sha256(paths: Iterable[pathlib.Path]) -> str:
@@ -59,21 +117,7 @@ def sha256(paths: Iterable[pathlib.Path]) -> str:
 
 def stored_vocabulary(meta: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary that a run was trained with, from the metadata of its checkpoints."""
-    fields: dict[str, Any] = {
+    stated: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in meta["vocabulary"].items()
     }
-    return Vocabulary(**fields)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """A checkpoint in memory: the model's sizes, its parameters (nested, NumPy float32) and where they came from."""
-
-    config: ModelConfig
-    params: dict[str, Any]
-    manifest: dict[str, Any]
-
-    @property
-    def is_complete(self) -> bool:
-        """False for a bare CLIP, which has no aggregator."""
-        return "aggregator" in self.params
+    return Vocabulary(**stated)

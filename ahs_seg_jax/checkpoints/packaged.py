@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
+from ahs_seg_jax.storage import writing
 from ahs_seg_jax.vocabulary import Vocabulary, names_beyond, words_of
 
 TINY = "tiny"
@@ -35,7 +37,7 @@ def save(
 
     `accuracy` is what `self_test_accuracy` gave for the file, if it is known: the doctor expects it.
 
-    Raises CheckpointError if the file would exceed LIMIT_BYTES.
+    Raises CheckpointError if the file would exceed LIMIT_BYTES, or the model is not finite.
     """
     config, params = inference_only(pretrained)
     leaves = {name: np.asarray(leaf, np.float32) for name, leaf in parameters.flatten(params)}
@@ -44,20 +46,22 @@ def save(
     spread = float(np.delete(table, rows, axis=0).std())
     stored: dict[str, np.ndarray] = {name: leaf.astype(np.float16) for name, leaf in leaves.items()}
     stored[TABLE], stored[ROWS] = table[rows].astype(np.float16), rows
-    training = pretrained.manifest.get("training", {})
+    hashes.check_finite(stored.items(), f"what is to be written to {path}")
     about = {
         "format": _FORMAT,
         "config": manifests.config_to_json(config),
         "templates": trained.templates,
         "names": trained.names,
-        "protocol": training.get("config", {}).get("eval", {}).get("protocol", "cat_seg"),
+        "protocol": pretrained.protocol,
         "untrained_rows_std": spread,
         "self_test_accuracy": accuracy,
+        hashes.HASHES: hashes.digests(stored.items()),
     }
+    about = hashes.sealed(json.loads(json.dumps(about)))
     data = safetensors.numpy.save(stored, {key: json.dumps(value) for key, value in about.items()})
     if len(data) > LIMIT_BYTES:
         raise CheckpointError(f"the packaged model would take {len(data)} bytes; the limit is {LIMIT_BYTES}")
-    pathlib.Path(path).write_bytes(data)
+    writing.write_bytes(pathlib.Path(path), data)
     return len(data)
 
 
@@ -67,7 +71,9 @@ def load(path: str | os.PathLike[str]) -> Pretrained:
         with safetensors.safe_open(path, framework="numpy") as file:
             about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             leaves = {name: file.get_tensor(name) for name in file.keys()}
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        about, checks = hashes.unsealed(about, str(path))
+        hashes.check(leaves, checks, str(path))
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError, CheckpointError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); install the package again") from error
     if about.get("format") != _FORMAT:
         raise CheckpointError(f"{path} has format {about.get('format')}, this program reads {_FORMAT}; update it")
@@ -80,21 +86,14 @@ def load(path: str | os.PathLike[str]) -> Pretrained:
         "vocabulary": {"names": about["names"], "templates": about["templates"]},
         "config": {"eval": {"protocol": about["protocol"]}},
     }
-    manifest = {
-        "format_version": manifests.FORMAT_VERSION,
-        "source": {"path": str(path), "layout": "packaged"},
-        "config": about["config"],
-        "contents": sorted({parameters.part_of(name) for name in leaves}),
-        "statistics": parameters.statistics(leaves.items()),
-        "training": training,
-        "self_test_accuracy": about["self_test_accuracy"],
-    }
+    source, accuracy = {"path": str(path), "layout": "packaged"}, about["self_test_accuracy"]
+    manifest = manifests.describe(config, source, training, self_test_accuracy=accuracy)
     return Pretrained(config, parameters.unflatten(leaves), manifest)
 
 
 def strange_words(names: Sequence[str]) -> list[str]:
     """The names that hold a word which the packaged model never met: what it says about them means nothing."""
-    return names_beyond(names, words_of(load_tiny().manifest["training"]["vocabulary"]["names"]))
+    return names_beyond(names, words_of(load_tiny().trained_names))
 
 
 def load_tiny() -> Pretrained:

@@ -1,7 +1,4 @@
-"""Weights to start from: converted directories, and everything else that `load_pretrained` takes.
-
-A converted directory holds `params/` (Orbax) and `manifest.json`. It appears under its name only when it is complete.
-"""
+"""Weights of any kind by the name of their place: what `load_pretrained` takes, and their conversion."""
 
 import os
 import pathlib
@@ -15,10 +12,8 @@ from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, readers, writers
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
-from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import paths, writing
-from ahs_seg_jax.versions import versions
 
 TINY = "tiny"  # the source that the package brings along
 
@@ -43,8 +38,9 @@ def load_pretrained(
 ) -> Pretrained:
     """Weights from "tiny" (the packaged model), a converted directory, a training workdir, a file or a hub name.
 
-    Files may be of any known layout. `expected`, the model that is to take the weights, is needed only for a file that does not show the number of heads;
-    whatever the source states or shows goes before it. `progress` is called with (tensors done, tensors in all).
+    Files may be of any known layout. `expected`, the model that is to take the weights, is needed only for a file that
+    does not show the number of heads; what the file states or shows takes precedence. `progress` is called with
+    (tensors done, tensors in all).
 
     Raises:
       CheckpointError: there is no such source, or it cannot be read; see `convert.read`.
@@ -87,18 +83,9 @@ def _from_workdir(path: Any) -> Pretrained:
     from ahs_seg_jax.checkpoints import store
 
     params, meta = store.load_params(path)
-    config = manifests.config_from_json(meta["config"]["model"], str(path))
-    leaves = dict(parameters.flatten(params))
-    manifest = {
-        "format_version": manifests.FORMAT_VERSION,
-        "source": {"path": str(path), "kind": "training workdir", "layout": "ahs_seg_jax"},
-        "training": meta,
-        "config": manifests.config_to_json(config),
-        "contents": sorted({parameters.part_of(name) for name in leaves}),
-        "statistics": parameters.statistics(leaves.items()),
-        "versions": versions(),
-    }
-    return Pretrained(config, params, manifest)
+    config = manifests.config_from_json((meta.get("config") or {}).get("model"), str(path))
+    source = {"path": str(path), "kind": "training workdir", "layout": "ahs_seg_jax"}
+    return Pretrained(config, params, manifests.describe(config, source, meta))
 
 
 def convert_checkpoint(
@@ -123,7 +110,8 @@ def convert_checkpoint(
     if merge:
         pretrained = _merged(pretrained)
     left_out = [] if to == "orbax" else convert.left_out(to, pretrained.config, pretrained.params)
-    pretrained.manifest["written"] = {"layout": to, "merged": merge, "left_out": left_out}
+    written = {"layout": to, "merged": merge, "left_out": left_out}
+    pretrained.manifest.update(manifests.summarise(pretrained.config, pretrained.params), written=written)
     if to == "orbax":
         converted.save_converted(destination, pretrained)
     else:
@@ -135,11 +123,4 @@ def _merged(pretrained: Pretrained) -> Pretrained:
     from ahs_seg_jax.models import orthogonal  # only here: reading and writing need no model code
 
     config, params = orthogonal.merge(pretrained.config, pretrained.params)
-    params = jax.tree.map(np.asarray, params)
-    leaves = dict(parameters.flatten(params))
-    described = {
-        "config": manifests.config_to_json(config),
-        "contents": sorted({parameters.part_of(path) for path in leaves}),
-        "statistics": parameters.statistics(leaves.items()),
-    }
-    return Pretrained(config, params, pretrained.manifest | described)
+    return Pretrained(config, jax.tree.map(np.asarray, params), pretrained.manifest)

@@ -40,7 +40,8 @@ def run(
     json_file: pathlib.Path | None,
 ) -> None:
     """Prints a line for each stage as it is done; the file is written at the end. Raises OSError if it cannot be."""
-    from ahs_seg_jax.cli.timing import PROTOCOLS, measure, peak_memory
+    from ahs_seg_jax.cli.timing import measure, peak_memory
+    from ahs_seg_jax.inference.protocols import PROTOCOLS
     from ahs_seg_jax.segmenter import Segmenter
 
     if json_file is not None:

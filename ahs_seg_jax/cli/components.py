@@ -31,23 +31,21 @@ def run(model: str, names: tuple[str, ...] | None, output: pathlib.Path) -> None
     """Writes what the model has. Raises ValueError if it has neither component, or if DC-HSP has no names."""
     from PIL import Image
 
-    from ahs_seg_jax.checkpoints import packaged, pretrained
+    from ahs_seg_jax.checkpoints import pretrained
     from ahs_seg_jax.cli import strengths
     from ahs_seg_jax.pictures import charts
-    from ahs_seg_jax.vocabulary import SCENE_TEMPLATE
 
-    loaded = packaged.load_tiny() if model == packaged.TINY else pretrained.load_pretrained(model)
+    loaded = pretrained.load_pretrained(model)
     missing = strengths.missing(loaded)
     if len(missing) == 2:
         raise ValueError("\n".join(missing))
     pictures: dict[str, Any] = {}
     numbers: dict[str, Any] = {"model": model}
     if "dc_hsp" in loaded.params:
-        trained = loaded.manifest.get("training", {}).get("vocabulary", {})
-        names = names or tuple(trained.get("names", ()))
+        names = names or loaded.trained_names
         if not names:
             raise ValueError("the names of this model's training are not known: give --classes or --classes-file")
-        found = strengths.complexities(loaded, names, tuple(trained.get("templates", (SCENE_TEMPLATE,))))
+        found = strengths.complexities(loaded, names, loaded.templates)
         pictures[DC_HSP] = charts.sorted_bars(names, found, "DC-HSP: complexity of each class, 0 to 1")
         numbers["complexity"] = dict(zip(names, found.tolist(), strict=True))
     if loaded.config.adaptation == "ha_hem":

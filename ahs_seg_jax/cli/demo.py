@@ -66,8 +66,7 @@ def serve(
     segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **own)
     known, about = frozenset[str](), f"Model: {pathlib.PurePath(model).name}."
     if model == packaged.TINY:
-        names = packaged.load_tiny().manifest["training"]["vocabulary"]["names"]
-        known = words_of(names)
+        known = words_of(packaged.load_tiny().trained_names)
         about = f"The small model knows drawings and these words only: {', '.join(sorted(known))}."
     drawn = examples.examples()
 

@@ -1,6 +1,6 @@
 """`ahs-seg memory`: what a configuration needs of each device."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,21 +9,20 @@ from ahs_seg_jax.cli import options
 
 def memory(
     context: typer.Context,
-    topology: Annotated[str, typer.Option(help="TPU topology to compile for, such as v5e:2x2.")] = "",
+    config: Annotated[str, typer.Option(help="Configuration file, such as configs/vitb.py.")],
+    topology: Annotated[str, typer.Option(help="TPU to compile for, such as v5e:2x2; else the devices at hand.")] = "",
+    mode: Annotated[Literal["train", "eval"], typer.Option(help="The program to look at.")] = "train",
 ) -> None:
-    """Predicts a run's memory: --config=FILE [--mode=eval].
+    """Predicts the memory of a run on each device.
 
-    Compiles the real programs without running them, on the devices at hand or, with --topology, for a TPU on any
-    machine that has libtpu. No data and no weights are read. --config.train.batch_size=16 sets any field, as for train.
+    Compiles its real programs without running them; no data and no weights are read. --config.train.batch_size=16 sets
+    any field of the configuration, as for train. A TPU need not be there, but libtpu must be installed.
     """
-    options.finish(lambda: run(context.args, topology))
+    options.finish(lambda: run(config, context.args, topology, mode))
 
 
-def run(arguments: list[str], topology: str) -> None:
+def run(config: str, overrides: list[str], topology: str, mode: str) -> None:
     """Prints the report. Raises InputError for what a user can mend."""
-    from ahs_seg_jax import main
-    from ahs_seg_jax.ahead_of_time.memory import predict
-    from ahs_seg_jax.config.training import RANDOM_INIT
+    from ahs_seg_jax.ahead_of_time.memory import report_for
 
-    main.parse(["ahs-seg", *arguments])
-    print(predict(main.configured(init=RANDOM_INIT), topology))  # weights change nothing here
+    print(report_for(config, overrides, topology=topology, mode=mode))

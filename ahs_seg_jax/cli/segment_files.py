@@ -18,6 +18,7 @@ from ahs_seg_jax.data.open_image import image_size
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import Segmentation, Segmenter, geotiff, large_tiff
+from ahs_seg_jax.storage import writing
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import Vocabulary, first_synonym
 
@@ -130,7 +131,7 @@ def run(
     jobs = find_images(images)
     segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
-    vocabulary.tokens(segmenter.model.config.text.context)  # too long names are found now
+    vocabulary.tokens(segmenter.config.text.context)  # too long names are found now
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
         print(
             f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"
@@ -328,6 +329,4 @@ class _Folder:
 
     def _write_summary(self, failed: list[dict[str, str]], finished: bool) -> None:
         summary = self._about | {"finished": finished, "images": list(self._done.values()), "failed": failed}
-        partial = self._path / f".{SUMMARY}.partial"
-        partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        partial.replace(self._path / SUMMARY)
+        writing.write_json(self._path / SUMMARY, summary, ensure_ascii=False)

@@ -14,10 +14,9 @@ import jax
 import numpy as np
 
 from ahs_seg_jax.inference import compiled
+from ahs_seg_jax.inference.protocols import PROTOCOLS
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.vocabulary import Vocabulary
-
-PROTOCOLS = ("whole", "cat_seg")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ahs_seg_jax.config.data import AugmentConfig, DataConfig, ScenesConfig
 from ahs_seg_jax.config.evaluation import EvalConfig
 from ahs_seg_jax.config.experiment import MODES, Experiment
 from ahs_seg_jax.config.identity import differences, fingerprint
+from ahs_seg_jax.config.loading import load
 from ahs_seg_jax.config.training import RANDOM_INIT, LossConfig, MeshConfig, TrainConfig
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "fingerprint",
     "from_config_dict",
     "innermost",
+    "load",
     "select",
     "smoke",
     "to_config_dict",

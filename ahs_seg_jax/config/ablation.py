@@ -1,7 +1,7 @@
 """The six rows of the component ablation, as changes to any experiment.
 
-Row `none` is the model without components. What learns inside CLIP stays the experiment's own: where that is the
-rotations (`train.finetune = orthogonal`), a row without HA-HEM keeps plain ones, as in the published ablation.
+Row `none` is the model without components. What learns inside CLIP stays the experiment's own. If that is the rotations
+(`train.finetune` orthogonal or orthogonal_biases), a row without HA-HEM keeps plain ones, as in the published ablation.
 """
 
 import dataclasses
@@ -20,11 +20,14 @@ ROWS = {
 
 
 def changes(experiment: Experiment, row: str) -> dict[str, str | bool]:
-    """The fields that make `experiment` one of ROWS, by path, such as `model.mh_fpn`. Raises ValueError for another row."""
+    """The fields that make `experiment` one of ROWS, by path, such as `model.mh_fpn`.
+
+    Raises ValueError for another row.
+    """
     if row not in ROWS:
         raise ValueError(f"there is no ablation row {row!r}; choose one of {', '.join(ROWS)}")
     ha_hem, mh_fpn, dc_hsp = ROWS[row]
-    without = "orthogonal" if experiment.train.finetune == "orthogonal" else "none"
+    without = "orthogonal" if experiment.train.finetune.startswith("orthogonal") else "none"
     return {"model.adaptation": "ha_hem" if ha_hem else without, "model.mh_fpn": mh_fpn, "model.dc_hsp": dc_hsp}
 
 

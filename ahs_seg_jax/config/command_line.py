@@ -7,12 +7,12 @@ from typing import Any
 import ml_collections
 
 from ahs_seg_jax.config.experiment import Experiment
-from ahs_seg_jax.config.fields import build, flatten, unknown
 from ahs_seg_jax.errors import ConfigError, InputError
+from ahs_seg_jax.models.fields import build, flatten, unknown
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The InputError that a config file raised: absl and ml_collections put the text of its traceback around it."""
+    """The InputError that a configuration file raised; absl and ml_collections wrap the text of a traceback around it."""
     found, link = error, error.__cause__ or error.__context__
     while link is not None:
         found = link if isinstance(link, InputError) else found
@@ -47,7 +47,10 @@ def unknown_overrides(argv: Sequence[str]) -> list[str]:
 
 
 def smoke(experiment: Experiment) -> Experiment:
-    """The experiment as a few small steps in which every part (saving, scoring, pictures) is used; most is compiling."""
+    """The experiment cut down to a few small steps that use every part: saving, scoring, pictures.
+
+    Most of its time is compiling.
+    """
     train = dataclasses.replace(
         experiment.train, steps=4, batch_size=4, warmup_steps=1, log_every=1, checkpoint_every=2, picture_every=2
     )

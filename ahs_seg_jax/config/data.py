@@ -3,20 +3,25 @@
 import dataclasses
 
 ON_CORRUPT = ("stop", "skip")
+LABEL_RESIZE = ("floor", "centre")
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation of training examples. The crop's side is the image tower's (`model.image.crop`)."""
+    """Augmentation of training examples."""
 
     scale: tuple[float, float] = (1.0, 1.0)  # the shortest edge becomes the crop times a uniform draw from this range
     max_edge: int = 1333  # the longest edge is at most this, pixels
     color_jitter: bool = True  # SSD's brightness, contrast, saturation, hue; off where classes are colours
     flip: bool = True  # mirror left and right with probability 1/2
+    label_resize: str = "floor"  # pixel that a resized label reads: floor (published) | centre (aligned with the image)
+    crop: int = 0  # side of the crops, pixels; the model resizes them to its image tower's. 0 = `model.image.crop`
 
     def problems(self) -> list[str]:
         """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
         found = []
+        if self.crop < 0:
+            found.append(f"data.augment.crop is {self.crop}; it must be positive, or 0 for the image tower's")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             found.append(f"data.augment.scale is {self.scale}; it must be two positive numbers, the smaller first")
         if self.max_edge < 1:
@@ -65,9 +70,8 @@ class DataConfig:
 
     name: str = "scenes"  # scenes (drawn, no files) | folder | a benchmark (`ahs-seg data prepare`)
     root: str = ""  # folder of the data on disk (of benchmarks also AHS_SEG_DATA); unused by scenes
-    templates: tuple[
-        str, ...
-    ] = ()  # prompts, {} = the class name; () = the evaluated weights' own, or the scene prompt
+    # Prompts, in which {} stands for the class name; () = those of the evaluated weights, or the scene prompt.
+    templates: tuple[str, ...] = ()
     num_threads: int = 2  # threads that read and augment; 0 = in the training thread
     prefetch: int = 4  # batches read ahead
     on_corrupt: str = "stop"  # an unreadable file in mid-run: stop | skip (another example takes its place; counted)

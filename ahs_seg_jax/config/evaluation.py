@@ -2,7 +2,6 @@
 
 import dataclasses
 
-PROTOCOLS = ("whole", "cat_seg")
 PREDICTIONS = ("", "png", "coco")
 
 

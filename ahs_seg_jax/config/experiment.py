@@ -8,11 +8,12 @@ unknown, missing, of the wrong type or contradictory.
 import dataclasses
 
 from ahs_seg_jax.config import evaluation, training
-from ahs_seg_jax.config.data import ON_CORRUPT, DataConfig
+from ahs_seg_jax.config.data import LABEL_RESIZE, ON_CORRUPT, DataConfig
 from ahs_seg_jax.config.evaluation import EvalConfig
-from ahs_seg_jax.config.fields import flatten
 from ahs_seg_jax.config.training import LossConfig, MeshConfig, TrainConfig
+from ahs_seg_jax.inference.protocols import PROTOCOLS
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.fields import flatten
 from ahs_seg_jax.vocabulary import template_problems
 
 MODES = ("train", "eval")
@@ -32,6 +33,11 @@ class Experiment:
     losses: LossConfig = dataclasses.field(default_factory=LossConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+    @property
+    def train_crop(self) -> int:
+        """Side of the square training crops, in pixels."""
+        return self.data.augment.crop or self.model.image.crop
 
     def problems(self) -> list[str]:
         """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
@@ -57,9 +63,10 @@ def _choice_problems(experiment: Experiment) -> list[str]:
     choices = {
         "mode": MODES,
         "data.on_corrupt": ON_CORRUPT,
+        "data.augment.label_resize": LABEL_RESIZE,
         "train.finetune": training.FINETUNE,
         "train.on_nonfinite": training.ON_NONFINITE,
-        "eval.protocol": evaluation.PROTOCOLS,
+        "eval.protocol": tuple(PROTOCOLS),
         "eval.save_predictions": evaluation.PREDICTIONS,
     }
     values = dict(flatten(experiment))
@@ -100,9 +107,9 @@ def _finetune_problems(experiment: Experiment) -> list[str]:
         return []
     finetune, adaptation = experiment.train.finetune, experiment.model.adaptation
     found = []
-    if finetune == "orthogonal" and adaptation == "none":
+    if finetune.startswith("orthogonal") and adaptation == "none":
         found.append(
-            "train.finetune is 'orthogonal' but model.adaptation is 'none': there are no rotations to train; "
+            f"train.finetune is {finetune!r} but model.adaptation is 'none': there are no rotations to train; "
             "set train.finetune to attention, full, scratch or frozen, or model.adaptation to orthogonal or ha_hem"
         )
     if finetune in ("attention", "full") and adaptation in ("orthogonal", "ha_hem"):
@@ -114,8 +121,9 @@ def _finetune_problems(experiment: Experiment) -> list[str]:
         found.append(
             f"init is empty but train.finetune is {finetune!r}, which keeps CLIP's own weights: download CLIP "
             "(openai/clip-vit-base-patch16 or openai/clip-vit-large-patch14-336 from the Hugging Face hub, or OpenAI's "
-            "ViT-B-16.pt or ViT-L-14-336px.pt) and set init to the file or directory; to train everything from "
-            f"nothing set train.finetune to scratch, to try the program with random weights set init to {training.RANDOM_INIT!r}"
+            "ViT-B-16.pt or ViT-L-14-336px.pt) and set init to the file or directory; to train everything from nothing "
+            "set train.finetune to scratch, to try the program with random weights set init to "
+            f"{training.RANDOM_INIT!r}"
         )
     return found
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 from ahs_seg_jax.config.experiment import Experiment
-from ahs_seg_jax.config.fields import flatten
+from ahs_seg_jax.models.fields import flatten
 
 # These fields do not change what a training run computes, so a stopped run may be continued with other values.
 FREE_TO_CHANGE = (

@@ -2,7 +2,15 @@
 
 import dataclasses
 
-FINETUNE = ("orthogonal", "attention", "full", "scratch", "frozen")
+# What learns inside CLIP: mode -> groups of parameters (`training/optimizer.py`). What is outside CLIP always learns.
+FINETUNE = {
+    "orthogonal": ("adaptation",),
+    "orthogonal_biases": ("adaptation", "image_biases"),
+    "attention": ("attention",),
+    "full": ("attention", "image_biases", "blocks"),
+    "scratch": ("adaptation", "attention", "image_biases", "blocks", "clip"),
+    "frozen": (),
+}
 ON_NONFINITE = ("stop", "skip")
 RANDOM_INIT = "random"
 
@@ -15,7 +23,7 @@ class TrainConfig:
     batch_size: int = 4  # images an update sees, over all devices and micro-batches
     accumulation: int = 1  # micro-batches an update is split into, to save memory
     class_pooling: int = 2  # side of the average pooling before the class layers, in grid tokens
-    finetune: str = "orthogonal"  # what learns inside CLIP: orthogonal | attention | full | scratch | frozen
+    finetune: str = "orthogonal"  # what learns inside CLIP: one of FINETUNE
     learning_rate: float = 2e-4  # peak rate outside CLIP
     clip_multiplier: float = 0.01  # the rate inside CLIP, as a share of learning_rate
     weight_decay: float = 1e-4  # AdamW; norms and embeddings are exempt
@@ -43,16 +51,17 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses, and the boundary loss's clamp. A component that is off has no loss, whatever its weight."""
+    """Weights of the losses, and the clamp of the boundary loss.
+
+    A component that is off has no loss, whatever its weight.
+    """
 
     segmentation: float = 1.0
     energy: float = 0.01
     boundary: float = 0.1
     contrastive: float = 0.05
     hierarchy: float = 0.02
-    boundary_log_floor: float = (
-        -100.0
-    )  # logarithms are clamped here: -100 is PyTorch's; log(1e-6) = -13.8 trains better
+    boundary_log_floor: float = -100.0  # clamp of logarithms; -100 is PyTorch's, log(1e-6) = -13.8 trains better
     class_chunk: int = 0  # classes per pass of the two losses at label resolution; 0 = all at once (same results)
 
     def problems(self) -> list[str]:

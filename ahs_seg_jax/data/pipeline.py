@@ -1,7 +1,7 @@
 """Batches for training: shuffled, augmented, read ahead by threads, and the same whoever computes them.
 
 The order and the augmentation follow from (seed, position in the endless stream of examples) alone. So batch k is the
-same on any number of threads and processes, and a run resumes exactly from the number of its next batch.
+same on any number of threads and processes, and a run resumes exactly from the number of steps that it has done.
 """
 
 import logging

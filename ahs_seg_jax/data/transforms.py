@@ -25,7 +25,7 @@ def augment(
     low, high = config.scale
     short = max(1, round(crop * rng.uniform(low, high))) if low < high else max(1, round(crop * low))
     size = resized_shape(image.shape[:2], short, config.max_edge)
-    image, label = resize_image(image, size), resize_label(label, size)
+    image, label = resize_image(image, size), resize_label(label, size, config.label_resize)
     image, label = random_crop(image, label, crop, rng)
     if config.color_jitter:
         image = jitter_colors(image, rng)
@@ -55,11 +55,17 @@ def resize_image(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UI
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def resize_label(label: Int32[np.ndarray, "h w"], size: tuple[int, int]) -> Int32[np.ndarray, "h2 w2"]:
-    """Nearest resize to `size` = (h, w): output i reads the pixel that holds the point (i + 1/2) n/m."""
+def resize_label(
+    label: Int32[np.ndarray, "h w"], size: tuple[int, int], rule: str = "floor"
+) -> Int32[np.ndarray, "h2 w2"]:
+    """Nearest resize from n to m = `size` (h, w): output i reads pixel floor(i n/m), as the published programs do.
+
+    By the rule "centre" it reads the pixel that holds the point (i + 1/2) n/m, under which the resized image lies.
+    """
     if label.shape == size:
         return label
-    rows, columns = ((2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(label.shape, size, strict=True))
+    shift = int(rule == "centre")
+    rows, columns = ((2 * np.arange(m) + shift) * n // (2 * m) for n, m in zip(label.shape, size, strict=True))
     return label[rows[:, None], columns[None, :]]
 
 

@@ -1,9 +1,7 @@
 """Several processes of one run: how they join, that they agree before the first step, and noticing one that is lost.
 
-All of them run the same command. They meet at the coordination service of process 0, by flags
-(`--coordinator=host:port --num_processes=4 --process_id=1`) or, with `--distributed`, by what the environment says (Cloud
-TPU pods, SLURM, Open MPI). What they tell each other here goes through that service and not through the devices, so that a
-process that is missing can be named.
+All of them run the same command and meet at the coordination service of process 0. What they tell each other here goes
+through that service and not through the devices, so that a process that is missing can be named.
 """
 
 import json
@@ -16,61 +14,60 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import jax
-from absl import flags
 from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
 from ahs_seg_jax.devices.roll_call import names, roll_call
 from ahs_seg_jax.errors import Ending, InputError, LostProcess
 
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, for a run of several processes.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes take part in the run.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number, from 0.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several processes, as Cloud TPU, SLURM or Open MPI say.")
-_TIMEOUT = flags.DEFINE_float(
-    "process_timeout", 120.0, "Seconds without a sign of life, after which a process is lost."
-)
+TIMEOUT = 120.0  # seconds without a sign of life, after which a process is lost, unless `join` is told another time
 
+_timeout = TIMEOUT
 _exchanges = 0  # how many rounds of `exchange` there were; all processes make the same ones in the same order
 
 
-def _timeout() -> float:
-    return float(_TIMEOUT.value if flags.FLAGS.is_parsed() else _TIMEOUT.default)
+def join(
+    *,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    detect: bool = False,
+    timeout: float = TIMEOUT,
+) -> None:
+    """Joins the other processes, before anything touches a device. Returns at once if no argument names any.
 
+    `coordinator` is host:port of process 0. With `detect`, what is not given is taken from the environment (Cloud TPU
+    pods, SLURM, Open MPI). `timeout`, in seconds, holds for the whole run.
 
-def join() -> None:
-    """Joins the other processes, if the flags say that there are any; before anything touches a device.
-
-    Raises InputError for flags that do not go together, LostProcess if some process does not come in time.
+    Raises InputError for arguments that do not go together, LostProcess if some process does not come in time.
     """
-    if not flags.FLAGS.is_parsed():  # used as a library
-        return
-    given: tuple[Any, Any, Any] = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    global _timeout  # noqa: PLW0603
+    given: tuple[Any, Any, Any] = (coordinator, num_processes, process_id)
     flag_names = ("--coordinator", "--num_processes", "--process_id")
     missing = [name for name, value in zip(flag_names, given, strict=True) if value is None]
-    if len(missing) == 3 and not _DISTRIBUTED.value:
+    if len(missing) == 3 and not detect:
         return
-    if missing and not _DISTRIBUTED.value:
+    if missing and not detect:
         raise InputError(f"{', '.join(missing)} must be given too (or --distributed, where the environment knows them)")
-    seconds = float(_TIMEOUT.value)
-    address, count, number, local = _of_environment(given, seconds) if missing else (*given, None)
+    _timeout = float(timeout)
+    address, count, number, local = _of_environment(given, _timeout) if missing else (*given, None)
     if count > 1:
-        roll_call(address, count, number, seconds)
+        roll_call(address, count, number, _timeout)
     jax.distributed.initialize(
         coordinator_address=address,
         num_processes=count,
         process_id=number,
         local_device_ids=local,
         cluster_detection_method="deactivate",
-        initialization_timeout=max(1, round(seconds)),
+        initialization_timeout=max(1, round(_timeout)),
         # `Watch` notices earlier, and names the process.
-        heartbeat_timeout_seconds=max(20, round(4 * seconds)),
-        shutdown_timeout_seconds=max(1, round(seconds)),
+        heartbeat_timeout_seconds=max(20, round(4 * _timeout)),
+        shutdown_timeout_seconds=max(1, round(_timeout)),
     )
 
 
 def _of_environment(given: tuple[Any, Any, Any], seconds: float) -> tuple[str, int, int, Any]:
-    """(coordinator, number of processes, this one's number, its devices), as far as the flags do not say them."""
+    """(coordinator, number of processes, this one's number, its devices), as far as they are not given."""
     try:
         detect: Any = clusters.ClusterEnv.auto_detect_unset_distributed_params
         found = detect(*given, None, None, round(seconds))
@@ -88,14 +85,14 @@ def _of_environment(given: tuple[Any, Any, Any], seconds: float) -> tuple[str, i
 def exchange(what: str, text: str, seconds: float | None = None) -> list[str]:
     """The texts of all processes, in their order. Raises LostProcess, naming those that are not there in time.
 
-    The time is long unless it is given: processes may read at different rates, and `Watch` notices a dead one.
+    Unless `seconds` says another time it is long: processes read at different rates, and `Watch` notices a dead one.
     """
     if jax_distributed.global_state.client is None:
         return [text]
     global _exchanges  # noqa: PLW0603
     _exchanges += 1
     client, count = jax_distributed.global_state.client, jax_distributed.global_state.num_processes
-    seconds = seconds or 10 * _timeout()
+    seconds = seconds or 10 * _timeout
     name, end = f"ahs_seg_jax/{_exchanges}/{what}", time.monotonic() + seconds
     client.key_value_set(f"{name}/{jax_distributed.global_state.process_id}", text)
     found: dict[int, str] = {}
@@ -120,17 +117,18 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
     all_of_them = [json.loads(text) for text in exchange(what, json.dumps(mine))]
     first = all_of_them[0]["facts"]
     found = [
-        f"  - process {number} on {other['host']}: {key} is {other['facts'].get(key)!r}, process 0 has {first.get(key)!r}"
+        f"  - process {number} on {other['host']}: {key} is {theirs.get(key)!r}, process 0 has {first.get(key)!r}"
         for number, other in enumerate(all_of_them)
-        for key in {**first, **other["facts"]}
-        if other["facts"].get(key) != first.get(key)
+        for theirs in (other["facts"],)
+        for key in {**first, **theirs}
+        if theirs.get(key) != first.get(key)
     ]
     if found:
         raise InputError("\n".join(["the processes do not hold the same, so they cannot train together:", *found]))
 
 
 def together(what: str, action: Callable[[], Any]) -> None:
-    """Does `action` in this process. If it is refused in any of them, raises InputError in all of them."""
+    """Does `action` in every process. If one of them refuses it with an InputError, all of them raise one."""
     refused = ""
     try:
         action()
@@ -144,12 +142,12 @@ def together(what: str, action: Callable[[], Any]) -> None:
 class Watch:
     """While this context is open, ends this process when another one is lost, with a message that names it.
 
-    Every process shows a sign of life now and then. When an operation across processes fails, the failure is held back
-    until it is known who is missing. Does nothing in a run of one process.
+    Every process shows a sign of life at regular intervals. When an operation across processes fails, the failure is
+    held back until it is known who is missing. Does nothing in a run of one process.
     """
 
     def __init__(self, seconds: float | None = None):
-        self._seconds = seconds or _timeout()
+        self._seconds = seconds or _timeout
         self._client: Any = jax_distributed.global_state.client
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)

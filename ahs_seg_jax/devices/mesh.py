@@ -22,9 +22,10 @@ from ahs_seg_jax.models.sharding import BATCH_AXES, CLASS_AXIS, DATA_AXIS, FSDP_
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, config: MeshConfig | None = None) -> Mesh:
-    """The mesh (data, fsdp, classes) over the given devices, by default all of all processes, and by default all `data`.
+    """The mesh (data, fsdp, classes) over the given devices, by default those of all processes.
 
-    One axis of `config` may be -1: what the others leave. Raises ValueError if the sizes do not make up the devices.
+    One axis of `config` may be -1: it takes the devices that the others leave. Without a `config`, `data` takes all.
+    Raises ValueError if the sizes do not make up the devices.
     """
     config, found = config or MeshConfig(), np.asarray(jax.devices() if devices is None else devices)
     sizes = {DATA_AXIS: config.data, FSDP_AXIS: config.fsdp, CLASS_AXIS: config.classes}

@@ -12,8 +12,8 @@ from ahs_seg_jax.devices.mesh import replicated
 from ahs_seg_jax.models.sharding import FSDP_AXIS
 
 # The first pattern that matches a parameter's whole name says which of its axes may be split over `fsdp`: those from
-# this number on; None: it is copied. Layers stacked on the first axis of a tower's blocks are visited one after the other,
-# so that axis must stay whole.
+# this number on; None means that it is copied. The first axis of a tower's blocks counts its layers, which are visited
+# one after the other, so that axis must stay whole.
 PARTITION_RULES: tuple[tuple[str, int | None], ...] = (
     (r".*/(bias|scale|radius)", None),
     (r"clip/logit_scale", None),

@@ -1,5 +1,8 @@
 """The processes of one run: who speaks, and waiting for each other."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -12,10 +15,46 @@ def wait_for_all(name: str) -> None:
 
 
 def as_first_process(value: bool) -> bool:
-    """The first process's value, in all processes: for what they must do alike and each would see a little differently."""
+    """The first process's value, in all processes.
+
+    It is for decisions that they must make alike, on something that each would see a little differently.
+    """
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def gathered(text: str) -> list[str]:
+    """The texts of all processes, in their order. They travel through the devices: all processes call it."""
+    if jax.process_count() == 1:
+        return [text]
+    data = text.encode()
+    size = multihost_utils.process_allgather(np.asarray(len(data)))
+    row = np.zeros(int(size.max()), np.uint8)
+    row[: len(data)] = np.frombuffer(data, np.uint8)
+    return [
+        bytes(other[:length]).decode()
+        for other, length in zip(multihost_utils.process_allgather(row), size, strict=True)
+    ]
+
+
+def all_or_none(action: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls `action` in every process and returns its result, or raises in all of them where it failed in one.
+
+    Raises the error of this process, or RuntimeError with the words of another one's.
+    """
+    result, failure = None, None
+    try:
+        result = action(*arguments)
+    except Exception as error:
+        failure = error
+    failures = gathered("" if failure is None else str(failure) or type(failure).__name__)
+    if failure is not None:
+        raise failure
+    for number, text in enumerate(failures):
+        if text:
+            raise RuntimeError(f"process {number}: {text}")
+    return result
 
 
 def is_main_process() -> bool:

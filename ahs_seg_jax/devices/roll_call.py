@@ -1,7 +1,8 @@
-"""Before the processes of a run join: whether all of them are there, and which is missing.
+"""Before the processes of a run join: whether all of them are there, and which one is missing.
 
-JAX's own coordination service ends a process that waits in vain without saying for whom. So the processes first meet at the
-same address by themselves: every one sends its number to process 0, which answers when it has all of them, or who is missing.
+JAX's own coordination service ends a process that waits in vain without saying for whom. So the processes first meet at
+the same address by themselves: every process sends its number to process 0, which answers when it has all numbers, or
+says which are missing.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ def names(processes: list[int]) -> str:
 def roll_call(address: str, count: int, number: int, seconds: float) -> None:
     """Returns when all `count` processes have called at `address` (host:port of process 0).
 
-    Raises LostProcess, in those that are there, if that takes more than so many seconds.
+    Raises LostProcess, in the processes that did call, if that takes more than `seconds`.
     """
     host, _, port = address.rpartition(":")
     if number == 0:
@@ -71,6 +72,6 @@ def _call(host: str, port: int, number: int, seconds: float) -> None:
             raise LostProcess(f"{answer}; look at the output there, then start all processes again")
         time.sleep(0.2)  # process 0 went away: it may have been a predecessor
     raise LostProcess(
-        f"process 0 did not answer at {host}:{port} within {seconds:g} s; look at its output and whether that port is open, "
-        "then start all processes again"
+        f"process 0 did not answer at {host}:{port} within {seconds:g} s; look at its output and whether that port is "
+        "open, then start all processes again"
     )

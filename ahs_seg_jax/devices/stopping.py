@@ -14,10 +14,10 @@ from ahs_seg_jax.errors import Ending
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM while this context is open: the first one asks the loop to stop after the current step.
+    """Handles Ctrl-C and SIGTERM while this context is open: the first asks the loop to stop after the current step.
 
-    A second one, or the first inside `at_once`, raises KeyboardInterrupt where the program is. With several processes all
-    must stop after the same step: there JAX's preemption service listens to SIGTERM, and Ctrl-C is handed on to it.
+    A second one, or the first inside `at_once`, raises KeyboardInterrupt where the program is. Several processes must
+    stop after the same step: there JAX's preemption service listens to SIGTERM, and Ctrl-C is handed on to it.
     """
 
     def __init__(self) -> None:

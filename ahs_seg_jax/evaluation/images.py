@@ -11,7 +11,7 @@ import numpy as np
 
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import CorruptExample
-from ahs_seg_jax.inference.views import make_views
+from ahs_seg_jax.inference.protocols import Protocol
 
 QUICK_IMAGES = 100  # images of the quick mode
 
@@ -76,7 +76,7 @@ def pictured(
 
 
 def read_batches(
-    source: Source, indices: Sequence[int], rows: int, batches: int, protocol: str, crop: int, num_threads: int
+    source: Source, indices: Sequence[int], rows: int, batches: int, protocol: Protocol, crop: int, num_threads: int
 ) -> Iterator[list[Loaded | Failed]]:
     """The images, read ahead by threads, in `batches` lists of at most `rows`, in order.
 
@@ -92,7 +92,7 @@ def read_batches(
         image, label = example["image"], example["label"]
         if image.shape[:2] != label.shape:
             return Failed(index, name, f"the image has shape {list(image.shape)} but its labels {list(label.shape)}")
-        return Loaded(index, name, make_views(image, protocol, crop), image, label)
+        return Loaded(index, name, protocol.views(image, crop), image, label)
 
     left = iter(indices)
     with concurrent.futures.ThreadPoolExecutor(max(num_threads, 1)) as pool:

@@ -32,7 +32,7 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores in percent. A class without a labelled pixel has nan and takes part in no mean; no class, no score (nan)."""
+    """Scores in percent. A class without a labelled pixel has nan and takes no part in the means."""
 
     miou: float  # mean intersection over union
     fwiou: float  # the same mean, weighted by each class's share of the labelled pixels

@@ -27,8 +27,9 @@ import numpy as np
 
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
-from ahs_seg_jax.inference import at_once, encoding, labelling
-from ahs_seg_jax.inference.views import make_views
+from ahs_seg_jax.inference import labelling
+from ahs_seg_jax.inference.engine import Engine
+from ahs_seg_jax.inference.protocols import CAT_SEG, WHOLE
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.vocabulary import Vocabulary
 
@@ -134,7 +135,7 @@ def _stages(
         patches = value.reshape(-1, value.shape[-1])
         found[f"layer{block}"] = jnp.pad(patches, ((1, 0), (0, 0)))  # where the class token would be
     found |= {"text_embeddings": out["text"][:, 0], "logits": logits}
-    found["probabilities"] = labelling.probabilities(logits, (image.shape[0], image.shape[1]), "whole")
+    found["probabilities"] = labelling.probabilities(logits, (image.shape[0], image.shape[1]), WHOLE)
     found["labels"] = found["probabilities"].argmax(0)
     if "kept" in out:
         found |= {"kept": out["kept"][0], "kept_logits": logits[0][out["kept"][0]]}
@@ -143,13 +144,13 @@ def _stages(
 
 def _sliding_window(pretrained: Pretrained, saved: Mapping[str, np.ndarray], class_pooling: int) -> dict[str, Any]:
     """Probabilities and labels of the sliding-window protocol."""
-    model, image = _model(pretrained), saved["image"]
-    params = jax.device_put(pretrained.params)
-    views = make_views(image, "cat_seg", model.config.image.crop)
-    encoded = encoding.encode_vocabulary(model, params, _vocabulary(saved))
-    logits = at_once.view_logits(model, params, views[None], encoded.text, encoded.mask, class_pooling)
-    found = np.asarray(labelling.probabilities(logits[0], image.shape[:2], "cat_seg"))[: encoded.count]
-    return {"probabilities": found, "labels": found.argmax(0)}
+    image, keep = saved["image"], pretrained.config.aggregator.pad_len or None
+    engine = Engine(_model(pretrained), jax.device_put(pretrained.params), keep=keep)
+    vocabulary = _vocabulary(saved)
+    text, count = engine.encode_text(vocabulary), len(vocabulary)
+    found = engine.label([image], text, CAT_SEG, class_pooling=class_pooling, probabilities=count)
+    labels, _, probabilities = next(iter(found))
+    return {"probabilities": probabilities, "labels": labels}
 
 
 def table(rows: list[Row]) -> str:

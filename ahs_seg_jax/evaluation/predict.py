@@ -1,7 +1,7 @@
 """Predictions of a model on the images of an evaluation, batch by batch."""
 
 import dataclasses
-import itertools
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ahs_seg_jax.config import EvalConfig
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.devices.mesh import put_batch, put_replicated
 from ahs_seg_jax.errors import DataProblem
@@ -19,9 +20,12 @@ from ahs_seg_jax.evaluation.images import Failed, Loaded
 from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
 from ahs_seg_jax.evaluation.tally import Partial, Tally, most_over_processes, sum_over_processes
-from ahs_seg_jax.inference import at_once, encoding, labelling
-from ahs_seg_jax.inference.views import views_shape
+from ahs_seg_jax.inference import encoding, labelling
+from ahs_seg_jax.inference.engine import Engine
+from ahs_seg_jax.inference.protocols import find_protocol
+from ahs_seg_jax.models import parameters
 from ahs_seg_jax.progress import Progress
+from ahs_seg_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,27 +36,33 @@ class Predicted:
     labels: np.ndarray  # int32 [H, W]
 
 
-class Run:
-    """The model, the images and the devices of one evaluation. Rotations are merged and the text encoded once."""
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What is scored: a model with its parameters, and what is known about where they come from."""
 
-    def __init__(
-        self,
-        model: Any,
-        params: Any,
-        source: Source,
-        classes: ScoredClasses,
-        protocol: str,
-        class_pooling: int,
-        mesh: Mesh,
-        batch_size: int,
-        num_threads: int,
-    ):
-        self.source, self.classes, self.crop = source, classes, model.config.image.crop
-        self._protocol, self._class_pooling, self._mesh, self._num_threads = protocol, class_pooling, mesh, num_threads
-        self._model, self._params = encoding.merged(model, put_replicated(params, mesh))
-        pad_to = -(-len(source.vocabulary) // labelling.CLASSES_AT_ONCE) * labelling.CLASSES_AT_ONCE
-        self._text = encoding.encode_vocabulary(self._model, self._params, source.vocabulary, pad_to)
-        self._rows = -(-max(batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()
+    model: Any  # AHSSeg
+    params: Any
+    vocabulary: Vocabulary | None = None  # it was trained with; None if that is not known
+    path: str | None = None  # of the checkpoint
+    step: int | None = None  # of the training
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The hash of the parameters; it takes seconds, and is computed when it is first asked for."""
+        return parameters.params_sha256(self.params)
+
+
+class Run:
+    """The engine, the images and the devices of one evaluation. The text is encoded once."""
+
+    def __init__(self, weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh, num_threads: int):
+        self.source, self.classes, self.crop = source, ScoredClasses.of(source), weights.model.config.image.crop
+        self._protocol, self._class_pooling = find_protocol(settings.protocol), settings.class_pooling
+        self._mesh, self._num_threads = mesh, num_threads
+        self._engine = Engine(weights.model, put_replicated(weights.params, mesh))
+        text = encoding.encode_vocabulary(self._engine.model, self._engine.params, source.vocabulary)
+        self._text, self._mask = encoding.padded_text(text, labelling.CLASSES_AT_ONCE)
+        self._rows = -(-max(settings.batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()
 
     def predicted(self, indices: Sequence[int]) -> Iterator[list[Predicted | Failed]]:
         """This process's images in order, batch by batch, while the devices work on the next one.
@@ -75,25 +85,18 @@ class Run:
 
     def _segment(self, batch: list[Loaded]) -> list[jax.Array]:
         """Padded label maps; returns before the devices have finished."""
-        views = np.zeros((self._rows, *views_shape(self._protocol, self.crop)), np.float32)
+        views = np.zeros((self._rows, *self._protocol.views_shape(self.crop)), np.float32)
         for row, loaded in enumerate(batch):
             views[row] = loaded.views
-        logits = at_once.view_logits(
-            self._model,
-            self._params,
+        return self._engine.label_maps(
             put_batch({"views": views}, self._mesh)["views"],
-            self._text.text,
-            self._text.mask,
+            self._text,
+            self._mask,
+            [loaded.label.shape for loaded in batch],
+            self._protocol,
             class_pooling=self._class_pooling,
             mesh=self._mesh,
         )
-        # Label maps depend on each image's size: they are made where its logits lie, one image at a time.
-        shards = sorted(logits.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-        own = itertools.chain.from_iterable(shard.data for shard in shards)
-        return [
-            labelling.label_map(image_logits, loaded.label.shape, self._protocol)
-            for loaded, image_logits in zip(batch, own, strict=False)
-        ]
 
     def _collected(self, batch: list[tuple[Loaded | Failed, Any]]) -> list[Predicted | Failed]:
         done: list[Predicted | Failed] = []

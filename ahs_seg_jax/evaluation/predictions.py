@@ -40,7 +40,7 @@ class PredictionWriter:
             (folder / "classes.txt").write_text("\n".join(class_names) + "\n", encoding="utf-8")
 
     def start_again(self, indices: Iterable[int]) -> None:
-        """Forgets what an evaluation that was not finished wrote of these images: those of this process, not others'."""
+        """Forgets the predictions of these images, this process's, that an unfinished evaluation wrote."""
         for index in indices:
             self._part(index).unlink(missing_ok=True)
         if processes.is_main_process():

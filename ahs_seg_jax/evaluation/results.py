@@ -1,7 +1,6 @@
 """The outcome of an evaluation: scores, what they are scores of, and the results file."""
 
 import dataclasses
-import json
 import math
 import os
 import platform
@@ -38,11 +37,6 @@ class Evaluation:
     def miou_unseen(self) -> float:
         """mIoU over the classes outside the training vocabulary; nan if there are none or they are unknown."""
         return math.nan if self.unseen is None else self.scores.mean_iou(self.unseen)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every image of the source was scored."""
-        return not self.report["incomplete"]
 
     def named_scores(self) -> dict[str, float]:
         """The scores by name: mIoU, fwIoU, mACC, pACC, mIoU_seen, mIoU_unseen; nan where one does not exist."""
@@ -120,7 +114,7 @@ class Evaluation:
         """Writes the results file (JSON). A run that is killed meanwhile leaves no half file."""
         target = epath.Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        writing.write_whole(target, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+        writing.write_json(target, self.to_dict(), ensure_ascii=False)
 
 
 def vocabulary_report(vocabulary: Vocabulary) -> dict[str, Any]:

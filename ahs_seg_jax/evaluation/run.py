@@ -1,4 +1,9 @@
-"""Evaluation as an experiment describes it: in the middle of its training, or alone from a checkpoint."""
+"""Evaluations from checkpoints to results files, whole or in the steps they are made of.
+
+The steps are `load` (a checkpoint's own model) or `load_for` (the model of an experiment), `open_data`, and
+`evaluate_source`, which scores one data set and writes its results. `evaluate_benchmarks` does all of it as an
+experiment describes.
+"""
 
 import contextlib
 import dataclasses
@@ -13,94 +18,29 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from ahs_seg_jax.checkpoints import manifest, pretrained, starting, store
-from ahs_seg_jax.config import RANDOM_INIT, Experiment
+from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment
 from ahs_seg_jax.data.catalogue import open_source
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.devices import processes, stopping
 from ahs_seg_jax.devices.mesh import make_mesh
-from ahs_seg_jax.errors import CheckpointError, DataProblem, Ending, InputError, checking_input
+from ahs_seg_jax.errors import CheckpointError, Ending, InputError, checking_input
 from ahs_seg_jax.evaluation import expected, tally
 from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.evaluation.results import Evaluation
-from ahs_seg_jax.evaluation.score import check_data, describe, evaluate
+from ahs_seg_jax.evaluation.score import Weights, check_data, describe, evaluate
 from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
-from ahs_seg_jax.models import parameters, sharding
+from ahs_seg_jax.models import sharding
 from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import paths
 from ahs_seg_jax.vocabulary import Vocabulary
-
-
-def score(
-    experiment: Experiment,
-    params: Any,
-    source: Source,
-    training_vocabulary: Vocabulary | None,
-    checkpoint: Mapping[str, Any],
-    mesh: Mesh,
-    limit: int | None = None,
-    stem: epath.Path | None = None,
-) -> Evaluation:
-    """Scores parameters on a source as `experiment.eval` says; `limit` images instead of its own limit.
-
-    With a `stem` the evaluation can be interrupted and continued, by files of that name, and predictions are saved.
-    Raises InputError for labels outside the vocabulary, and for data that their doctor refuses.
-    """
-    settings = experiment.eval
-    with _problems_of_data():
-        predictions = _predictions(settings.save_predictions, source, stem) if stem else None
-        return evaluate(
-            AHSSeg(experiment.model, tpu=sharding.is_tpu(mesh)),
-            params,
-            source,
-            protocol=settings.protocol,
-            class_pooling=settings.class_pooling,
-            batch_size=settings.batch_size,
-            limit=settings.limit if limit is None else limit,
-            quick=settings.quick,
-            pictures=settings.pictures,
-            training_vocabulary=training_vocabulary,
-            checkpoint=checkpoint,
-            mesh=mesh,
-            num_threads=experiment.data.num_threads,
-            log=processes.log,
-            partial=stem and stem.with_name(f"{stem.name}.partial"),
-            predictions=predictions,
-            allow_bad_data=settings.allow_bad_data,
-        )
-
-
-@contextlib.contextmanager
-def _problems_of_data() -> Iterator[None]:
-    try:
-        yield
-    except DataProblem as error:
-        raise InputError(str(error)) from error
-
-
-def _predictions(kind: str, source: Source, stem: epath.Path) -> PredictionWriter | None:
-    if not kind:
-        return None
-    folder = stem.with_name(f"{stem.name}_predictions")
-    classes = ScoredClasses.of(source).vocabulary.names
-    with checking_input():
-        return PredictionWriter(kind, folder, classes, [source.name(index) for index in range(len(source))])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Weights:
-    """What is evaluated, on every device, and what is known about it."""
-
-    params: Any
-    vocabulary: Vocabulary | None  # it was trained with
-    checkpoint: dict[str, Any]  # path, step, sha256
 
 
 def evaluate_benchmarks(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
     """Scores one checkpoint on each of `eval.benchmarks` in turn, or where there are none as `evaluate_checkpoint`.
 
-    Data come from `data.root`. Results go to `<workdir>/results/<benchmark>_<split>[_<protocol>][_quick].json`. Everything
-    that can be wrong with the data is looked at before the weights are read. A benchmark that has its results already
-    is not evaluated again, one that was interrupted is continued. Raises as `evaluate_checkpoint` does.
+    Data come from `data.root`. Everything that can be wrong with the data is looked at before the weights are read.
+    Raises as `evaluate_checkpoint` does.
     """
     stop = stopping.StopRequest()
     # Several processes leave together when one is gone; there is nothing to agree on.
@@ -127,15 +67,11 @@ def _evaluations(experiment: Experiment, workdir: epath.Path, names: tuple[str, 
     with checking_input():
         paths.check(workdir, "the workdir")
     sources = _open_all(experiment, names)
-    weights = _load(experiment, workdir)
-    if weights.vocabulary and not experiment.data.templates:
-        for source in sources.values():
-            source.vocabulary = dataclasses.replace(source.vocabulary, templates=weights.vocabulary.templates)
-    with checking_input():
-        for source in sources.values():
-            source.vocabulary.tokens(experiment.model.text.context)
+    weights = load_for(experiment, workdir)
+    for source in sources.values():
+        _use_prompts(source, experiment.data, weights)
     for name, source in sources.items():
-        yield _evaluation(experiment, weights, source, name, workdir)
+        yield evaluate_source(weights, source, name, experiment.eval, workdir, experiment.data.num_threads)
 
 
 def _open_all(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Source]:
@@ -157,39 +93,87 @@ def _open_all(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Sourc
     return found
 
 
-def _load(experiment: Experiment, workdir: epath.Path) -> _Weights:
+def _use_prompts(source: Source, data: DataConfig, weights: Weights) -> None:
+    """Unless the settings say other prompts, those of the training. Raises InputError if a class name is too long."""
+    if weights.vocabulary and not data.templates:
+        source.vocabulary = dataclasses.replace(source.vocabulary, templates=weights.vocabulary.templates)
+    with checking_input():
+        source.vocabulary.tokens(weights.model.config.text.context)
+
+
+def open_data(data: DataConfig, split: str, weights: Weights) -> Source:
+    """A source with the prompts that the weights were trained with, unless `data.templates` says others.
+
+    Raises InputError for data that cannot be opened, or a class name that is too long for the text tower.
+    """
+    with checking_input():
+        source = open_source(data, split)
+    _use_prompts(source, data, weights)
+    return source
+
+
+def load(path: str | os.PathLike[str]) -> Weights:
+    """Whatever `pretrained.load_pretrained` reads, as the model that it is. Raises CheckpointError as that does."""
+    loaded = pretrained.load_pretrained(path)
+    training = loaded.manifest.get("training")
+    known, step = (manifest.stored_vocabulary(training), training.get("step")) if training else (None, None)
+    return _weights(loaded.config, loaded.params, known, str(path), step, make_mesh())
+
+
+def load_for(experiment: Experiment, workdir: str | os.PathLike[str]) -> Weights:
+    """`experiment.init`, or where that is empty the newest checkpoint of `workdir`, in the experiment's model.
+
+    Raises CheckpointError if the weights cannot be read, do not fit the model, or lack a part of it; FileNotFoundError
+    if there is no checkpoint.
+    """
     path = experiment.init or str(workdir)
     known, step = None, None
     if path != RANDOM_INIT and (meta := pretrained.training_meta(path)):
         known, step = manifest.stored_vocabulary(meta), meta.get("step")
     elif not experiment.init:
         store.read_meta(path)  # raises: no checkpoint there
-    params, missing = starting.starting_params(dataclasses.replace(experiment, init=path), make_mesh())
+    mesh = make_mesh()
+    params, missing = starting.starting_params(dataclasses.replace(experiment, init=path), mesh)
     if missing:
         raise CheckpointError(
             f"{path} lacks parts of the model, so there is nothing to evaluate: {', '.join(missing[:5])}"
             f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}; train it first, or switch the parts off"
         )
-    return _Weights(params, known, {"path": path, "step": step, "sha256": parameters.params_sha256(params)})
+    return _weights(experiment.model, params, known, path, step, mesh)
 
 
-def _evaluation(
-    experiment: Experiment, weights: _Weights, source: Source, name: str, workdir: epath.Path
+def in_training(
+    experiment: Experiment, params: Any, vocabulary: Vocabulary, workdir: str | os.PathLike[str], step: int, mesh: Mesh
+) -> Weights:
+    """The parameters of a training under way, after its step number `step`."""
+    return _weights(experiment.model, params, vocabulary, str(workdir), step, mesh)
+
+
+def _weights(
+    config: ModelConfig, params: Any, vocabulary: Vocabulary | None, path: str, step: int | None, mesh: Mesh
+) -> Weights:
+    return Weights(AHSSeg(config, tpu=sharding.is_tpu(mesh)), params, vocabulary, path, step)
+
+
+def evaluate_source(
+    weights: Weights,
+    source: Source,
+    name: str,
+    settings: EvalConfig,
+    workdir: str | os.PathLike[str],
+    num_threads: int = 2,
 ) -> Evaluation:
-    """One benchmark: from its results file if that is of the same evaluation, else computed and written."""
-    settings, mesh = experiment.eval, make_mesh()
-    stem = workdir / "results" / result_name(name, settings.split, settings.protocol, settings.quick)
-    report = describe(
-        AHSSeg(experiment.model),
-        source,
-        weights.checkpoint,
-        protocol=settings.protocol,
-        class_pooling=settings.class_pooling,
-        limit=settings.limit,
-        quick=settings.quick,
-        training_vocabulary=weights.vocabulary,
-        mesh=mesh,
-    )
+    """Scores the weights on the data set called `name`, and writes its results into `<workdir>/results`.
+
+    The files are called `<name>_<split>[_<protocol>][_quick]`. An evaluation that has its results already is not
+    computed again, unless `settings.again`; one that was interrupted is continued. Scores are compared with those that
+    are known for the weights. Raises InputError for data that cannot be scored, or for an unknown `settings.expected`.
+    """
+    with checking_input():
+        expected.check_name(settings.expected)
+    mesh = make_mesh()
+    stem = epath.Path(workdir) / "results" / result_name(name, settings)
+    report = describe(weights, source, settings, mesh)
     result = None if settings.again else _finished(stem, report["fingerprint"], settings.save_predictions, source)
     if tally.most_over_processes(result is None):  # one of them does not see the file: all take part
         result = None
@@ -197,8 +181,16 @@ def _evaluation(
         processes.log(
             f"{name}: {report['data']['images']} images, {len(source.vocabulary)} classes, {settings.protocol}"
         )
-        result = score(
-            experiment, weights.params, source, weights.vocabulary, weights.checkpoint, mesh, settings.limit, stem
+        result = evaluate(
+            weights,
+            source,
+            settings,
+            mesh=mesh,
+            num_threads=num_threads,
+            log=processes.log,
+            partial=stem.with_name(f"{stem.name}.partial"),
+            predictions=_predictions(settings.save_predictions, source, stem),
+            report=report,
         )
     else:
         processes.log(f"{name}: evaluated already, on {result.report['date']}; eval.again=True does it again")
@@ -208,16 +200,26 @@ def _evaluation(
     return result
 
 
-def result_name(benchmark: str, split: str, protocol: str, quick: bool) -> str:
+def result_name(benchmark: str, settings: EvalConfig) -> str:
     """The name of a results file, without its ending: the protocol `whole` is not mentioned."""
-    return f"{benchmark}_{split}{'' if protocol == 'whole' else f'_{protocol}'}{'_quick' if quick else ''}"
+    protocol = "" if settings.protocol == "whole" else f"_{settings.protocol}"
+    return f"{benchmark}_{settings.split}{protocol}{'_quick' if settings.quick else ''}"
+
+
+def _predictions(kind: str, source: Source, stem: epath.Path) -> PredictionWriter | None:
+    if not kind:
+        return None
+    folder = stem.with_name(f"{stem.name}_predictions")
+    classes = ScoredClasses.of(source).vocabulary.names
+    with checking_input():
+        return PredictionWriter(kind, folder, classes, [source.name(index) for index in range(len(source))])
 
 
 def _finished(stem: epath.Path, fingerprint: str, predictions: str, source: Source) -> Evaluation | None:
     """The evaluation of an earlier results file, if it is the same one, lacks nothing, and all files could be read."""
     path = stem.with_name(f"{stem.name}.json")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         usable = content["fingerprint"] == fingerprint and not content["failed"]
         missing = predictions and not (content["predictions"] or {}).get("kind") == predictions
         return Evaluation.from_dict(content, ScoredClasses.of(source).vocabulary) if usable and not missing else None

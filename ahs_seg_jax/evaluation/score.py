@@ -14,50 +14,40 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from ahs_seg_jax.config import EvalConfig
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.devices import processes
 from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.errors import DataProblem
 from ahs_seg_jax.evaluation import images, metrics, predict, results
-from ahs_seg_jax.evaluation.predict import Predicted
+from ahs_seg_jax.evaluation.predict import Predicted, Weights
 from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.evaluation.results import Evaluation
 from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
 from ahs_seg_jax.evaluation.tally import Partial, digest
-from ahs_seg_jax.inference import views
-from ahs_seg_jax.models import parameters
+from ahs_seg_jax.inference.protocols import find_protocol
 from ahs_seg_jax.pictures import panels
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import Vocabulary
 
 
-def describe(
-    model: Any,
-    source: Source,
-    checkpoint: Mapping[str, Any],
-    *,
-    protocol: str,
-    class_pooling: int = 1,
-    limit: int = 0,
-    quick: bool = False,
-    training_vocabulary: Vocabulary | None = None,
-    mesh: Mesh,
-) -> dict[str, Any]:
+def describe(weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh) -> dict[str, Any]:
     """The part of the report that is known before the first image: what is scored, how, with what.
 
-    `fingerprint` is the same for two evaluations that must give the same scores.
+    `fingerprint` is the same for two evaluations that must give the same scores. Computing it takes a while: the
+    parameters are hashed, and a source may have to look at every one of its files.
     """
-    indices = images.chosen(source, quick, limit)
+    indices = images.chosen(source, settings.quick, settings.limit)
     scored = ScoredClasses.of(source).vocabulary
     report = {
-        "protocol": protocol,
-        "class_pooling": class_pooling,
-        "quick": quick,
+        "protocol": settings.protocol,
+        "class_pooling": settings.class_pooling,
+        "quick": settings.quick,
         "vocabulary": results.vocabulary_report(source.vocabulary),
         "scored_vocabulary": None if scored == source.vocabulary else results.vocabulary_report(scored),
-        "training_vocabulary": training_vocabulary and results.vocabulary_report(training_vocabulary),
-        "checkpoint": dict(checkpoint),
-        "model": dataclasses.asdict(model.config),
+        "training_vocabulary": weights.vocabulary and results.vocabulary_report(weights.vocabulary),
+        "checkpoint": {"path": weights.path, "step": weights.step, "sha256": weights.sha256},
+        "model": dataclasses.asdict(weights.model.config),
         "data": {
             "fingerprint": source.fingerprint(),
             "images": len(indices),
@@ -70,7 +60,7 @@ def describe(
     }
     same = ("protocol", "class_pooling", "quick", "vocabulary", "scored_vocabulary", "training_vocabulary", "model")
     facts = {key: report[key] for key in (*same, "data")}
-    facts |= {"weights": checkpoint["sha256"], "version": versions()["ahs_seg_jax"]}
+    facts |= {"weights": weights.sha256, "version": versions()["ahs_seg_jax"]}
     return report | {"fingerprint": digest(facts)}
 
 
@@ -88,61 +78,48 @@ def check_data(source: Source, allow_bad_data: bool = False) -> None:
 
 
 def evaluate(
-    model: Any,
-    params: Any,
+    weights: Weights,
     source: Source,
+    settings: EvalConfig | None = None,
     *,
-    protocol: str = "cat_seg",
-    class_pooling: int = 1,
-    batch_size: int = 1,
-    limit: int = 0,
-    quick: bool = False,
-    pictures: int = 0,
-    training_vocabulary: Vocabulary | None = None,
-    checkpoint: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
     num_threads: int = 2,
     log: Callable[[str], None] | None = None,
     partial: epath.Path | None = None,
     predictions: PredictionWriter | None = None,
-    allow_bad_data: bool = False,
+    report: dict[str, Any] | None = None,
 ) -> Evaluation:
-    """Scores of `model` (AHSSeg) with `params` on every image of `source`, or on its first `limit` (0 = all).
+    """Scores of the weights on every image of `source`, or on those that `settings` choose.
 
-    `batch_size` counts images over all devices and is rounded up to a multiple of them. `quick` takes a fixed subset of
-    100 images. `pictures` panels are made: of random images, the worst and the best. `checkpoint` (path, step, sha256)
-    goes into the report. `log` receives lines of progress. Where `partial` is given, the counts are kept in files of
-    that name, now and then and at an interruption, and the next call goes on from there. Images that cannot be read are
-    named in the report, and the rest is scored.
+    `settings.batch_size` counts images over all devices and is rounded up to a multiple of them. `num_threads` read the
+    images, and `log` receives lines of progress. Where `partial` is given, the counts are kept in files of that name,
+    now and then and at an interruption, and the next call goes on from there. `report` is what `describe` gave, if it
+    was called before. Images that cannot be read are named in the report, and the rest is scored.
 
     Raises ValueError for an unknown protocol; DataProblem for an empty source, for labels outside the vocabulary, and
-    for data that their doctor refuses unless `allow_bad_data`.
+    for data that their doctor refuses unless `settings.allow_bad_data`.
     """
-    views.check_protocol(protocol)
-    check_data(source, allow_bad_data)
-    log, mesh = log or (lambda _: None), mesh or make_mesh()
-    about = {"path": None, "step": None, **(checkpoint or {})}
-    if "sha256" not in about:  # takes seconds
-        about["sha256"] = parameters.params_sha256(params)
-    options: dict[str, Any] = {"protocol": protocol, "class_pooling": class_pooling, "limit": limit, "quick": quick}
-    report = describe(model, source, about, **options, training_vocabulary=training_vocabulary, mesh=mesh)
-    indices, classes = images.chosen(source, quick, limit), ScoredClasses.of(source)
-    run = predict.Run(model, params, source, classes, protocol, class_pooling, mesh, batch_size, num_threads)
+    settings, log, mesh = settings or EvalConfig(), log or (lambda _: None), mesh or make_mesh()
+    find_protocol(settings.protocol)  # an unknown one is refused before anything is read
+    check_data(source, settings.allow_bad_data)
+    report = report or describe(weights, source, settings, mesh)
+    indices, classes = images.chosen(source, settings.quick, settings.limit), ScoredClasses.of(source)
+    run = predict.Run(weights, source, settings, mesh, num_threads)
     kept = Partial(partial, _partial_fingerprint(report, predictions), log) if partial else None
-    tally = predict.count(run, indices, pictures // 3, kept, predictions, log)
+    tally = predict.count(run, indices, settings.pictures // 3, kept, predictions, log)
     shown = images.pictured(
         source,
         indices,
         worst=[index for _, index in tally.worst],
         best=[index for _, index in tally.best],
         failed={failure["name"] for failure in tally.failed},
-        count=pictures,
+        count=settings.pictures,
     )
     pictures_made = _panels(run, shown, classes.vocabulary)
     report["data"]["images"] = tally.images
     unread = [f"{len(tally.failed)} of {len(indices)} images could not be read"] if tally.failed else []
     report |= {
-        "incomplete": unread + images.incomplete(source, indices, quick),
+        "incomplete": unread + images.incomplete(source, indices, settings.quick),
         "failed": tally.failed,
         "pictures": {label: source.name(index) for index, label in shown.items()},
         "predictions": predictions and {"kind": predictions.kind, "path": predictions.finish(indices)},
@@ -150,12 +127,26 @@ def evaluate(
     }
     if kept:
         kept.remove()
-    seen, unseen = classes.seen(source.vocabulary, training_vocabulary)
+    seen, unseen = classes.seen(source.vocabulary, weights.vocabulary)
     return Evaluation(metrics.scores(tally.confusion), classes.vocabulary, seen, unseen, report, pictures_made)
 
 
+def draw(
+    weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh, num_threads: int
+) -> list[tuple[str, np.ndarray]]:
+    """`settings.pictures` pictures (label, panel uint8 [H, W, 3]) of predictions, always of the same images.
+
+    Nothing is counted or hashed: each image goes through the model once.
+    """
+    first = images.chosen(source, settings.quick, settings.pictures)
+    shown = images.pictured(source, first, worst=[], best=[], failed=set(), count=settings.pictures)
+    return _panels(
+        predict.Run(weights, source, settings, mesh, num_threads), shown, ScoredClasses.of(source).vocabulary
+    )
+
+
 def _partial_fingerprint(report: Mapping[str, Any], predictions: PredictionWriter | None) -> str:
-    """Of the evaluation, and of this process's share of it on these devices."""
+    """Fingerprint of the evaluation and of this process's share of it."""
     share = {
         "process": jax.process_index(),
         "hardware": report["hardware"],
@@ -165,7 +156,7 @@ def _partial_fingerprint(report: Mapping[str, Any], predictions: PredictionWrite
 
 
 def _panels(run: predict.Run, shown: Mapping[int, str], vocabulary: Vocabulary) -> list[tuple[str, np.ndarray]]:
-    """The pictures (label, panel), made in the main process; these images go through the model once more."""
+    """The pictures (label, panel), made in the main process, which alone segments these images."""
     pictures = []
     for batch in run.predicted(list(shown) if processes.is_main_process() else []):
         for item in batch:

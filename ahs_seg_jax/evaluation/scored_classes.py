@@ -10,7 +10,7 @@ from ahs_seg_jax.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class ScoredClasses:
-    """Axes: t predicted class, s scored class. `merge` int32 `[t]` is each predicted class's scored one; None = itself."""
+    """Axes: t predicted class, s scored class. `merge` int32 `[t]` maps predicted to scored classes; None: equal."""
 
     vocabulary: Vocabulary
     merge: np.ndarray | None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,8 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+
+from ahs_seg_jax.storage import writing
 
 SAVE_SECONDS = 30.0  # between two saves
 
@@ -94,15 +97,14 @@ class Partial:
     def save(self, tally: Tally) -> None:
         """Writes the tally, all or nothing."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self._path.with_suffix(".npz.unfinished")
-        with unfinished.open("wb") as file:
-            np.savez_compressed(
-                file,
-                confusion=tally.confusion,
-                tally=np.array(tally.to_json()),
-                fingerprint=np.array(self._fingerprint),
-            )
-        unfinished.replace(self._path)
+        file = io.BytesIO()
+        np.savez_compressed(
+            file,
+            confusion=tally.confusion,
+            tally=np.array(tally.to_json()),
+            fingerprint=np.array(self._fingerprint),
+        )
+        writing.write_bytes(self._path, file.getvalue())
         self._saved = time.monotonic()
 
     def save_now_and_then(self, tally: Tally) -> None:

@@ -1,10 +1,11 @@
 """Export: the model as StableHLO that runs on CPU, CUDA and TPU without this program, or as ONNX.
 
-A folder of StableHLO holds `segment.stablehlo` (weights, images and text embeddings to logits), `encode_text.stablehlo` (weights and
-token ids to text embeddings) unless the vocabulary is baked in, `weights.safetensors`, `manifest.json` and `loader.py`,
-which needs jax, numpy and safetensors alone. The number of images and, unless baked in, of classes is free. All classes
-take part: there is no cut to the most correlated ones. A folder of ONNX (float32, extra `onnx`) holds `segment.onnx` and
-`encode_text.onnx` with the same inputs and outputs and the weights inside, and `manifest.json`.
+A folder of StableHLO holds `segment.stablehlo` (from weights, images and text embeddings to logits),
+`encode_text.stablehlo` (from weights and token ids to text embeddings) unless the vocabulary is baked in,
+`weights.safetensors`, `manifest.json` and `loader.py`, which needs jax, numpy and safetensors alone. The number of
+images is free, and so is the number of classes unless the vocabulary is baked in. All classes take part: none is cut.
+A folder of ONNX (float32, extra `onnx`) holds `segment.onnx` and `encode_text.onnx` with the same
+inputs and outputs and the weights inside, and `manifest.json`.
 
 Axes: b image, t class, p prompt, l token, e joint embedding, g side of the logits.
 """
@@ -29,7 +30,10 @@ from ahs_seg_jax.vocabulary import Vocabulary
 Format: TypeAlias = Literal["stablehlo", "onnx"]
 WHAT_IT_TAKES = {
     "images": "float32 [b, s, s, 3], RGB 0..255, squashed to the square of `side` pixels (bilinear, no anti-aliasing)",
-    "tokens": f"int32 [t, p, l], CLIP's token ids of at most {programs.MOST_PROMPTS} prompts (ONNX: t = 1), 0-padded to `context`",
+    "tokens": (
+        f"int32 [t, p, l], CLIP's token ids of at most {programs.MOST_PROMPTS} prompts (ONNX: t = 1), "
+        "padded with 0 to `context`"
+    ),
     "text": "float32 [t, p, e], what encode_text gives for tokens",
     "logits": "float32 [b, t, g, g]; a class's probability at a position is the sigmoid of its logit",
 }
@@ -50,13 +54,13 @@ def export(
     writing.refuse_existing(path)
     to_onnx = onnx.onnx_exporter() if file_format == "onnx" else None
     segmenter = model if isinstance(model, Segmenter) else Segmenter.from_pretrained(model)
-    config = segmenter.model.config
-    leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(segmenter.params)}
+    config, engine = segmenter.config, segmenter.engine
+    leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(engine.params)}
     if names is not None:
         vocabulary = Vocabulary(tuple(names), segmenter.templates)
         leaves[programs.TEXT] = segmenter.encode_prompts(vocabulary)
         leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith("clip/text/")}
-    found = programs.programs(segmenter.model, baked=names is not None)
+    found = programs.programs(engine.model, baked=names is not None)
     written = {name: to_onnx(p, leaves) if to_onnx else stablehlo.stablehlo(p, leaves) for name, p in found.items()}
     about = {
         "inputs_and_outputs": WHAT_IT_TAKES,

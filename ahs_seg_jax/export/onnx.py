@@ -12,6 +12,7 @@ from ahs_seg_jax.export.programs import Program
 
 
 def onnx_exporter() -> Callable[[Program, dict[str, np.ndarray]], bytes]:
+    """What writes a program with its weights as ONNX. Raises ImportError, which says what to install."""
     try:
         import jax2onnx
     except ImportError as error:

@@ -17,6 +17,7 @@ def loader_text() -> str:
 
 
 def stablehlo(program: Program, leaves: dict[str, np.ndarray]) -> bytes:
+    """A program as serialised StableHLO, with its weights as inputs. Raises ImportError, which says what to install."""
     weights = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
     scope = jax_export.SymbolicScope(program.constraints)
     symbolic = lambda shape: jax_export.symbolic_shape(", ".join(map(str, shape)), scope=scope)

@@ -5,7 +5,10 @@ import os
 import numpy as np
 
 CLASS_BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 384, 512, 768, 1024)
-OUTPUT_BUCKETS = (128, 256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096)
+VIEW_BUCKETS = (1, 2, 4, 5, 8, 10, 16)  # views computed together
+OUTPUT_BUCKETS = (128, 256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096)  # pixels
+MOST_AT_ONCE = 8  # passes beside each other
+SMALL = 8  # up to this many, a class chunk may be an odd number
 
 
 def bucket(count: int, buckets: tuple[int, ...]) -> int:
@@ -14,23 +17,20 @@ def bucket(count: int, buckets: tuple[int, ...]) -> int:
     return fitting[0] if fitting else -(-count // (buckets[-1] // 4)) * (buckets[-1] // 4)
 
 
-VIEW_BUCKETS = (1, 2, 4, 5, 8, 10, 16)  # views computed together
-MOST_AT_ONCE = 8  # passes beside each other
-SMALL = 8  # classes of a pass that may be an odd number
-
-
 def passes_at_once(platform: str) -> int:
-    """How many passes run beside each other: on a CPU one for each core up to MOST_AT_ONCE, for a pass is small there and
-    in parts of it all cores but one are idle."""
+    """How many passes run beside each other: on a CPU one for each core, up to MOST_AT_ONCE; elsewhere one.
+
+    On a CPU one pass does not keep all cores busy.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_AT_ONCE) if platform == "cpu" else 1
 
 
 def chunk_size(classes: int, chunk: int, together: int = 1) -> int:
-    """Classes of a pass: a bucket that holds all of them; if that is more than `chunk`, about equal parts of them.
+    """Classes of one pass: a bucket that holds all of them or, if that is more than `chunk`, about equal parts of them.
 
-    So many parts that `together` passes beside each other come out even. Parts of more than SMALL are even numbers, so
-    that there are few sizes to compile for.
+    The number of parts is a multiple of `together`, so that no core is left idle at the end. Parts of more than SMALL
+    classes are even numbers, so that there are few sizes to compile for.
     """
     whole = bucket(classes, CLASS_BUCKETS)
     if whole <= chunk:

@@ -3,6 +3,7 @@
 import collections
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,18 +26,20 @@ class Compiled:
         self, function: Callable[..., Any], name: str, static: tuple[str, ...] = (), donate: tuple[str, ...] = ()
     ):
         self.name = name
+        self._this_call = threading.local()  # JAX traces in the thread that calls
 
         @functools.wraps(function)
         def traced(*args: Any, **options: Any) -> Any:
             traces[name] += 1
+            self._this_call.compiled = True
             return function(*args, **options)
 
         self._jitted = jax.jit(traced, static_argnames=static, donate_argnames=donate)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        before, started = traces[self.name], time.monotonic()
+        started, self._this_call.compiled = time.monotonic(), False
         result = self._jitted(*args, **options)
-        if traces[self.name] != before:
+        if self._this_call.compiled:
             self._log(args, options, time.monotonic() - started)
         return result
 

@@ -1,6 +1,5 @@
 """Text embeddings of a vocabulary, and a model made ready for inference."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -10,20 +9,11 @@ import numpy as np
 
 from ahs_seg_jax.inference import buckets
 from ahs_seg_jax.inference.compiled import Compiled
-from ahs_seg_jax.models import clip, orthogonal
+from ahs_seg_jax.models import orthogonal
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.vocabulary import Vocabulary
 
 PROMPTS_AT_ONCE = 256  # prompts that the text tower encodes together
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedVocabulary:
-    """Text embeddings of a vocabulary, padded to a bucket of T classes; `mask` is False for the padding."""
-
-    text: jax.Array  # float32 [T, p, e]
-    mask: np.ndarray  # bool [T]
-    count: int  # classes without the padding
 
 
 def merged(model: Any, params: Any) -> tuple[Any, Any]:
@@ -32,11 +22,6 @@ def merged(model: Any, params: Any) -> tuple[Any, Any]:
     if config.adaptation == "none":
         return model, params
     return model.clone(config=config.replace(adaptation="none")), _merge(config, params)
-
-
-def listed(model: Any, params: Any) -> tuple[Any, Any]:
-    """A merged model whose image tower takes each block's parameters by itself (`clip.listed`), and the parameters."""
-    return model.clone(scan_layers=False), jax.jit(clip.listed)(params)
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
@@ -51,11 +36,10 @@ def _encode_tokens(model: Any, params: Any, tokens: jax.Array) -> jax.Array:
 _encode_text = Compiled(_encode_tokens, "encode_text", static=("model",))
 
 
-def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary, pad_to: int | None = None) -> EncodedVocabulary:
-    """Text embeddings of every class, encoded once; the padding is copies of the last class.
+def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary) -> jax.Array:
+    """Text embeddings float32 `[t, p, e]` of every class.
 
-    `pad_to` is the padded number of classes; by default the smallest of CLASS_BUCKETS that fits. For a model with one
-    prompt channel, several prompts become their average on the sphere (`Vocabulary.pool`).
+    For a model with one prompt channel, several prompts become their average on the sphere (`Vocabulary.pool`).
 
     Raises ValueError when the model has several prompt channels and the vocabulary another number of prompts.
     """
@@ -67,11 +51,15 @@ def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary, pad_to: i
             f"the vocabulary gives {prompts} prompt(s) per class but model.aggregator.prompts is {channels}; "
             f"use {channels} templates, or a model with one prompt channel, which averages them"
         )
-    padded = pad_to or buckets.bucket(count, buckets.CLASS_BUCKETS)
-    block = min(max(1, PROMPTS_AT_ONCE // prompts), padded)
-    tokens = np.concatenate([tokens, np.repeat(tokens[-1:], -count % block, axis=0)])
+    block = min(max(1, PROMPTS_AT_ONCE // prompts), buckets.bucket(count, buckets.CLASS_BUCKETS))
+    tokens = buckets.padded(tokens, -(-count // block) * block)
     parts = [_encode_text(model, params, tokens[start : start + block]) for start in range(0, len(tokens), block)]
     text = jnp.concatenate(parts)[:count]
-    text = vocabulary.pool(text) if channels == 1 else text
-    text = jnp.concatenate([text, jnp.repeat(text[-1:], padded - count, axis=0)])
-    return EncodedVocabulary(text, np.arange(padded) < count, count)
+    return vocabulary.pool(text) if channels == 1 else text
+
+
+def padded_text(text: jax.Array, multiple: int) -> tuple[jax.Array, np.ndarray]:
+    """Text `[T, p, e]`, padded to a multiple with copies of the last class, and the mask `[T]` of the real classes."""
+    count = len(text)
+    padding = [(0, -count % multiple), (0, 0), (0, 0)]
+    return jnp.pad(text, padding, mode="edge"), np.arange(count + padding[0][1]) < count

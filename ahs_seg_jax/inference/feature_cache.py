@@ -4,15 +4,17 @@ import collections
 import hashlib
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from ahs_seg_jax.inference.in_passes import Features
+from ahs_seg_jax.inference.protocols import Protocol
 
 CACHED_FEATURES = 256 * 2**20  # bytes of image features that are kept
 
 
 class FeatureCache:
-    """Image features by content: the views' bytes, whatever file or array they came from. The oldest go first."""
+    """Features of images by `content_key`, on the device. Those used longest ago are forgotten first."""
 
     def __init__(self, limit_bytes: int = CACHED_FEATURES):
         self._limit = limit_bytes
@@ -31,12 +33,12 @@ class FeatureCache:
             self._kept.popitem(last=False)
 
 
-def content_key(image: np.ndarray, protocol: str) -> bytes:
+def content_key(image: np.ndarray, protocol: Protocol) -> bytes:
     """Hash of an image's pixels and size, and of the protocol that makes views of it."""
     digest = hashlib.sha256(f"{protocol} {image.shape} {image.dtype}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()
 
 
-def _size(features: Mapping[str, np.ndarray]) -> int:
+def _size(features: Mapping[str, jax.Array]) -> int:
     return sum(value.nbytes for value in features.values())

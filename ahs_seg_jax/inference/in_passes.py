@@ -1,40 +1,69 @@
-"""Any number of classes on any number of views in bounded memory: chunks of classes through the compiled parts.
+"""Any number of classes on any number of views in bounded memory: class chunks go through the compiled parts in passes.
 
-Axes: b view, t class, p prompt, e joint embedding, g side of the logits.
+Axes: b view of a group, t class, p prompt, e joint embedding, n class whose logits are stored, g side of the logits.
 
-Exact: the result does not depend on the chunk or on how many views are computed together, beyond float32's rounding.
+The result does not depend on the size of a chunk or of a group of views, beyond float32's rounding. Features and logits
+stay on the device.
 """
 
 import collections
 import concurrent.futures
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ahs_seg_jax.inference import buckets, labelling, pass_programs
-from ahs_seg_jax.models import aggregator, class_layer
+from ahs_seg_jax.inference import buckets, pass_programs
+from ahs_seg_jax.models import class_layer
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.class_layer import Sums
 
-LABELLED_AT_ONCE = 32  # classes whose logits become labels in one call
+Features = dict[str, jax.Array]  # what the image says, each [b, ...]; see `AHSSeg.encode_image`
 
-Features = dict[str, np.ndarray]  # what the image says, each [b, ...]; see `AHSSeg.encode_image`
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ViewLogits:
+    """Logits of the views of one image, on the device.
+
+    `values` may hold views of other images too, and only the classes that a view kept: class k of the image's view v is
+    `values[rows[v], places[v, k]]`, or absent where that place is `values.shape[1]`.
+    """
+
+    values: jax.Array  # float32 [b, n, g, g]
+    rows: np.ndarray  # int32 [v]
+    places: np.ndarray  # int32 [v, t]
+
+    def of(self, classes: np.ndarray) -> jax.Array:
+        """Logits float32 `[v, k, g, g]` of the classes with these indices `[k]`; -100 where a view has none."""
+        return pass_programs.take_classes(self.values, self.rows, self.places[:, classes])
+
+    def shown(self) -> np.ndarray:
+        """Indices of the classes that some view kept, and class 0: the label where all probabilities are 0."""
+        kept = np.asarray((self.places < self.values.shape[1]).any(axis=0))
+        return np.flatnonzero(kept | (np.arange(len(kept)) == 0))
 
 
 def encode_views(model: AHSSeg, params: Any, views: np.ndarray, at_once: int) -> Features:
-    """Features of views `[b, s, s, 3]`, at most `at_once` computed together."""
-    groups = list(_groups({"views": views}, at_once))
+    """Features of views float32 `[v, s, s, 3]`, RGB 0..255; at most `at_once` are computed together."""
+    groups = [np.asarray(rows) for _, rows in _groups(len(views), at_once)]
+    encode = lambda i: pass_programs.encode_image(model, params, views[groups[i]])
+    return take_rows(joined(list(_each(encode, len(groups)))), np.arange(len(views)))
 
-    def encoded(i: int) -> Features:
-        _, count, group = groups[i]
-        features = pass_programs.encode_image(model, params, group["views"])
-        return {name: np.asarray(value)[:count] for name, value in features.items()}
 
-    parts = list(_each(encoded, len(groups)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def joined(parts: Sequence[Features]) -> Features:
+    """The features of several groups of views as one group."""
+    return parts[0] if len(parts) == 1 else pass_programs.join(list(parts))
+
+
+def take_rows(features: Features, rows: np.ndarray) -> Features:
+    """The features of some views; the very same arrays where these are all of them, in order."""
+    if np.array_equal(rows, np.arange(len(next(iter(features.values()))))):
+        return features
+    return pass_programs.take_rows(features, rows.astype(np.int32))
 
 
 def segment_views(
@@ -47,31 +76,37 @@ def segment_views(
     chunk: int,
     at_once: int,
     pooling: int = 1,
-) -> np.ndarray:
-    """Logits float32 `[b, t, g, g]` of features and text `[t, p, e]`, in passes of `chunk` classes.
+) -> ViewLogits:
+    """Logits of the views' features for text float32 `[t, p, e]`, in passes of `chunk` classes.
 
-    With `keep`, each view's classes are cut to those with the largest correlation, and the others' logits are -100,
-    as in `AHSSeg.segment`; None takes all.
+    With `keep`, each view's classes are cut to those with the largest correlation, as in `AHSSeg.segment`; None takes
+    all.
     """
-    classes, views = len(text), len(features["dense"])
-    side = model.config.grid * 4
-    logits = np.empty((views, classes, side, side), np.float32)
+    classes, views, side = len(text), len(features["dense"]), model.config.grid * 4
+    rows = np.arange(views, dtype=np.int32)
     if keep is None or classes <= keep:
-        for start, count, group in _groups(features, at_once):
-            for at, value in _all_classes(model, params, group, text, chunk, pooling):
-                logits[start : start + count, at : at + value.shape[1]] = value[:count]
-        return logits
-    logits[...] = aggregator.DROPPED_LOGIT
-    for view in range(views):  # each keeps other classes
-        part = {name: value[view : view + 1] for name, value in features.items()}
-        kept = _best(model, params, part["dense"], text, keep, chunk)
-        for at, value in _all_classes(model, params, part, text[kept], chunk, pooling):
-            logits[view, kept[at : at + value.shape[1]]] = value[0]
-    return logits
+        groups = list(_groups(views, at_once))
+        chunks = buckets.chunk_size(classes, chunk)
+        shape = (len(groups) * len(groups[0][1]), -(-classes // chunks) * chunks, side, side)
+        logits = jnp.zeros(shape, jnp.float32)
+        for start, group in groups:
+            for at, value in _Passes(model, params, take_rows(features, group), text, chunk, pooling).run():
+                logits = pass_programs.put_classes(logits, value, np.int32(start), np.int32(at))
+        return ViewLogits(logits, rows, np.tile(np.arange(classes, dtype=np.int32), (views, 1)))
+    chunks = buckets.chunk_size(keep, chunk)
+    logits = jnp.zeros((views, -(-keep // chunks) * chunks, side, side), jnp.float32)
+    places = np.full((views, classes), logits.shape[1], np.int32)
+    for view in range(views):  # each view keeps other classes
+        of_view = take_rows(features, rows[view : view + 1])
+        kept = _best(model, params, of_view["dense"], text, keep, chunk)
+        places[view, kept] = np.arange(len(kept))
+        for at, value in _Passes(model, params, of_view, text[kept], chunk, pooling).run():
+            logits = pass_programs.put_classes(logits, value, np.int32(view), np.int32(at))
+    return ViewLogits(logits, rows, places)
 
 
-def _best(model: AHSSeg, params: Any, dense: np.ndarray, text: np.ndarray, keep: int, chunk: int) -> np.ndarray:
-    """Indices of the `keep` classes with the largest correlation, ascending; of equals, the first."""
+def _best(model: AHSSeg, params: Any, dense: jax.Array, text: np.ndarray, keep: int, chunk: int) -> np.ndarray:
+    """Indices of the `keep` classes with the largest correlation, ascending; among equals the first ones are kept."""
     parts = [
         np.asarray(pass_programs.best_correlation(model, params, dense, piece))[0, : mask.sum()]
         for _, piece, mask in _chunks(text, chunk)
@@ -79,53 +114,89 @@ def _best(model: AHSSeg, params: Any, dense: np.ndarray, text: np.ndarray, keep:
     return np.sort(np.argsort(-np.concatenate(parts), kind="stable")[:keep])
 
 
-def _all_classes(
-    model: AHSSeg, params: Any, features: Features, text: np.ndarray, chunk: int, pooling: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(index of the first class, logits `[b, t, g, g]`) of every chunk; all take part in the class attention.
+class _Passes:
+    """All classes of a group of views on their way through the aggregation and the decoder.
 
-    Between two meetings of all classes a chunk goes its way alone: from a class layer through the next spatial layer, or
-    through the decoder.
+    All classes meet in the sums of each class layer. Between two meetings a class chunk goes its way alone: from one
+    class layer through the next spatial layer to the next class layer's sums, or from the last one through the decoder.
+    Several chunks run beside each other, one in each lane; the chunks of a lane add up one share of the sums, and
+    `_each` starts chunk i only when chunk i - lanes, which is of the same lane, has finished.
     """
-    pieces, layers = list(_chunks(text, chunk)), model.config.aggregator.layers
-    lanes = min(len(pieces), buckets.passes_at_once(jax.default_backend()))
-    views, side = len(features["dense"]), model.config.grid // pooling
-    of_image = pass_programs.prepare_decoder(model, params, features["decoder_1"], features["decoder_2"])
-    # A call looks at every parameter that it is given; these are all that the programs below need.
-    params = {"aggregator": params["aggregator"]}
-    appearance, dense = features["appearance"], features["dense"]
-    state: list[Any] = [None] * len(pieces)
-    # Of every lane: a chunk adds its own to those of the chunk that has left its place to it.
-    shares: list[Sums] = []
-    sums: Any = None
 
-    def first(i: int) -> None:
-        _, piece, mask = pieces[i]
-        state[i], shares[i % lanes] = pass_programs.first_layer(
-            model, params, dense, appearance, piece, mask, shares[i % lanes], pooling=pooling
+    def __init__(
+        self, model: AHSSeg, params: Any, features: Features, text: np.ndarray, chunk: int, pooling: int
+    ) -> None:
+        self._model, self._pooling, self._classes = model, pooling, np.asarray(len(text))
+        self._starts, pieces, masks = zip(*_chunks(text, chunk), strict=True)
+        self._pieces = [jax.device_put((piece, mask)) for piece, mask in zip(pieces, masks, strict=True)]
+        self._lanes = min(len(self._pieces), buckets.passes_at_once(jax.default_backend()))
+        self._dense, self._appearance = features["dense"], features["appearance"]
+        self._decoder = pass_programs.prepare_decoder(model, params, features["decoder_1"], features["decoder_2"])
+        # A call looks at every parameter that it is given; these are all that the later programs need.
+        self._params = {"aggregator": params["aggregator"]}
+        self._states: list[Any] = [None] * len(self._pieces)
+        self._shares: list[Sums] = []  # one for each lane
+        self._sums: Any = None  # of the class layer that all chunks have reached
+
+    def run(self) -> Iterator[tuple[int, jax.Array]]:
+        """(index of the first class, logits `[b, chunk, g, g]`) of every chunk, in order.
+
+        What fills up the last chunk are copies of its last class.
+        """
+        settings, views = self._model.config.aggregator, len(self._dense)
+        side = self._model.config.grid // self._pooling
+        for index in range(settings.layers):
+            self._shares = [class_layer.no_sums(settings, views, side) for _ in range(self._lanes)]
+            for _ in _each(functools.partial(self._to_sums, index), len(self._pieces)):
+                pass
+            self._sums = pass_programs.complete_sums(
+                self._model, self._params, self._shares, self._classes, index=index
+            )
+        yield from zip(self._starts, _each(self._decoded, len(self._pieces)), strict=True)
+
+    def _to_sums(self, index: int, i: int) -> Any:
+        """Chunk i from where it stands to the sums of class layer `index`."""
+        text, mask = self._pieces[i]
+        onto = self._shares[i % self._lanes]
+        if index == 0:
+            self._states[i], share = pass_programs.first_layer(
+                self._model, self._params, self._dense, self._appearance, text, mask, onto, pooling=self._pooling
+            )
+        else:
+            self._states[i], share = pass_programs.next_layer(
+                self._model,
+                self._params,
+                self._states[i],
+                self._appearance,
+                text,
+                mask,
+                self._sums,
+                onto,
+                index=index,
+                pooling=self._pooling,
+            )
+        self._shares[i % self._lanes] = share
+        return share
+
+    def _decoded(self, i: int) -> jax.Array:
+        """Chunk i from the last class layer through the decoder."""
+        x, self._states[i] = self._states[i], None  # freed while the later chunks are decoded
+        return pass_programs.last_layer(
+            self._model, self._params, x, self._pieces[i][0], self._sums, self._decoder, pooling=self._pooling
         )
-
-    def following(index: int, i: int) -> None:
-        _, piece, mask = pieces[i]
-        state[i], shares[i % lanes] = pass_programs.next_layer(
-            model, params, state[i], appearance, piece, mask, sums, shares[i % lanes], index=index, pooling=pooling
-        )
-
-    def decoded(i: int) -> jax.Array:
-        x, state[i] = state[i], None  # freed while the later chunks are decoded
-        return pass_programs.last_layer(model, params, x, pieces[i][1], sums, of_image, pooling=pooling)
-
-    for index in range(layers):
-        shares[:] = [class_layer.no_sums(model.config.aggregator, views, side) for _ in range(lanes)]
-        collections.deque(_each(functools.partial(following, index) if index else first, len(pieces)), maxlen=0)
-        sums = pass_programs.complete_sums(model, params, shares, np.asarray(len(text)), index=index)
-    for (start, _, mask), logits in zip(pieces, _each(decoded, len(pieces)), strict=True):
-        yield start, np.asarray(logits)[:, : mask.sum()]
 
 
 def _each(function: Callable[[int], Any], count: int) -> Iterator[Any]:
-    """`function(i)` of 0, 1, ... in this order, `passes_at_once` beside each other and never more ahead."""
-    together = buckets.passes_at_once(jax.default_backend())
+    """`function(i)` for 0, 1, ... in this order.
+
+    On a CPU `passes_at_once` calls run beside each other, and a call starts when the one that many before has finished.
+    On other devices calls are only dispatched, and the device works through them in order.
+    """
+    backend = jax.default_backend()
+    if backend != "cpu":
+        yield from map(function, range(count))
+        return
+    together = buckets.passes_at_once(backend)
     with concurrent.futures.ThreadPoolExecutor(together) as threads:
         run = lambda i: jax.block_until_ready(function(i))
         running: collections.deque[concurrent.futures.Future[Any]] = collections.deque()
@@ -136,53 +207,16 @@ def _each(function: Callable[[int], Any], count: int) -> Iterator[Any]:
         yield from (future.result() for future in running)
 
 
-def labels(logits: np.ndarray, size: tuple[int, int], protocol: str) -> tuple[np.ndarray, np.ndarray]:
-    """Label int32 and probability float32 `[H, W]` of the most probable class; logits `[v, t, g, g]` of one image."""
-    best, shown = None, _shown(logits)
-    at_once = buckets.chunk_size(
-        logits.shape[1], LABELLED_AT_ONCE
-    )  # the same for every picture, however many are shown
-    for start in range(0, len(shown), at_once):
-        # What fills up the last piece is copies of its last class: equal, and later, so never the best.
-        classes = buckets.padded(shown[start : start + at_once], at_once)
-        best = labelling.best_classes(logits[:, classes], size, protocol, before=best, first=start)
-    label, value = (np.asarray(array)[: size[0], : size[1]] for array in best or ())
-    return shown.astype(np.int32)[label], value
-
-
-def _shown(logits: np.ndarray) -> np.ndarray:
-    """Indices of the classes that a view has kept; and the first class, the label where all probabilities are 0."""
-    kept = (logits[:, :, 0, 0] != aggregator.DROPPED_LOGIT).any(axis=0)
-    kept[:1] = True
-    return np.flatnonzero(kept)
-
-
-def probabilities(logits: np.ndarray, size: tuple[int, int], protocol: str) -> np.ndarray:
-    """Probabilities float32 `[t, H, W]` of logits `[v, t, g, g]` of one image."""
-    result = np.empty((logits.shape[1], *size), np.float32)
-    for start, piece, mask in _chunks(logits.swapaxes(0, 1), labelling.CLASSES_AT_ONCE):
-        part = labelling.padded_probabilities(piece.swapaxes(0, 1), size, protocol)
-        result[start : start + mask.sum()] = np.asarray(part)[: mask.sum(), : size[0], : size[1]]
-    return result
-
-
 def _chunks(text: np.ndarray, chunk: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(first class, text `[size, p, e]`, mask `[size]`): the last piece is filled up with copies of its last class."""
+    """(first class, text `[size, p, e]`, mask `[size]`): the last chunk is filled up with copies of its last class."""
     size = buckets.chunk_size(len(text), chunk)
     for start in range(0, len(text), size):
         piece = text[start : start + size]
-        count = len(piece)
-        yield start, buckets.padded(piece, size), np.arange(size) < count
+        yield start, buckets.padded(piece, size), np.arange(size) < len(piece)
 
 
-def _groups(arrays: Features, at_once: int) -> Iterator[tuple[int, int, Features]]:
-    """(first view, views, their rows of the arrays): at most `at_once`, filled up with copies of the last."""
-    views = len(next(iter(arrays.values())))
+def _groups(views: int, at_once: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(first view, indices of the views) of groups of at most `at_once`; the last view fills up the last group."""
     size = min(at_once, buckets.bucket(views, buckets.VIEW_BUCKETS))
     for start in range(0, views, size):
-        rows = slice(start, start + size)
-        yield (
-            start,
-            min(size, views - start),
-            {name: buckets.padded(value[rows], size) for name, value in arrays.items()},
-        )
+        yield start, np.minimum(np.arange(start, start + size), views - 1)

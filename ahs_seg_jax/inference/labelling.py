@@ -1,9 +1,10 @@
-"""From the logits of the views to probabilities and labels at the size of the image."""
+"""From the logits of the views to probabilities and labels at the size of the image.
 
-import functools
-import itertools
-import operator
-from collections.abc import Sequence
+Axes: v view, t class, g side of the logits, n side of the blended map; H W output pixels, H' W' padded to a bucket.
+
+Output sizes are padded to OUTPUT_BUCKETS and cropped on the host, so that few programs are compiled. Classes come in
+chunks, so that the probabilities of all classes never exist together at the output size.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,86 +12,73 @@ import numpy as np
 
 from ahs_seg_jax.inference import buckets
 from ahs_seg_jax.inference.compiled import Compiled
-from ahs_seg_jax.inference.views import CAT_SEG, Windows, bilinear_taps, check_protocol
+from ahs_seg_jax.inference.in_passes import ViewLogits
+from ahs_seg_jax.inference.protocols import Protocol
+from ahs_seg_jax.inference.views import bilinear_taps
 from ahs_seg_jax.models.ops import resize
 
 CLASSES_AT_ONCE = 8  # classes whose probabilities exist at the output size together
-ROWS_AT_ONCE = 128  # and output rows of them; divides every output bucket
+ROWS_AT_ONCE = 128  # output rows whose probabilities exist together; divides every output bucket
+LABELLED_AT_ONCE = 32  # classes whose logits become labels in one call
 
-
-def _blend(logits: jax.Array, protocol: str, windows: Windows) -> jax.Array:
-    """Probabilities `[t, n, n]` of the views' logits `[v, t, g, g]`."""
-    if protocol == "whole":
-        return jax.nn.sigmoid(logits[0])
-    side, size, across = windows.window, windows.size, len(windows.starts)
-    # Columns stand before rows from here to the sum: so no step gathers across rows.
-    probabilities = jax.nn.sigmoid(resize.turned(logits, *_taps_of(logits, (side, side))))
-    rows = [_overlapped(list(probabilities[i * across : (i + 1) * across]), windows, -2) for i in range(across)]
-    whole = resize.turned(probabilities[-1], *_taps_of(probabilities, (size, size)))
-    return (jnp.swapaxes(_overlapped(rows, windows, -1), -1, -2) + whole) / 2
-
-
-def _overlapped(parts: Sequence[jax.Array], windows: Windows, axis: int) -> jax.Array:
-    """Windows beside each other along an axis as one array, the mean where they overlap."""
-    edges = sorted({edge for start in windows.starts for edge in (start, start + windows.window)})
-    pieces = []
-    for low, high in itertools.pairwise(edges):
-        covering = [
-            jax.lax.slice_in_dim(part, low - start, high - start, axis=axis)
-            for part, start in zip(parts, windows.starts, strict=True)
-            if start <= low and high <= start + windows.window
-        ]
-        pieces.append(functools.reduce(operator.add, covering) / len(covering))
-    return jnp.concatenate(pieces, axis)
+Best = tuple[jax.Array, jax.Array]  # int32 and float32 [H', W']: the most probable class, its probability
 
 
 def _taps_of(x: jax.Array, size: tuple[int, int]) -> tuple[resize.Taps, resize.Taps]:
     return bilinear_taps(x.shape[-2], size[0]), bilinear_taps(x.shape[-1], size[1])
 
 
-def probabilities(logits: jax.Array, size: tuple[int, int], protocol: str, windows: Windows = CAT_SEG) -> jax.Array:
+def probabilities(logits: jax.Array, size: tuple[int, int], protocol: Protocol) -> jax.Array:
     """Probabilities float32 `[t, H, W]` of the views' logits `[v, t, g, g]` at the output size (H, W)."""
-    check_protocol(protocol)
-    blended = _blend(logits, protocol, windows)
+    blended = protocol.blend(logits)
     return resize.interpolated(blended, *_taps_of(blended, size))
 
 
-def padded_probabilities(
-    logits: jax.Array | np.ndarray, size: tuple[int, int], protocol: str, windows: Windows = CAT_SEG
-) -> jax.Array:
-    """As `probabilities`, padded to the output buckets `[t, H', W']`, so that sizes of a bucket share one program."""
-    check_protocol(protocol)
-    n = logits.shape[-1] if protocol == "whole" else windows.size
-    row_taps, column_taps = (_padded_taps(n, extent) for extent in size)
-    return _blend_to_size(logits, row_taps, column_taps, protocol=protocol, windows=windows)
+def labels(logits: ViewLogits, size: tuple[int, int], protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    """Label int32 and probability float32 `[H, W]` of the most probable class of every pixel of one image."""
+    best, shown = None, logits.shown()
+    # The number of classes of a call is the same for every picture, however many its views have kept.
+    at_once = buckets.chunk_size(logits.places.shape[1], LABELLED_AT_ONCE)
+    for start in range(0, len(shown), at_once):
+        # The copies of the last class that fill up the last chunk are equal to it and come later: never the best.
+        classes = buckets.padded(shown[start : start + at_once], at_once)
+        best = best_classes(logits.of(classes), size, protocol, before=best, first=start)
+    label, value = (np.asarray(array)[: size[0], : size[1]] for array in best or ())
+    return shown.astype(np.int32)[label], value
 
 
-def _blended_at(
-    logits: jax.Array, row_taps: resize.Taps, column_taps: resize.Taps, protocol: str, windows: Windows
-) -> jax.Array:
-    return resize.interpolated(_blend(logits, protocol, windows), row_taps, column_taps)
+def all_probabilities(logits: ViewLogits, count: int, size: tuple[int, int], protocol: Protocol) -> np.ndarray:
+    """Probabilities float32 `[t, H, W]` of the first t = `count` classes of one image."""
+    result = np.empty((count, *size), np.float32)
+    at_once = buckets.chunk_size(count, CLASSES_AT_ONCE)
+    for start in range(0, count, at_once):
+        classes = buckets.padded(np.arange(start, min(start + at_once, count)), at_once)
+        row_taps, column_taps = _output_taps(protocol, logits.values.shape[-1], size)
+        part = np.asarray(_blend_to_size(logits.of(classes), row_taps, column_taps, protocol=protocol))
+        result[start : start + at_once] = part[: count - start, : size[0], : size[1]]
+    return result
 
 
-_blend_to_size = Compiled(_blended_at, "probabilities", static=("protocol", "windows"))
+def _blended_at(logits: jax.Array, row_taps: resize.Taps, column_taps: resize.Taps, protocol: Protocol) -> jax.Array:
+    return resize.interpolated(protocol.blend(logits), row_taps, column_taps)
 
 
-def label_map(logits: jax.Array, size: tuple[int, int], protocol: str, windows: Windows = CAT_SEG) -> jax.Array:
+_blend_to_size = Compiled(_blended_at, "probabilities", static=("protocol",))
+
+
+def label_map(logits: jax.Array, size: tuple[int, int], protocol: Protocol) -> jax.Array:
     """The most probable class of every pixel: int32 `[H', W']`, the output size (H, W) padded to OUTPUT_BUCKETS.
 
     Crop the result to `[:H, :W]`. Equals the argmax of `probabilities`, the first of equals, at the memory of
     CLASSES_AT_ONCE classes, of which ROWS_AT_ONCE output rows exist together. Returns before the device has finished.
     """
-    return best_classes(logits, size, protocol, windows)[0]
-
-
-Best = tuple[jax.Array, jax.Array]  # int32 and float32 [H', W']: the most probable class, its probability
+    return best_classes(logits, size, protocol)[0]
 
 
 def best_classes(
-    logits: jax.Array | np.ndarray,
+    logits: jax.Array,
     size: tuple[int, int],
-    protocol: str,
-    windows: Windows = CAT_SEG,
+    protocol: Protocol,
     before: Best | None = None,
     first: int = 0,
 ) -> Best:
@@ -98,13 +86,17 @@ def best_classes(
 
     Classes may come in parts: `before` is the result for the classes up to `first`, where these logits begin.
     """
-    check_protocol(protocol)
-    n = logits.shape[-1] if protocol == "whole" else windows.size
-    row_taps, column_taps = (_padded_taps(n, extent) for extent in size)
+    row_taps, column_taps = _output_taps(protocol, logits.shape[-1], size)
     if before is None:
         extent = (len(row_taps[0]), len(column_taps[0]))
         before = jnp.zeros(extent, jnp.int32), jnp.full(extent, -1.0, jnp.float32)
-    return _best_classes(logits, np.int32(first), before, row_taps, column_taps, protocol=protocol, windows=windows)
+    return _best_classes(logits, np.int32(first), before, row_taps, column_taps, protocol=protocol)
+
+
+def _output_taps(protocol: Protocol, side: int, size: tuple[int, int]) -> tuple[resize.Taps, resize.Taps]:
+    """Row and column taps from the blended map of logits of side `side` to the padded output of `size`."""
+    rows, columns = (_padded_taps(protocol.blended_side(side), extent) for extent in size)
+    return rows, columns
 
 
 def _padded_taps(size_in: int, size_out: int) -> resize.Taps:
@@ -119,8 +111,7 @@ def _best_of_all(
     before: Best,
     row_taps: resize.Taps,
     column_taps: resize.Taps,
-    protocol: str,
-    windows: Windows,
+    protocol: Protocol,
 ) -> Best:
     views, classes, g, _ = logits.shape
     # Padding classes come last and have probability 0: a tie goes to the first class, so they never win.
@@ -132,7 +123,7 @@ def _best_of_all(
 
     def step(best: Best, chunk: tuple[jax.Array, jax.Array]) -> tuple[Best, None]:
         first, chunk_logits = chunk
-        blended = _blend(chunk_logits, protocol, windows)
+        blended = protocol.blend(chunk_logits)
         wide = jnp.swapaxes(resize.along(jnp.swapaxes(blended, -1, -2), column_taps), -1, -2)
 
         def band(parts: tuple[jax.Array, jax.Array, resize.Taps]) -> Best:
@@ -149,4 +140,4 @@ def _best_of_all(
     return labels.reshape(before[0].shape), values.reshape(before[1].shape)
 
 
-_best_classes = Compiled(_best_of_all, "label_map", static=("protocol", "windows"))
+_best_classes = Compiled(_best_of_all, "label_map", static=("protocol",))

@@ -3,9 +3,9 @@
 Axes: b view, t class of a chunk, p prompt, e joint embedding, h w feature grid, c hidden channels, g side of the
 logits.
 
-A chunk of classes goes through embedding, spatial layers, class layers and decoder on its own; chunks meet in the two
-sums of the class attention only (`ClassLayer.sums`). So no program depends on the number of classes, only on the chunk,
-and there is one for each way from a meeting to the next.
+A class chunk goes through the embedding, the spatial layers, the class layers and the decoder on its own. Chunks meet
+only in the two sums of each class layer (`ClassLayer.sums`). So a program depends on the size of a chunk, not on the
+number of classes, and there is one program for each stretch between two meetings.
 """
 
 import functools
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ahs_seg_jax.inference.compiled import Compiled
+from ahs_seg_jax.models.aggregator import DROPPED_LOGIT
 from ahs_seg_jax.models.ahs_seg import AHSSeg, mean_text
 from ahs_seg_jax.models.class_layer import Sums
 from ahs_seg_jax.models.decoder import Prepared
@@ -40,6 +41,27 @@ def encode_text(model: AHSSeg, params: Any, tokens: jax.Array) -> jax.Array:
 def _best_correlation(model: AHSSeg, params: Any, dense: jax.Array, text: jax.Array) -> jax.Array:
     """The largest correlation of each class `[b, t]`, over positions and prompts."""
     return _call(model, params, AHSSeg.correlate, dense, text).astype(jnp.float32).max((2, 3, 4))
+
+
+def _take_rows(arrays: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
+    """The rows with these indices of every array."""
+    return jax.tree.map(lambda array: array[rows], arrays)
+
+
+def _join(parts: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """The rows of several groups of arrays in one."""
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+
+def _put_classes(logits: jax.Array, value: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    """`logits` `[b, n, g, g]` with `value` at views from `row` and classes from `column` on."""
+    zero = jnp.zeros_like(row)
+    return jax.lax.dynamic_update_slice(logits, value, (row, column, zero, zero))
+
+
+def _take_classes(logits: jax.Array, rows: jax.Array, places: jax.Array) -> jax.Array:
+    """`[v, k, g, g]` at `rows` `[v]` and `places` `[v, k]` of logits `[b, n, g, g]`; -100 for a place of n."""
+    return logits.at[rows[:, None], places].get(mode="fill", fill_value=DROPPED_LOGIT)
 
 
 def _onward(
@@ -78,8 +100,10 @@ def _first_layer(
     *,
     pooling: int,
 ) -> tuple[jax.Array, Sums]:
-    """A chunk's embedded correlation of text `[t, p, e]` with dense features `[b, h, w, e]` after the first spatial layer
-    `[b, t, h, w, c]`, and the class layer's sums with its share."""
+    """Correlation of a chunk's text `[t, p, e]` with dense features `[b, h, w, e]`, through the first spatial layer.
+
+    Returns the classes `[b, t, h, w, c]`, and the sums `onto` of the class layer with this chunk's share added.
+    """
 
     def run(m: AHSSeg) -> tuple[jax.Array, Sums]:
         return _onward(m, m.aggregator.embed(m.correlate(dense, text)), appearance, text, mask, onto, 0, pooling)
@@ -112,7 +136,7 @@ def _next_layer(
 def _last_layer(
     model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, prepared: Sequence[Prepared], *, pooling: int
 ) -> jax.Array:
-    """A chunk through the last class layer, whose `sums` are complete, and the decoder: logits float32 `[b, t, g, g]`."""
+    """Logits float32 `[b, t, g, g]`: a chunk through the last class layer, with its complete `sums`, and the decoder."""
 
     def run(m: AHSSeg) -> jax.Array:
         y = _updated(m, x, text, sums, model.config.aggregator.layers - 1, pooling)
@@ -137,6 +161,10 @@ def _prepare_decoder(model: AHSSeg, params: Any, first: jax.Array, second: jax.A
     return _call(model, params, lambda m: m.aggregator.prepare_decoder((first, second)))
 
 
+take_rows = Compiled(_take_rows, "take_rows")
+join = Compiled(_join, "join")
+put_classes = Compiled(_put_classes, "put_classes", donate=("logits",))
+take_classes = Compiled(_take_classes, "take_classes")
 encode_image = Compiled(_encode_image, "encode_image", static=("model",))
 best_correlation = Compiled(_best_correlation, "best_correlation", static=("model",))
 first_layer = Compiled(_first_layer, "first_layer", static=("model", "pooling"), donate=("onto",))

@@ -6,25 +6,27 @@ classes, all kept, 4000 x 3000 pixels on a CPU: 3.05e9 bytes at its peak).
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from ahs_seg_jax.inference import buckets, tiles
 from ahs_seg_jax.inference.native_windows import TILE, Grid, NativeWindows
-from ahs_seg_jax.inference.views import views_shape
+from ahs_seg_jax.inference.protocols import Protocol
 from ahs_seg_jax.models.architecture import ModelConfig
 
 RUNTIME = 1.1e9  # Python, JAX and compiled programs
-# Temporaries of one pass. On a CPU more would leave a core's caches, and be asked of the system anew in every pass.
+# Bytes of one pass's temporaries. On a CPU, more would not stay in a core's caches, and the allocator would ask the
+# system for the memory anew in every pass.
 WORKING = {"cpu": 1e8}
 WORKING_ELSEWHERE = 8e9
 CHUNKS = {"cpu": (32, 24, 16, 12, 8, 6)}
 CHUNKS_ELSEWHERE = (256, 128, 64, 32, 16, 8)
-# What classes between the passes take beyond their size: a CPU's allocator leaves freed temporaries between them (measured:
-# 5,000 classes of ViT-B/16 at 480 x 640 took 3.4e9 bytes beyond the model's, of which 1.5e9 are their states).
+# How many times their own size the classes between the passes take: a CPU's allocator leaves freed temporaries between
+# them. Measured: 5,000 classes of ViT-B/16 at 480 x 640 took 3.4e9 bytes beyond the model's, of which 1.5e9 are states.
 SPREAD = {"cpu": 2.0}
-SPARE = 0.2  # of an image's views: what groups of views may be filled up with
+SPARE = 0.2  # the share of an image's views that may be computed only to fill up a group
 HELD = 1e9  # logits of native windows that are held together; a wider image is divided into strips
 
 
@@ -60,57 +62,46 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(
-    config: ModelConfig,
-    params: Any,
-    *,
-    classes: int,
-    size: tuple[int, int],
-    protocol: str,
-    keep: int | None,
-    memory_gb: float | None = None,
-    probabilities: bool = False,
-    images: int = 1,
-    platform: str | None = None,
-    windows: NativeWindows | None = None,
-    streamed: bool = False,
-) -> Plan:
-    """The plan that fits `memory_gb` (1e9 bytes; None: no limit): the largest chunk, then the most views at once.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a plan is made for: images of `size` (h, w) with so many classes, seen by a protocol or by native windows.
 
-    With `windows` the protocol does not matter; `streamed`: neither image nor result is in memory as a whole.
+    `keep` is the number of classes that each view keeps (None: all). `streamed`: neither the image nor its result is in
+    memory as a whole. `images` is how many images of this size are segmented in one call.
+    """
+
+    size: tuple[int, int]
+    classes: int
+    seen_by: Protocol | NativeWindows
+    keep: int | None = None
+    images: int = 1
+    probabilities: bool = False
+    streamed: bool = False
+
+    @property
+    def kept(self) -> int:
+        """Classes that a view keeps."""
+        return self.classes if self.keep is None else min(self.classes, self.keep)
+
+
+def make_plan(config: ModelConfig, params: Any, request: Request, memory_gb: float | None = None) -> Plan:
+    """The plan that fits `memory_gb` (1e9 bytes; None: no limit): the largest class chunk, then the most views at once.
 
     Raises:
       ValueError: not even the smallest chunk fits; the message says what takes the memory and what helps.
     """
-    platform = platform or jax.default_backend()
-    kept = classes if keep is None else min(classes, keep)
-    if windows is None:
-        grid, columns, views = None, None, views_shape(protocol, config.image.crop)[0]
-        fixed = _fixed(config, params, classes, size, views, probabilities)
-    else:
-        grid = windows.grid(size, config.image.crop)
-        columns, views = _strip(grid, classes * _logits(config), memory_gb), grid.count
-        fixed = _fixed_of_windows(params, grid, classes, streamed, probabilities)
-    held = grid.held(columns) if grid and columns else views
+    fixed, views, held, columns = _fixed(config, params, request, memory_gb)
+    platform, classes, kept = jax.default_backend(), request.classes, request.kept
     plan = None
-    chunks = CHUNKS.get(platform, CHUNKS_ELSEWHERE)
-    for most in chunks:
-        chunk = buckets.chunk_size(kept, most, buckets.passes_at_once(platform))
-        together = 1 if kept < classes else buckets.bucket(views * images, buckets.VIEW_BUCKETS)
-        for at_once in sorted({v for v in buckets.VIEW_BUCKETS if v <= together}, reverse=True):
-            working = chunk * at_once * class_bytes(config)
-            too_much = working > WORKING.get(platform, WORKING_ELSEWHERE)
-            if too_much and (at_once > 1 or most > chunks[-1]):
-                continue
-            if at_once > 1 and not grid and _filling(views, images, at_once) > SPARE * views:
-                continue
-            logits = max(held, at_once) * classes * _logits(config)
-            states = SPREAD.get(platform, 1.0) * -(-kept // chunk) * chunk * at_once * state_bytes(config)
-            passes = working * min(buckets.passes_at_once(platform), -(-kept // chunk))
-            parts = fixed | {"logits": logits, "classes between the passes": states, "passes at work": passes}
-            plan = Plan(classes, kept, views, size, chunk, at_once, parts, columns)
-            if memory_gb is None or plan.gigabytes <= memory_gb:
-                return plan
+    for chunk, at_once in _candidates(config, request, views, platform):
+        working = chunk * at_once * class_bytes(config)
+        states = SPREAD.get(platform, 1.0) * -(-kept // chunk) * chunk * at_once * state_bytes(config)
+        passes = working * min(buckets.passes_at_once(platform), -(-kept // chunk))
+        logits = max(held, at_once) * classes * _logits(config)
+        parts = fixed | {"logits": logits, "classes between the passes": states, "passes at work": passes}
+        plan = Plan(classes, kept, views, request.size, chunk, at_once, parts, columns)
+        if memory_gb is None or plan.gigabytes <= memory_gb:
+            return plan
     assert plan is not None
     raise ValueError(
         f"this needs about {plan.gigabytes:.1f} GB, more than memory_gb = {memory_gb:g}:\n{plan}\n"
@@ -118,20 +109,45 @@ def make_plan(
     )
 
 
+def _candidates(config: ModelConfig, request: Request, views: int, platform: str) -> Iterator[tuple[int, int]]:
+    """(classes of a chunk, views at once), the fastest first; what one pass needs suits the platform's memory."""
+    chunks = CHUNKS.get(platform, CHUNKS_ELSEWHERE)
+    cut, tiled = request.kept < request.classes, isinstance(request.seen_by, NativeWindows)
+    together = 1 if cut else buckets.bucket(views * request.images, buckets.VIEW_BUCKETS)
+    for most in chunks:
+        chunk = buckets.chunk_size(request.kept, most, buckets.passes_at_once(platform))
+        for at_once in sorted({v for v in buckets.VIEW_BUCKETS if v <= together}, reverse=True):
+            too_much = chunk * at_once * class_bytes(config) > WORKING.get(platform, WORKING_ELSEWHERE)
+            too_filled = not tiled and _filling(views, request.images, at_once) > SPARE * views
+            last_resort = at_once == 1 and most == chunks[-1]
+            if last_resort or not (too_much or (at_once > 1 and too_filled)):
+                yield chunk, at_once
+
+
 def _fixed(
-    config: ModelConfig, params: Any, classes: int, size: tuple[int, int], views: int, probabilities: bool
-) -> dict[str, float]:
-    """What does not depend on the chunk."""
-    rows, columns = (buckets.bucket(extent, buckets.OUTPUT_BUCKETS) for extent in size)
-    pixels = size[0] * size[1]
+    config: ModelConfig, params: Any, request: Request, memory_gb: float | None
+) -> tuple[dict[str, float], int, int, int | None]:
+    """What does not depend on the chunk: bytes by what needs them, views, views held, columns of a strip."""
+    pixels, seen_by = float(request.size[0] * request.size[1]), request.seen_by
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    parts = {
-        "runtime and programs": RUNTIME,
-        "weights": float(weights),
-        "image and its views": 3.0 * pixels + 12.0 * views * config.image.crop**2 + 50e6,
-        "labels and confidence": 16.0 * rows * columns + 8.0 * pixels,
-    }
-    return parts | ({"probabilities": 4.0 * classes * pixels} if probabilities else {})
+    parts = {"runtime and programs": RUNTIME, "weights": float(weights)}
+    columns: int | None = None
+    if isinstance(seen_by, NativeWindows):
+        grid = seen_by.grid(request.size, config.image.crop)
+        columns, views = _strip(grid, request.classes * _logits(config), memory_gb), grid.count
+        held = grid.held(columns)
+        # A tile's classes exist twice where they are added up and chosen.
+        tile = 2 * 4.0 * tiles.CLASSES_AT_ONCE * (TILE + grid.window) ** 2
+        parts["image, labels, confidence"] = 1e8 if request.streamed else 11 * pixels
+        parts["tiles"] = tile + (4.0 * request.classes * TILE**2 if request.probabilities else 0.0)
+    else:
+        rows, wide = (buckets.bucket(extent, buckets.OUTPUT_BUCKETS) for extent in request.size)
+        held = views = seen_by.views_shape(config.image.crop)[0]
+        parts["image and its views"] = 3.0 * pixels + 12.0 * views * config.image.crop**2 + 50e6
+        parts["labels and confidence"] = 16.0 * rows * wide + 8.0 * pixels
+    if request.probabilities and not request.streamed:
+        parts["probabilities"] = 4.0 * request.classes * pixels
+    return parts, views, held, columns
 
 
 def _filling(views: int, images: int, at_once: int) -> float:
@@ -140,21 +156,8 @@ def _filling(views: int, images: int, at_once: int) -> float:
     return (-together * views % at_once) / together
 
 
-def _fixed_of_windows(params: Any, grid: Grid, classes: int, streamed: bool, probabilities: bool) -> dict[str, float]:
-    """As `_fixed`, for native windows. A tile's classes exist twice where they are added up and chosen."""
-    pixels = float(grid.size[0] * grid.size[1])
-    tile = 2 * 4.0 * tiles.CLASSES_AT_ONCE * (TILE + grid.window) ** 2
-    parts = {
-        "runtime and programs": RUNTIME,
-        "weights": float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))),
-        "image, labels, confidence": 1e8 if streamed else 11 * pixels,
-        "tiles": tile + (4.0 * classes * TILE**2 if probabilities else 0.0),
-    }
-    return parts | ({"probabilities": 4.0 * classes * pixels} if probabilities and not streamed else {})
-
-
 def _strip(grid: Grid, window_bytes: float, memory_gb: float | None) -> int:
-    """Columns of tiles in a strip: as many as hold their windows' logits in HELD, or half of a smaller bound."""
+    """Columns of the widest strip of tiles whose logits fit into HELD bytes, or into half of a smaller bound."""
     bound = HELD if memory_gb is None else min(HELD, 0.5e9 * memory_gb)
     fitting = (n for n in range(grid.tiles()[1], 1, -1) if grid.held(n) * window_bytes <= bound)
     return next(fitting, 1)

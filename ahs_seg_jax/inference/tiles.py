@@ -1,4 +1,4 @@
-"""Windows over an image at its own resolution: images of any size, tile by tile, in memory that does not grow with them.
+"""Windows over an image of any size at its own resolution, tile by tile, in memory that does not grow with the image.
 
 Axes: k window, t class, g side of the logits; y x a place in the image, in pixels.
 
@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ahs_seg_jax.inference import buckets, labelling
+from ahs_seg_jax.inference import buckets, in_passes, labelling
 from ahs_seg_jax.inference.compiled import Compiled
+from ahs_seg_jax.inference.in_passes import ViewLogits
 from ahs_seg_jax.inference.native_windows import TILE, Axis, Grid, NativeWindows
 from ahs_seg_jax.inference.views import bilinear_taps, check_image, squash
 from ahs_seg_jax.models.ops import resize
@@ -29,9 +30,9 @@ logger = logging.getLogger("ahs_seg_jax")
 CLASSES_AT_ONCE = 16  # classes whose probabilities exist for a whole tile together
 OVERVIEW = 1024  # longest side in pixels of what the global view is made of
 
-Segment = Callable[[np.ndarray], np.ndarray]  # views [k, s, s, 3], RGB 0..255 -> logits [k, t, g, g]
+Segment = Callable[[np.ndarray], ViewLogits]  # views [k, s, s, 3], RGB 0..255 -> their logits
 Found = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # labels and confidence [H, W], probabilities [t, H, W]
-_Window = tuple[tuple[int, int], np.ndarray]  # its row and column, its logits [t, g, g]
+_Window = tuple[tuple[int, int], ViewLogits]  # its row and column, the logits of this one view
 
 
 class Raster(Protocol):
@@ -115,14 +116,14 @@ def label_tiles(
     Tiles whose corner (y, x) is among `done`, which an earlier run has made, are left out.
     """
     grid = windows.grid(raster.size, crop)
-    whole = segment(_views([overview(raster, OVERVIEW)], crop, at_once))[0] if windows.global_view else None
+    whole = _alone(segment(_views([overview(raster, OVERVIEW)], crop, at_once)), 0) if windows.global_view else None
     tile_rows, tile_columns = grid.tiles(tile)
     wide = columns or tile_columns
     strips = [range(left, min(left + wide, tile_columns)) for left in range(0, tile_columns, wide)]
     of_strips = [grid.columns.meeting(strip.start * tile, strip.stop * tile) for strip in strips]
     progress = Progress(len(grid.rows.starts) * sum(map(len, of_strips)), logger.info, "segmented", "windows")
     for strip, window_columns in zip(strips, of_strips, strict=True):
-        held: dict[tuple[int, int], np.ndarray] = {}
+        held: dict[tuple[int, int], ViewLogits] = {}
         for row in range(tile_rows):
             wanted = [column for column in strip if (row * tile, column * tile) not in done]
             rows = grid.rows.meeting(row * tile, (row + 1) * tile) if wanted else []
@@ -136,13 +137,20 @@ def label_tiles(
 def _segmented(
     segment: Segment, raster: Raster, grid: Grid, keys: list[tuple[int, int]], crop: int, at_once: int
 ) -> Iterator[_Window]:
-    """Logits `[t, g, g]` of windows, by row and column."""
+    """The logits of windows, by row and column."""
     height, width = grid.rows.length, grid.columns.length
     for start in range(0, len(keys), at_once):
         group = keys[start : start + at_once]
         read = [raster.read(grid.rows.starts[r], grid.columns.starts[c], height, width) for r, c in group]
-        # Copies, so that holding one window does not hold the group it was computed with.
-        yield from ((key, one.copy()) for key, one in zip(group, segment(_views(read, crop, at_once)), strict=False))
+        logits = segment(_views(read, crop, at_once))
+        yield from ((key, _alone(logits, view)) for view, key in enumerate(group))
+
+
+def _alone(logits: ViewLogits, view: int) -> ViewLogits:
+    """The logits of one view, so that holding it does not hold the group that it was computed with."""
+    row = logits.rows[view : view + 1]
+    values = in_passes.take_rows({"values": logits.values}, row)["values"]
+    return ViewLogits(values, np.zeros(1, np.int32), logits.places[view : view + 1])
 
 
 def _views(images: list[np.ndarray], crop: int, at_once: int) -> np.ndarray:
@@ -159,13 +167,13 @@ class _Placed(NamedTuple):
     weights: np.ndarray  # float32 [n], 0 where the window has ended
 
 
-_Part = tuple[np.ndarray, _Placed, _Placed]  # logits [t, g, g], and where they lie
+_Part = tuple[ViewLogits, _Placed, _Placed]  # the logits of a view, and where its rows and columns lie
 
 
 def _label(
     grid: Grid,
-    held: dict[tuple[int, int], np.ndarray],
-    whole: np.ndarray | None,
+    held: dict[tuple[int, int], ViewLogits],
+    whole: ViewLogits | None,
     corner: tuple[int, int],
     tile: int,
     probabilities: bool,
@@ -173,7 +181,7 @@ def _label(
     """The tile whose corner (y, x) is given."""
     y, x = corner
     height, width = (min(tile, extent - at) for extent, at in zip(grid.size, corner, strict=True))
-    share, side = 1.0 if whole is None else 0.5, next(iter(held.values())).shape[-1]
+    share, side = 1.0 if whole is None else 0.5, next(iter(held.values())).values.shape[-1]
     rows = {r: _placed(grid.rows, r, y, grid.window, side, share) for r in grid.rows.meeting(y, y + tile)}
     columns = {c: _placed(grid.columns, c, x, grid.window, side) for c in grid.columns.meeting(x, x + tile)}
     parts: list[_Part] = [(held[r, c], rows[r], columns[c]) for r in rows for c in columns]
@@ -189,17 +197,16 @@ def _best(
     """Labels, confidence and probabilities of a tile of `size` (h, w); `sides` are those of programs: tile, window."""
     tile, window = sides
     height, width = size
-    classes = len(parts[0][0])
+    classes = parts[0][0].places.shape[1]
     chunk = min(CLASSES_AT_ONCE, buckets.bucket(classes, buckets.CLASS_BUCKETS))
     best = jnp.zeros((tile, tile), jnp.int32), jnp.full((tile, tile), -1.0, jnp.float32)
     kept = np.empty((classes, height, width), np.float32) if probabilities else None
     for first in range(0, classes, chunk):
         total = jnp.zeros((chunk, tile + window, tile + window), jnp.float32)
+        # The copies of the last class that fill up the last chunk come after it, so they are never the best.
+        wanted = np.minimum(np.arange(first, first + chunk), classes - 1)
         for logits, rows, columns in parts:
-            piece = logits[first : first + chunk]
-            # What fills up the last chunk has probability 0 and comes last, so it is never the best.
-            piece = np.pad(piece, ((0, chunk - len(piece)), (0, 0), (0, 0)), constant_values=-100.0)
-            total = _add(total, piece, rows, columns)
+            total = _add(total, logits.of(wanted)[0], rows, columns)
         best = _choose(total, best, np.int32(first))
         if kept is not None:
             kept[first : first + chunk] = np.asarray(total[: classes - first, :height, :width])

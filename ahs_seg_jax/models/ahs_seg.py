@@ -113,10 +113,7 @@ class AHSSeg(nn.Module):
         A False `class_mask` marks a class that only fills up a bucket: its logits are -100, and it influences nothing.
         More classes than `aggregator.pad_len` are cut, for each image, to those with the largest correlation.
         """
-        if self.config.grid % class_pooling:
-            raise ValueError(
-                f"class_pooling is {class_pooling}, which does not divide the feature grid of {self.config.grid} tokens"
-            )
+        self.config.check_class_pooling(class_pooling)
         with self._precision():
             return self._segment(features, text, class_pooling, class_mask)
 

@@ -96,18 +96,37 @@ class ModelConfig:
         """Rotation blocks of the image tower, d_image / B."""
         return self.image.width // self.block_size
 
+    def check_class_pooling(self, class_pooling: int) -> None:
+        """Raises ValueError unless squares of `class_pooling` positions divide the feature grid."""
+        if class_pooling < 1 or self.grid % class_pooling:
+            raise ValueError(
+                f"class_pooling is {class_pooling}, which does not divide the feature grid of {self.grid} tokens"
+            )
+
     def replace(self, **changes: Any) -> "ModelConfig":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def problems(self) -> list[str]:
         """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
-        return [
+        return self._size_problems() or [
             *self._choice_problems(),
             *self._tower_problems(),
             *self._aggregator_problems(),
             *self._grid_problems(),
             *self._tap_problems(),
+        ]
+
+    def _size_problems(self) -> list[str]:
+        """Sizes that are not positive; what else contradicts them cannot be computed."""
+        groups = {f"model.{name}.": getattr(self, name) for name in ("image", "text", "aggregator")}
+        sizes = {prefix + name: value for prefix, group in groups.items() for name, value in vars(group).items()}
+        sizes |= {f"model.{name}": getattr(self, name) for name in ("embed_dim", "block_size", "dc_hsp_rank")}
+        least = {"model.aggregator.pad_len": 0}
+        return [
+            f"{name} is {value}; it must be at least {least.get(name, 1)}"
+            for name, value in sizes.items()
+            if min(value if isinstance(value, tuple) else (value,)) < least.get(name, 1)
         ]
 
     def _choice_problems(self) -> list[str]:

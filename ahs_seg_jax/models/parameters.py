@@ -1,12 +1,53 @@
-"""The tree of parameters: by names, in parts, merged, summarised and hashed."""
+"""The tree of parameters: by names, in parts, merged, summarised, hashed, and whether it is finite."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+Params = Mapping[str, Any]
+
+_CHUNK = 1 << 20  # elements a step of the statistics, so that no large float64 copy is made
+
+
+def flatten(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, leaf) of nested dictionaries, the keys joined by `/`."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries from name -> leaf."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
+
+
+def merge(trainable: Params, frozen: Params) -> dict[str, Any]:
+    """The whole parameter tree again, from the two that `optimizer.split` made."""
+    return unflatten(dict(flatten(trainable)) | dict(flatten(frozen)))
+
+
+def by_name(function: Callable[[str], Any], params: Params) -> dict[str, Any]:
+    """A tree like `params` with `function(name)` in place of each parameter."""
+    return unflatten({name: function(name) for name, _ in flatten(params)})
+
+
+def part_of(path: str) -> str:
+    """The part of the model a parameter belongs to: `clip/image`, `clip/text`, `aggregator`, ..."""
+    first, _, rest = path.partition("/")
+    return f"{first}/{rest.partition('/')[0]}" if first == "clip" and "/" in rest else first
 
 
 def params_sha256(params: Any) -> str:
@@ -19,52 +60,26 @@ def params_sha256(params: Any) -> str:
     return digest.hexdigest()
 
 
-Params = Mapping[str, Any]
+def not_finite(leaves: Iterable[tuple[str, Any]]) -> list[str]:
+    """Names of the arrays (NumPy, or on devices) that hold NaN or an infinity."""
+    return [name for name, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating) and not _is_finite(leaf)]
 
 
-def merge(trainable: Params, frozen: Params) -> dict[str, Any]:
-    """The whole parameter tree again, from the two that `split` made."""
-    flat = flax.traverse_util.flatten_dict(trainable, sep="/")
-    return nested({**flat, **flax.traverse_util.flatten_dict(frozen, sep="/")})
+def _is_finite(leaf: Any) -> bool:
+    if isinstance(leaf, jax.Array) and leaf.devices() and next(iter(leaf.devices())).platform != "cpu":
+        return bool(jnp.isfinite(leaf).all())
+    flat = np.asarray(leaf).reshape(-1)
+    if flat.dtype in (np.float32, np.float64):  # BLAS reads it three times faster; sums of large squares overflow
+        with np.errstate(all="ignore"):
+            if np.isfinite(np.dot(flat, flat)):
+                return True
+    return bool(np.isfinite(flat.astype(np.float32) if flat.dtype.itemsize < 4 else flat).all())
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    return flax.traverse_util.unflatten_dict(dict(flat), sep="/")
-
-
-def by_name(function: Callable[[str], Any], params: Params) -> dict[str, Any]:
-    """A tree like `params` with `function(name)` in place of each parameter."""
-    return nested({name: function(name) for name in flax.traverse_util.flatten_dict(params, sep="/")})
-
-
-_CHUNK = 1 << 20  # elements a step of the statistics, so that no large float64 copy is made
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of nested dictionaries, paths joined by `/`."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries from path -> leaf."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
-
-
-def part_of(path: str) -> str:
-    """The part of the model a parameter belongs to: `clip/image`, `clip/text`, `aggregator`, ..."""
-    first, _, rest = path.partition("/")
-    return f"{first}/{rest.partition('/')[0]}" if first == "clip" and "/" in rest else first
+def listed(names: list[str], most: int = 3) -> str:
+    """Some names as text: `a, b, c and 4 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def statistics(leaves: Iterable[tuple[str, np.ndarray]]) -> dict[str, dict[str, float]]:

@@ -18,6 +18,7 @@ from ahs_seg_jax.pictures.colors import assign_colors
 from ahs_seg_jax.segmenter import geotiff
 from ahs_seg_jax.segmenter.segmentation import count_labels, named_areas, summary
 from ahs_seg_jax.segmenter.segmenter import Names, Segmenter, Unknown
+from ahs_seg_jax.storage import writing
 from ahs_seg_jax.vocabulary import IGNORE
 
 OVERLAY = 2048  # pixels: the longest side of a picture of a large image
@@ -43,9 +44,7 @@ class _Progress:
 
     def save(self, path: pathlib.Path) -> None:
         """All or nothing."""
-        partial = path.with_name(f"{path.name}.new")
-        partial.write_text(json.dumps(dataclasses.asdict(self)), "utf-8")
-        partial.replace(path)
+        writing.write_text(path, json.dumps(dataclasses.asdict(self)))
 
 
 def segment_tiff(
@@ -57,7 +56,7 @@ def segment_tiff(
     *,
     unknown: Unknown = "none",
 ) -> dict[str, Any]:
-    """Segments the TIFF `source` through windows into the GeoTIFF `destination`; returns `Segmentation.summary`'s values.
+    """Segments the TIFF `source` through windows into the GeoTIFF `destination`; returns what `summary` returns.
 
     Neither is ever whole in memory. The labels keep the georeferencing; pixels for which the source has no data have no
     label. Until it is complete, the result and its progress lie beside `destination` under names that begin with a dot;
@@ -70,8 +69,9 @@ def segment_tiff(
     partial = destination.with_name(f".{destination.name}.partial.tif")
     notes = destination.with_name(f".{destination.name}.partial.json")
     with geotiff.open_tiff(source) as raster:
-        vocabulary, count, threshold = segmenter.words(names, unknown)
-        shown, text = vocabulary.names[:count], segmenter.encode_prompts(vocabulary)
+        words = segmenter.words(names, unknown)
+        count, threshold = words.count, words.threshold
+        shown, text = words.vocabulary.names[:count], segmenter.encode_prompts(words.vocabulary)
         progress = _Progress.load(notes, _key(source, windows, shown, threshold, text), count)
         if not progress.tiles or not partial.is_file():
             progress = _Progress(progress.key, [], [0] * (count + 1), 0.0)

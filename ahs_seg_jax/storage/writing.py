@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all: nobody ever sees a part of one under its name."""
 
 import contextlib
 import json
@@ -10,25 +10,59 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from etils import epath
-
-from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.errors import CheckpointError, WriteError, reason
 from ahs_seg_jax.storage import paths
 
 
-def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file so that nobody ever sees a part of it."""
-    if paths.is_remote(path):  # an object appears when it is complete
-        path.write_text(text)
-        return
+@contextlib.contextmanager
+def whole(path: Any) -> Iterator[Any]:
+    """A temporary path beside `path` on a disk, whose file takes the place of `path` when the block ends.
+
+    The bytes are on the disk by then. If the block raises, `path` stays as it was and nothing is left beside it.
+
+    Raises:
+      WriteError: the file cannot be written, as on a full disk; the message names the file and the cause.
+    """
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.unfinished")  # no two writers share it
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        yield unfinished
+        put_in_place(unfinished, path)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {reason(error)}; what stood there before is unchanged") from error
+    finally:
+        with contextlib.suppress(OSError):  # as when its folder has vanished
+            unfinished.unlink(missing_ok=True)
+
+
+def put_in_place(unfinished: Any, path: Any) -> None:
+    """Renames a finished file to `path`, which it replaces, once its bytes are on the disk."""
+    with open(unfinished, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def write_bytes(path: Any, data: bytes) -> None:
+    """Writes a file on a disk or in a bucket; `path` is one of `paths.location`. Raises as `whole`."""
+    if paths.is_remote(path):  # an object appears when it is complete
+        path.write_bytes(data)
+        return
+    with whole(path) as unfinished:
+        unfinished.write_bytes(data)
+
+
+def write_text(path: Any, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Any, content: Any, **options: Any) -> None:
+    """As `write_text`, one value a line; `options` are those of `json.dumps`."""
+    write_text(path, json.dumps(content, indent=1, **options) + "\n")
 
 
 @contextlib.contextmanager
 def replacing(destination: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `destination`, which takes its name when the block ends without an exception.
+    """A temporary path for a new file or folder, which is renamed to `destination` when the block ends.
 
     Until then nothing stands at `destination`; a process that is killed leaves at most a hidden `.*.partial-*`.
 
@@ -52,18 +86,3 @@ def refuse_existing(destination: pathlib.Path) -> None:
         raise CheckpointError(
             f"{destination} exists already and is never overwritten; remove it or choose another name"
         )
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes the file so that nobody ever sees a part of it."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """As `write_atomically`."""
-    write_atomically(path, json.dumps(content, indent=1, sort_keys=True) + "\n")

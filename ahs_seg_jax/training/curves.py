@@ -1,7 +1,7 @@
 """TensorBoard's files: scalars and pictures by step.
 
-tensorboardX makes and frames the records. Its own writer is not used: that one writes in a thread, which a full disk ends, and
-then waits for it for ever.
+tensorboardX makes and frames the records. Its own writer is not used, because its writer thread dies on a full disk,
+and close() then never returns.
 """
 
 import contextlib
@@ -14,13 +14,14 @@ from jaxtyping import UInt8
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-SECONDS = 10.0  # between two times that what was written is brought to the disk
+SECONDS = 10.0  # between two flushes
 
 
 class Curves:
     """Appends to a file of its own in `folder`, which is made with the first point.
 
-    After an error, which is raised, later points go to another file: TensorBoard reads a file up to its first torn record.
+    After an error, which is raised, later points go to another file, because TensorBoard reads a file only up to its
+    first torn record.
     """
 
     def __init__(self, folder: epath.Path):

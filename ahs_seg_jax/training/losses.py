@@ -194,8 +194,8 @@ def total_loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum, and each loss by name, unweighted. Which losses there are follows from the model's `out`.
 
-    `segmentation` always; `energy` with HA-HEM, `boundary` with MH-FPN, `contrastive` and (given pairs) `hierarchy` with
-    DC-HSP.
+    There is always `segmentation`. HA-HEM adds `energy`, MH-FPN adds `boundary`, and DC-HSP adds `contrastive` and,
+    with `pairs`, `hierarchy`.
     """
     parts = {"segmentation": segmentation_loss(logits, labels, config.class_chunk)}
     if "energy" in out["rotations"]:

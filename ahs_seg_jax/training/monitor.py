@@ -65,7 +65,7 @@ class Monitor:
         self._made = time.perf_counter()
         self._pictures = epath.Path(workdir) / "pictures"
         self._curves = Curves(epath.Path(workdir) / "tensorboard") if processes.is_main_process() else None
-        self._writer = background.Writer()  # the curves are its alone
+        self.writer = background.Writer()  # no other thread touches the curves
 
     @property
     def started(self) -> bool:
@@ -106,7 +106,7 @@ class Monitor:
         """Points of TensorBoard curves, named `group/name`; a value that is not a number makes no point."""
         points = {name: value for name, value in values.items() if not math.isnan(value)}
         if (curves := self._curves) is not None:
-            self._writer.do(f"TensorBoard's points of step {step}", lambda: curves.scalars(points, step))
+            self.writer.do(f"TensorBoard's points of step {step}", lambda: curves.scalars(points, step))
 
     def picture(self, step: int, name: str, image_uint8: UInt8[np.ndarray, "h w 3"]) -> None:
         """A picture in TensorBoard and as `pictures/<name>_<step>.png`."""
@@ -119,22 +119,18 @@ class Monitor:
             with (self._pictures / f"{name}_{step:06d}.png").open("wb") as file:
                 Image.fromarray(image_uint8).save(file, "PNG")
 
-        self._writer.do(f"the picture {name} of step {step}", write)
+        self.writer.do(f"the picture {name} of step {step}", write)
 
     def beside(self, what: str, write: Callable[[], object]) -> None:
         """Writes other small files beside the training; `what` names them in a warning."""
         if processes.is_main_process():
-            self._writer.do(what, write)
-
-    def settle(self, seconds: float) -> bool:
-        """Whether everything so far is written, or has failed, within so many seconds."""
-        return self._writer.wait(seconds)
+            self.writer.do(what, write)
 
     def close(self) -> None:
         """Writes what is still waiting."""
         if self._curves:
-            self._writer.do("the end of TensorBoard's file", self._curves.close)
-        self._writer.close()
+            self.writer.do("the end of TensorBoard's file", self._curves.close)
+        self.writer.close()
 
 
 class NonFiniteLoss(RuntimeError):
@@ -161,11 +157,11 @@ class MetricsQueue:
         self._waiting: collections.deque[tuple[int, Mapping[str, jax.Array], np.ndarray]] = collections.deque()
 
     def push(self, step: int, metrics: Mapping[str, jax.Array], index: np.ndarray) -> None:
-        """Metrics of a step that may still be running, and the indices of its examples. Raises as `settle`."""
+        """Metrics of a step that may still be running, and the indices of its examples. Raises as `drain`."""
         self._waiting.append((step, metrics, index))
-        self.settle(self._delay)
+        self.drain(self._delay)
 
-    def settle(self, keep: int = 0) -> None:
+    def drain(self, keep: int = 0) -> None:
         """Fetches all but the newest `keep`. Raises NonFiniteLoss for the first step with a loss that is no number."""
         while len(self._waiting) > keep:
             step, metrics, index = self._waiting.popleft()

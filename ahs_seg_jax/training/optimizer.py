@@ -12,13 +12,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
 from ahs_seg_jax.config import TrainConfig
+from ahs_seg_jax.config.training import FINETUNE
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.parameters import Params
 
@@ -26,6 +26,7 @@ from ahs_seg_jax.models.parameters import Params
 GROUPS = (
     (r"clip/adaptation/.*", "adaptation"),
     (r"clip/(image|text)/blocks/(query|value)/kernel", "attention"),
+    (r"clip/image/blocks/(query|key|value|out)/bias", "image_biases"),
     (r"clip/(image|text)/blocks/.*", "blocks"),
     (r"clip/.*", "clip"),
     (r"guidance_up_[12]/.*", "guidance"),
@@ -33,16 +34,7 @@ GROUPS = (
     (r"dc_hsp/.*", "dc_hsp"),
     (r"aggregator/.*", "aggregator"),
 )
-INSIDE_CLIP = ("adaptation", "attention", "blocks", "clip")
-
-# Groups inside CLIP that learn; everything outside CLIP always does.
-TRAINABLE = {
-    "orthogonal": ("adaptation",),
-    "attention": ("attention",),
-    "full": ("attention", "blocks"),
-    "scratch": INSIDE_CLIP,
-    "frozen": (),
-}
+INSIDE_CLIP = FINETUNE["scratch"]
 
 NO_DECAY = (
     r".*(norm|ln)_?[a-z0-9]*/(scale|bias)",  # LayerNorm and GroupNorm
@@ -60,9 +52,9 @@ def group(name: str) -> str:
 
 
 def is_trainable(name: str, finetune: str) -> bool:
-    """Whether a parameter learns under a `finetune` mode (AHS-Seg: orthogonal; CAT-Seg: attention)."""
+    """Whether a parameter learns under a mode of FINETUNE."""
     label = group(name)
-    return label not in INSIDE_CLIP or label in TRAINABLE[finetune]
+    return label not in INSIDE_CLIP or label in FINETUNE[finetune]
 
 
 def decays(name: str) -> bool:
@@ -72,16 +64,16 @@ def decays(name: str) -> bool:
 
 def split(params: Params, finetune: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two nested trees, (trainable, frozen), that `merge` puts together again."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat = dict(parameters.flatten(params))
     trainable = {name: value for name, value in flat.items() if is_trainable(name, finetune)}
     frozen = {name: value for name, value in flat.items() if name not in trainable}
-    return parameters.nested(trainable), parameters.nested(frozen)
+    return parameters.unflatten(trainable), parameters.unflatten(frozen)
 
 
 def only(params: Params, label: str) -> dict[str, Any]:
     """The part of a tree that belongs to one group."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    return parameters.nested({name: value for name, value in flat.items() if group(name) == label})
+    flat = dict(parameters.flatten(params))
+    return parameters.unflatten({name: value for name, value in flat.items() if group(name) == label})
 
 
 def learning_rate(train: TrainConfig) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:

@@ -1,4 +1,4 @@
-"""How a run stops and goes on: the request to stop, what is stored beside the arrays, what may continue it."""
+"""How a run goes on: what is said when it stops, what is stored beside the arrays, what may continue it."""
 
 import dataclasses
 import json
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ahs_seg_jax.config import Experiment, differences, fingerprint, from_config_dict
-from ahs_seg_jax.config.fields import flatten
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import ConfigError, InputError
+from ahs_seg_jax.models.fields import flatten
 from ahs_seg_jax.versions import code_hash, versions
 
 
@@ -25,8 +25,8 @@ def stopped(step: int, saved: Sequence[int]) -> str:
         return f"stopped at step {step}; {again} continues from there"
     lost = step - saved[-1]
     return (
-        f"stopped at step {step}; the newest checkpoint is of step {saved[-1]}: {again} continues from there and repeats "
-        f"{lost} step{'s' if lost > 1 else ''}"
+        f"stopped at step {step}; the newest checkpoint is of step {saved[-1]}: {again} continues from there "
+        f"and repeats {lost} step{'s' if lost > 1 else ''}"
     )
 
 
@@ -67,7 +67,6 @@ def checkpoint_meta(experiment: Experiment, source: Source, step: int) -> dict[s
     """What is stored beside the arrays: enough to continue exactly, and to use the weights without the config file."""
     return {
         "step": step,
-        "next_batch": step,
         "config": dataclasses.asdict(experiment),
         "fingerprint": fingerprint(experiment),
         "vocabulary": dataclasses.asdict(source.vocabulary),

@@ -1,7 +1,7 @@
 """One training step: the state, and the compiled function that brings it to the next one.
 
 A batch is a dictionary: `image` uint8 [b, H, W, 3] RGB, `label` int32 [b, H, W] (class or -1 = unlabelled), `index`
-int32 [b] (where the example stands in the source). Everything is of the global batch, whatever the mesh.
+int32 [b] (where the example stands in the source). All of it describes the global batch, whatever the mesh.
 """
 
 import collections
@@ -36,7 +36,7 @@ TrainStep = Callable[["TrainState", Batch, Tokens], tuple["TrainState", Metrics]
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes, and the frozen parameters. `trainable` and `frozen` are the two parts of the tree."""
+    """Everything that a step changes, and the frozen parameters. `trainable` and `frozen` are two parts of one tree."""
 
     step: Int[Array, ""]
     trainable: Any
@@ -65,7 +65,7 @@ def create_state(params: Mapping[str, Any], train: TrainConfig) -> TrainState:
 
 
 def watched(params: Mapping[str, Any]) -> Metrics:
-    """What people want to see of the components: alpha [l] and beta [] per tower, the pyramid's fusion weights [3]."""
+    """Learned numbers of the components that people follow: alpha [l] and beta [] of each tower, fusion weights [3]."""
     adaptation = params["clip"].get("adaptation", {})
     shown = {
         name.replace("_", "/"): jax.nn.sigmoid(logits)
@@ -87,7 +87,7 @@ def _finite(*values: Array) -> Bool[Array, ""]:
 
 
 def loss_settings(experiment: Experiment, model: AHSSeg, images: int) -> training.LossConfig:
-    """The experiment's, with as many classes in a pass as suit the model's devices, for so many images on all of them."""
+    """The loss settings; on TPUs the number of classes per pass is chosen from the global batch size `images`."""
     if not model.tpu:
         return experiment.losses
     return dataclasses.replace(experiment.losses, class_chunk=passes.few_classes(images))
@@ -99,8 +99,8 @@ def make_train_step(
     """The function (state, batch, tokens) -> (state, metrics) of one optimiser update; `jitted_step` compiles it.
 
     Metrics are float32 scalars: `loss/total`, `loss/<name>` unweighted, `gradient_norm` (before clipping),
-    `learning_rate/...`, `skipped_updates` (only if they may be skipped), and `watched`. Dropout depends on the seed, the
-    step and the position in the global batch alone.
+    `learning_rate/...`, `skipped_updates` (only if they may be skipped), and what `watched` gives. Dropout depends on
+    the seed, the step and the position in the global batch alone.
     """
     train, model = experiment.train, AHSSeg(experiment.model, tpu=sharding.is_tpu(mesh))
     adamw, rate = optimizer.make_optimizer(train), optimizer.learning_rate(train)
@@ -166,12 +166,12 @@ def make_train_step(
 
 
 def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
-    """The state's shapes, with where each lies on the mesh."""
+    """The state's shapes, each with its sharding on the mesh."""
     shapes = jax.eval_shape(lambda: create_state(starting.fresh_params(experiment), experiment.train))
     return partition.with_shardings(shapes, mesh)
 
 
 def jitted_step(experiment: Experiment, pairs: losses.ClassPairs | None, mesh: Mesh, state: TrainState) -> Any:
-    """`make_train_step`, jitted: it takes the old state's memory, and leaves the new state where the old one was."""
+    """`make_train_step`, jitted. The new state takes the old one's memory and keeps its shardings."""
     shardings = (partition.tree_shardings(state, mesh), replicated(mesh))
     return jax.jit(make_train_step(experiment, pairs, mesh), donate_argnums=0, out_shardings=shardings)

@@ -1,11 +1,12 @@
 """The driver of a training run: what it starts from, the loop, and what happens beside it.
 
-The position in the data is the number of steps done, so a run that was stopped continues with the batch it would have
-seen next.
+The position in the data is the number of steps done, so a run that was stopped continues with the batch that would have
+come next.
 """
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import os
 from typing import Any
@@ -19,7 +20,7 @@ from jaxtyping import Int
 
 from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.checkpoints.store import CheckpointStore
-from ahs_seg_jax.config import Experiment
+from ahs_seg_jax.config import Experiment, recipes
 from ahs_seg_jax.data.catalogue import open_source
 from ahs_seg_jax.data.pipeline import train_batches
 from ahs_seg_jax.data.source import Source
@@ -49,16 +50,32 @@ def start_state(experiment: Experiment, checkpoints: CheckpointStore, mesh: Mesh
     return jax.jit(make, out_shardings=shardings, donate_argnums=0)(params), 0
 
 
-def check_prompts(experiment: Experiment, *sources: Source) -> Int[np.ndarray, "t p l"]:
-    """The first source's tokens. Raises ValueError if some source's class names do not fit the model."""
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run reads."""
+
+    train: Source
+    validation: Source
+    tokens: Int[np.ndarray, "t p l"]  # the prompts of the training classes
+
+
+def open_data(experiment: Experiment) -> Data:
+    """The data of a run.
+
+    Raises ValueError for data that cannot be opened, that an evaluation would refuse after hours of training, or whose
+    class names do not fit the model.
+    """
+    source = open_source(experiment.data, "train")
+    validation = open_source(experiment.data, experiment.eval.split)
+    score.check_data(validation, experiment.eval.allow_bad_data)
     model = experiment.model
-    tokens = [source.vocabulary.tokens(model.text.context) for source in sources]
-    if tokens[0].shape[1] != model.aggregator.prompts:
+    tokens, _ = (of.vocabulary.tokens(model.text.context) for of in (source, validation))
+    if tokens.shape[1] != model.aggregator.prompts:
         raise ValueError(
             f"model.aggregator.prompts is {model.aggregator.prompts}, but the vocabulary of data.name = "
-            f"{experiment.data.name!r} makes {tokens[0].shape[1]} prompt(s) for each class; set it to that number"
+            f"{experiment.data.name!r} makes {tokens.shape[1]} prompt(s) for each class; set it to that number"
         )
-    return tokens[0]
+    return Data(source, validation, tokens)
 
 
 def announce(experiment: Experiment, state: TrainState, done: int, source: Source, mesh: Mesh) -> None:
@@ -80,6 +97,8 @@ def announce(experiment: Experiment, state: TrainState, done: int, source: Sourc
             lines.append(line(label, learning, frozen, held[label]))
     lines.append(line("all", count(state.trainable), count(state.frozen), held.total()))
     processes.log("\n".join(lines))
+    if differs := recipes.remark(experiment):
+        processes.log(differs)
     train, device = experiment.train, mesh.devices.flat[0]
     shards, axes = batch_shards(mesh), [f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1]
     processes.log(
@@ -93,46 +112,35 @@ def announce(experiment: Experiment, state: TrainState, done: int, source: Sourc
     )
 
 
-def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
-    """Trains in `workdir`, or continues there; returns how the run ended (to its end, or asked to stop).
+class Training:
+    """A training under way: its state after `done` steps, and what happens beside the steps."""
 
-    Everything that can be wrong is looked at before the first long step. A run resumes from the newest readable
-    checkpoint of its workdir, which must be of the same experiment and data; else it starts from `experiment.init`.
-
-    Raises InputError (data that fail their checks, a batch that does not fit the devices, another run's workdir, one
-    that is in use), CheckpointError (also where the last save fails, if the run was not told to stop), NonFiniteLoss and
-    CorruptExample, each with cause, value and remedy.
-    """
-    settings, workdir = experiment.train, epath.Path(workdir)
-    with checking_input():
-        paths.check(workdir, "the workdir")
-        mesh = make_mesh(config=experiment.mesh)
-        check_batch(settings.batch_size, settings.accumulation, mesh)
-        source = open_source(experiment.data, "train")
-        validation = open_source(experiment.data, experiment.eval.split)
-        score.check_data(validation, experiment.eval.allow_bad_data)  # not after hours, at the first evaluation
-        host_tokens = check_prompts(experiment, source, validation)
-
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(distributed.Watch())
-        distributed.agree("configuration", resume.common_facts(experiment, source))
-        tokens = put_replicated(prompts.split(host_tokens), mesh)
-        lock = WorkdirLock(workdir) if processes.is_main_process() else contextlib.nullcontext()
-        distributed.together("lock of the workdir", lambda: stack.enter_context(lock))
-        checkpoints = stack.enter_context(contextlib.closing(CheckpointStore(workdir, settings.keep)))
-        resume.check_workdir(checkpoints.newest_meta(), experiment, source)
-        distributed.agree("workdir", {"steps of the checkpoints": checkpoints.steps()})
-        state, done = start_state(experiment, checkpoints, mesh)
-        announce(experiment, state, done, source, mesh)
-        monitor = Monitor(workdir, settings.steps, done, settings.batch_size)
-        stack.enter_context(contextlib.closing(monitor))
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: epath.Path,
+        data: Data,
+        checkpoints: CheckpointStore,
+        state: TrainState,
+        done: int,
+        mesh: Mesh,
+    ):
+        settings = experiment.train
+        self.state, self.done = state, done
+        self.monitor = Monitor(workdir, settings.steps, done, settings.batch_size)
+        self.stop = stopping.StopRequest()
+        self._experiment, self._workdir, self._data, self._mesh = experiment, workdir, data, mesh
+        self._checkpoints = checkpoints
+        self._tokens = put_replicated(prompts.split(data.tokens), mesh)
         skip_limit = settings.nonfinite_limit if settings.on_nonfinite == "skip" else None
-        queue = MetricsQueue(monitor, settings.log_every, source.name, skip_limit=skip_limit)
-        spacing = saving.save_spacing(settings.checkpoint_every)
-        timer = saving.SaveTimer(settings.checkpoint_minutes, settings.log_every)
-        batches = train_batches(
-            source,
-            crop=experiment.model.image.crop,
+        self._metrics = MetricsQueue(self.monitor, settings.log_every, data.train.name, skip_limit=skip_limit)
+        self._spacing = saving.save_spacing(settings.checkpoint_every)
+        self._timer = saving.SaveTimer(settings.checkpoint_minutes, settings.log_every)
+        pairs = losses.ClassPairs(*hierarchy_pairs(data.train.vocabulary))
+        self._step_function = jitted_step(experiment, pairs, mesh, state)
+        self._batches = train_batches(
+            data.train,
+            crop=experiment.train_crop,
             augment=experiment.data.augment,
             batch_size=settings.batch_size,
             seed=experiment.seed,
@@ -142,84 +150,143 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
             rows=local_rows(settings.batch_size, mesh),
             on_corrupt=experiment.data.on_corrupt,
         )
-        pairs = losses.ClassPairs(*hierarchy_pairs(source.vocabulary))
-        step_function = jitted_step(experiment, pairs, mesh, state)
 
-        def save(miou: float | None = None, last: bool = False) -> None:
-            queue.settle()  # raises before a state with a loss that is no number could be saved
-            meta = resume.checkpoint_meta(experiment, source, done)
-            if last:
-                checkpoints.save_last(done, state, meta, miou)
-                return
-            started = checkpoints.save(done, state, meta, miou)
-            timer.saved()
-            if started and settings.checkpoint_every == 1:
-                checkpoints.wait()
-
-        def look(limit: int | None = None) -> float | None:
-            """Scores all of the validation split, or makes pictures of a few images; None if asked to stop meanwhile."""
-            queue.settle()
+    def run(self) -> Ending:
+        """All steps that are left, with what their intervals ask for, and the end; or until asked to stop."""
+        settings, first, miou = self._experiment.train, self.done, None
+        while self.done < settings.steps and not self.stop.received:
+            self._step()
             miou = None
-            with monitor.paused(), stop.at_once():
-                checkpoint = {"path": str(workdir), "step": done}
-                flat = make_mesh(list(mesh.devices.flat))  # scoring splits images alone
-                params = put_replicated(state.params, flat)
-                result = run.score(experiment, params, validation, source.vocabulary, checkpoint, flat, limit)
-                for number, (_, panel) in enumerate(result.pictures):
-                    monitor.picture(done, f"{experiment.eval.split}_{number}", panel)
-                if limit is None:
-                    monitor.scalars(done, {f"eval/{name}": value for name, value in result.named_scores().items()})
-                    processes.log(result.summary())
-                    name = f"{experiment.data.name}_{experiment.eval.split}_{done:06d}"
-                    write = functools.partial(run.write_files, result, workdir, name)
-                    monitor.beside(f"the results of step {done}", write)
-                    miou = result.scores.miou
-            return miou
-
-        stop = stack.enter_context(stopping.StopRequest())
-        first, miou = done, None
-        while done < settings.steps and not stop.received:
-            try:
-                batch = next(batches)
-            except CorruptExample:
-                if jax.process_count() == 1:  # several can only save together
-                    save(last=True)
-                raise
-            on_mesh = put_batch(batch, mesh)
-            if jax.process_count() > 1 and not monitor.started:
-                # They compile at different rates, and the first operation across processes does not wait long.
-                step_function = step_function.lower(state, on_mesh, tokens).compile()
-                distributed.exchange("first step", "")
-            state, metrics = step_function(state, on_mesh, tokens)
-            done += 1
-            monitor.start(done, metrics)
-            queue.push(done, metrics, batch["index"])
-            if checkpoints.reached_preemption(done):  # not |=, which forgets a signal that arrives while this is asked
-                stop.received = True
-            miou = None
-            if done < settings.steps and due(done, settings.eval_every):
-                miou = look()
-            elif done < settings.steps and due(done, settings.picture_every):
-                look(limit=experiment.eval.pictures)
-            if not stop.received and (miou is not None or due(done, spacing) or timer.due(done)):
-                save(miou)
-        if batches.skipped:
-            processes.log(f"corrupt examples replaced: {batches.skipped}")
-        if not stop.received:
-            miou = look()
+            if self.done < settings.steps and due(self.done, settings.eval_every):
+                miou = self._score()
+            elif self.done < settings.steps and due(self.done, settings.picture_every):
+                self._draw()
+            wanted = miou is not None or due(self.done, self._spacing) or self._timer.due(self.done)
+            if wanted and not self.stop.received:
+                self._save(miou)
+        if self._batches.skipped:
+            processes.log(f"corrupt examples replaced: {self._batches.skipped}")
+        if not self.stop.received:
+            miou = self._score()
         try:
-            if done > first or not stop.received:
-                save(miou, last=True)
+            if self.done > first or not self.stop.received:
+                self._save_last(miou)
         except CheckpointError as error:
-            if not stop.received:
+            if not self.stop.received:
                 raise
-            # Whoever stopped it starts it again by its exit code: what is saved continues, and this is said.
+            # The supervisor restarts the run because of its exit code; the older checkpoint is continued.
             processes.log(f"WARNING: {error}")
-        if stop.received:
-            processes.log(resume.stopped(done, checkpoints.steps()))
-        return stop.ending if stop.received else Ending.FINISHED
+        if not self.stop.received:
+            return Ending.FINISHED
+        processes.log(resume.stopped(self.done, self._checkpoints.steps()))
+        return self.stop.ending
+
+    def _step(self) -> None:
+        """One update. Raises CorruptExample, after what was done is saved; NonFiniteLoss for an earlier step."""
+        try:
+            batch = next(self._batches)
+        except CorruptExample:
+            if jax.process_count() == 1:  # several can only save together
+                self._save_last()
+            raise
+        on_mesh = put_batch(batch, self._mesh)
+        if jax.process_count() > 1 and not self.monitor.started:
+            # They compile at different rates, and the first operation across processes does not wait long.
+            self._step_function = self._step_function.lower(self.state, on_mesh, self._tokens).compile()
+            distributed.exchange("first step", "")
+        self.state, metrics = self._step_function(self.state, on_mesh, self._tokens)
+        self.done += 1
+        self.monitor.start(self.done, metrics)
+        self._metrics.push(self.done, metrics, batch["index"])
+        if self._checkpoints.reached_preemption(self.done):  # not |=, which forgets a signal that arrives meanwhile
+            self.stop.received = True
+
+    def _meta(self) -> dict[str, Any]:
+        self._metrics.drain()  # raises before a state with a loss that is no number could be saved
+        return resume.checkpoint_meta(self._experiment, self._data.train, self.done)
+
+    def _save(self, miou: float | None) -> None:
+        started = self._checkpoints.save(self.done, self.state, self._meta(), miou)
+        self._timer.saved()
+        if started and self._experiment.train.checkpoint_every == 1:
+            self._checkpoints.wait()
+
+    def _save_last(self, miou: float | None = None) -> None:
+        self._checkpoints.save_last(self.done, self.state, self._meta(), miou)
+
+    def _weights(self) -> tuple[score.Weights, Mesh]:
+        """The parameters of this step, or their moving average, on a mesh that splits images alone."""
+        mesh = make_mesh(list(self._mesh.devices.flat))
+        params = put_replicated(self.state.params, mesh)
+        vocabulary = self._data.train.vocabulary
+        return run.in_training(self._experiment, params, vocabulary, self._workdir, self.done, mesh), mesh
+
+    def _score(self) -> float | None:
+        """mIoU on the validation split, in percent; None if asked to stop meanwhile.
+
+        Results and pictures are written beside the training.
+        """
+        self._metrics.drain()
+        settings, data = self._experiment.eval, self._experiment.data
+        with self.monitor.paused(), self.stop.at_once():
+            weights, mesh = self._weights()
+            result = score.evaluate(
+                weights, self._data.validation, settings, mesh=mesh, num_threads=data.num_threads, log=processes.log
+            )
+            self._show(result.pictures)
+            self.monitor.scalars(self.done, {f"eval/{name}": value for name, value in result.named_scores().items()})
+            processes.log(result.summary())
+            name = f"{data.name}_{settings.split}_{self.done:06d}"
+            write = functools.partial(run.write_files, result, self._workdir, name)
+            self.monitor.beside(f"the results of step {self.done}", write)
+            return result.scores.miou
+        return None
+
+    def _draw(self) -> None:
+        """Pictures of predictions on a few images of the validation split, always the same ones."""
+        self._metrics.drain()
+        with self.monitor.paused(), self.stop.at_once():
+            weights, mesh = self._weights()
+            threads = self._experiment.data.num_threads
+            self._show(score.draw(weights, self._data.validation, self._experiment.eval, mesh, threads))
+
+    def _show(self, pictures: list[tuple[str, np.ndarray]]) -> None:
+        for number, (_, panel) in enumerate(pictures):
+            self.monitor.picture(self.done, f"{self._experiment.eval.split}_{number}", panel)
+
+
+def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
+    """Trains in `workdir`, or continues there; returns how the run ended (to its end, or asked to stop).
+
+    Everything that can be wrong is looked at before the first long step. A run resumes from the newest readable
+    checkpoint of its workdir, which must be of the same experiment and data; else it starts from `experiment.init`.
+
+    Raises InputError (data that fail their checks, a batch that does not fit the devices, another run's workdir, one
+    that is in use), CheckpointError (also if the last save fails, unless the run was told to stop), NonFiniteLoss and
+    CorruptExample, each with cause, value and remedy.
+    """
+    settings, workdir = experiment.train, epath.Path(workdir)
+    with checking_input():
+        paths.check(workdir, "the workdir")
+        mesh = make_mesh(config=experiment.mesh)
+        check_batch(settings.batch_size, settings.accumulation, mesh)
+        data = open_data(experiment)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distributed.Watch())
+        distributed.agree("configuration", resume.common_facts(experiment, data.train))
+        lock = WorkdirLock(workdir) if processes.is_main_process() else contextlib.nullcontext()
+        distributed.together("lock of the workdir", lambda: stack.enter_context(lock))
+        checkpoints = stack.enter_context(contextlib.closing(CheckpointStore(workdir, settings.keep)))
+        resume.check_workdir(checkpoints.newest_meta(), experiment, data.train)
+        distributed.agree("workdir", {"steps of the checkpoints": checkpoints.steps()})
+        state, done = start_state(experiment, checkpoints, mesh)
+        announce(experiment, state, done, data.train, mesh)
+        training = Training(experiment, workdir, data, checkpoints, state, done, mesh)
+        stack.enter_context(contextlib.closing(training.monitor))
+        stack.enter_context(training.stop)
+        return training.run()
 
 
 def due(step: int, every: int) -> bool:
-    """Whether something that happens every so many steps (0 = never) happens now."""
+    """Whether something that happens every `every` steps (0 = never) happens after this step."""
     return every > 0 and step % every == 0

@@ -1,8 +1,8 @@
-"""One run to a working directory: the second one is refused, and what a dead or preempted run left does not stand in the way.
+"""One run for each working directory: a second one is refused, but the lock of a dead or preempted run is taken over.
 
-`<workdir>/run.lock` is JSON that says which process of which machine trains there, and a count that its owner raises every
-few seconds. On the owner's machine a dead process is seen at once. From another machine, whose clock may differ, the lock
-is watched: if the count stands still for TIMEOUT seconds, its owner is gone.
+`<workdir>/run.lock` is JSON that says which process of which machine trains there, and a count that its owner raises
+every few seconds. On the owner's machine a dead process is noticed at once. From another machine, whose clock may
+differ, the lock is watched: if the count stands still for TIMEOUT seconds, its owner is gone.
 """
 
 import json
@@ -30,7 +30,7 @@ class WorkdirInUse(InputError):
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process of this machine started, to tell it from a later one of the same number; None if there is none."""
+    """When a process of this machine started, which tells it from a later one of the same number; None without one."""
     try:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -39,7 +39,7 @@ def _start_time(pid: int) -> str | None:
 
 
 def _machine() -> str:
-    """What tells this machine, and on it this container, from others."""
+    """A name that no other machine, and no other container on this machine, has."""
     parts = [socket.gethostname()]
     for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
@@ -74,8 +74,8 @@ class WorkdirLock:
         found = self._read()
         if found is not None and self._alive(found):
             raise WorkdirInUse(
-                f"{self._path.parent} is being trained in by process {found['pid']} on {found['host']}; wait for its end, "
-                f"stop it, or choose another workdir (if it is certainly gone, delete {self._path})"
+                f"{self._path.parent} is being trained in by process {found['pid']} on {found['host']}; wait for its "
+                f"end, stop it, or choose another workdir (if it is certainly gone, delete {self._path})"
             )
         self._write()
         if found is not None:
@@ -100,7 +100,7 @@ class WorkdirLock:
             return None
 
     def _write(self) -> None:
-        writing.write_whole(self._path, json.dumps({**self._owner, "beats": self._beats}))
+        writing.write_text(self._path, json.dumps({**self._owner, "beats": self._beats}))
 
     def _alive(self, found: dict[str, Any]) -> bool:
         if found["machine"] == self._owner["machine"] and found["started"] is not None:

@@ -102,7 +102,8 @@ def test_a_killed_conversion_leaves_no_result(source, tmp_path):
         """
         import os, signal, sys
         from ahs_seg_jax.checkpoints import pretrained
-        pretrained.json.dumps = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # after params/, before its name
+        from ahs_seg_jax.storage import writing
+        writing.write_text = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # after params/, before its name
         pretrained.convert_checkpoint(sys.argv[1], sys.argv[2])
         """
     )
@@ -119,8 +120,10 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch):
     def full(*_, **__):
         raise ValueError("No space left on device")
 
-    monkeypatch.setattr(pretrained.ocp.Checkpointer, "save", full)
-    with pytest.raises(CheckpointError, match=r"converted cannot be written \(No space left on device\)"):
+    monkeypatch.setattr(converted.ocp.Checkpointer, "save", full)
+    with pytest.raises(
+        CheckpointError, match=r"converted cannot be written \(the disk is full \(No space left on device\)\)"
+    ):
         convert_checkpoint(source[0], tmp_path / "converted")
     assert [path.name for path in tmp_path.iterdir()] == ["catseg.safetensors"]
 

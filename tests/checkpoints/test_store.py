@@ -16,7 +16,7 @@ from ahs_seg_jax.checkpoints.store import CheckpointStore
 from ahs_seg_jax.config import MeshConfig
 from ahs_seg_jax.devices import partition
 from ahs_seg_jax.devices.mesh import make_mesh, replicated
-from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.errors import CheckpointError, reason
 from ahs_seg_jax.storage import answering
 
 
@@ -111,7 +111,9 @@ def test_nothing_readable_is_an_error(tmp_path):
     saved(tmp_path, 1).close()
     truncate(tmp_path, 1)
     checkpoints = CheckpointStore(tmp_path, keep=3)
-    with pytest.raises(CheckpointError, match=r"none of the checkpoints in .* can be read \(steps \[1\]\)"):
+    with pytest.raises(
+        CheckpointError, match=r"none of the checkpoints in .* can be read; .* set aside as 1\.unreadable"
+    ):
         checkpoints.restore(abstract(state_at(0)))
     checkpoints.close()
 
@@ -185,7 +187,7 @@ def test_place_that_does_not_answer_costs_a_save_and_not_the_time(tmp_path, caps
     free = threading.Event()
     checkpoints = saved(tmp_path, 1)
     checkpoints.save(2, state_at(2), {})  # complete or not, nobody can ask
-    monkeypatch.setattr(checkpoints, "_answering", answering.Answering(free.wait))
+    monkeypatch.setattr(checkpoints._steps, "_answering", answering.Answering(free.wait))
     assert not checkpoints.save(3, state_at(3), {}, patience=0.01)
     assert re.search(
         r"WARNING: the checkpoint of step 3 could not be saved in .*: TimeoutError: no answer within 0.01 s; "
@@ -223,8 +225,8 @@ def test_last_save_that_failed_late_is_not_tried_again(tmp_path, monkeypatch):
 
 def test_background_failure_of_the_last_save_is_tried_again(tmp_path, capsys, monkeypatch):
     checkpoints = saved(tmp_path, 1)
-    original, answers = checkpoints._settle, [None, ValueError(FULL)]  # before the save; at its end
-    monkeypatch.setattr(checkpoints, "_settle", lambda: answers.pop(0) if answers else original())
+    original, answers = checkpoints._steps.ended, ["", reason(ValueError(FULL))]  # before the save; at its end
+    monkeypatch.setattr(checkpoints._steps, "ended", lambda: answers.pop(0) if answers else original())
     checkpoints.save_last(2, state_at(2), {})
     assert "the last checkpoint, of step 2, is tried once more: the disk is full" in capsys.readouterr().out
     assert checkpoints.steps() == [1, 2]
@@ -233,7 +235,7 @@ def test_background_failure_of_the_last_save_is_tried_again(tmp_path, capsys, mo
 
 def test_asking_leaves_nothing_behind(tmp_path):
     checkpoints = saved(tmp_path, 1)
-    assert checkpoints._answering.within(60)
+    assert checkpoints._steps._answering.within(60)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     checkpoints.close()
 

@@ -14,6 +14,7 @@ from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS
 from ahs_seg_jax.cli import app as cli
 from ahs_seg_jax.cli import compilation_cache, options
 from ahs_seg_jax.cli import convert as convert_command
+from ahs_seg_jax.cli import memory as memory_command
 
 
 @pytest.fixture(autouse=True)
@@ -90,10 +91,10 @@ def test_names_on_the_command_line():
 
 
 def test_train_and_evaluate_pass_their_arguments_on(monkeypatch):
-    from absl import app as absl_app
+    from ahs_seg_jax import main
 
     seen = []
-    monkeypatch.setattr(absl_app, "run", lambda main, argv, flags_parser: seen.append(argv))
+    monkeypatch.setattr(main, "program", seen.append)
     assert invoke("train", "--config=configs/tiny.py:smoke", "--workdir=x", "--config.train.steps=3").exit_code == 0
     assert invoke("evaluate", "--config", "configs/tiny.py", "--workdir", "x").exit_code == 0
     assert seen == [
@@ -118,33 +119,12 @@ def test_convert_says_what_is_wrong():
     assert "error: " in done.output
 
 
-def test_memory_takes_any_field_and_says_what_is_wrong():
-    """One process of its own, since the flags of a program are parsed for good."""
-    code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom ahs_seg_jax.cli import app\n"
-        "smoke = '--config=configs/tiny.py:smoke'\n"
-        "for given in ([], [smoke, '--config.train.batch_siz=3'], [smoke, '--config.train.batch_size=4']):\n"
-        "    sys.argv = ['ahs-seg', 'memory', *given]\n"
-        "    done = CliRunner().invoke(app.app, sys.argv[1:])\n"
-        "    print(done.exit_code, done.output, end='')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=pathlib.Path(__file__).parents[2],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=True,
-    )
-    for text in (
-        "2 error: a configuration is needed, such as --config=configs/tiny.py\n",
-        "did you mean train.batch_size?\n",
-        "0 tiny, train, batch 4 over 4 devices (",
-        "  peak  ",
-    ):
-        assert text in done.stdout
-    assert "Traceback" not in done.stdout
+def test_memory_passes_fields_of_the_configuration_on(monkeypatch):
+    seen = []
+    monkeypatch.setattr(memory_command, "run", lambda *given: seen.append(given))
+    assert invoke("memory", "--config=a.py:smoke", "--config.train.batch_size=4", "--mode", "eval").exit_code == 0
+    assert seen == [("a.py:smoke", ["--config.train.batch_size=4"], "", "eval")]
+    assert "Missing option '--config'" in invoke("memory").output
 
 
 def test_cache_by_variable_and_by_custom(monkeypatch, tmp_path):

@@ -1,10 +1,12 @@
 """Augmentation, by hand where there is arithmetic."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ahs_seg_jax.config import AugmentConfig
 from ahs_seg_jax.data import transforms
+from ahs_seg_jax.models.ops import resize
 
 PLAIN = AugmentConfig(color_jitter=False, flip=False)
 
@@ -37,12 +39,33 @@ def test_resize_image_is_bilinear_at_pixel_centres():
     assert transforms.resize_image(image, (1, 2)) is image
 
 
+def test_resize_label_reads_the_pixel_below_the_position_as_the_published_programs_do():
+    label = np.int32([[0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(transforms.resize_label(label, (1, 3)), [[0, 1, 3]])
+    np.testing.assert_array_equal(transforms.resize_label(label, (1, 7)), [[0, 0, 1, 2, 2, 3, 4]])
+    wide = np.arange(7 * 11, dtype=np.int32).reshape(7, 11)
+    parity = resize.nearest(jnp.asarray(wide)[None], (13, 5))[0]
+    np.testing.assert_array_equal(transforms.resize_label(wide, (13, 5)), parity)
+
+
+def test_the_rule_of_labels_is_that_of_the_settings():
+    image, label = np.zeros((5, 5, 3), np.uint8), np.arange(25, dtype=np.int32).reshape(5, 5)
+    rules = {}
+    for rule in ("floor", "centre"):
+        settings = AugmentConfig(color_jitter=False, flip=False, label_resize=rule)
+        rules[rule] = transforms.augment(image, label, 3, settings, np.random.default_rng(0))[1]
+    np.testing.assert_array_equal(rules["floor"], label[[[0], [1], [3]], [[0, 1, 3]]])
+    np.testing.assert_array_equal(rules["centre"], label[[[0], [2], [4]], [[0, 2, 4]]])
+
+
 def test_resize_label_reads_the_pixel_under_the_centre():
     label = np.int32([[0, 1, 2, 3, 4]])
     # Output i of 3 reads (i + 0.5) * 5 / 3 = 0.83, 2.5, 4.17.
-    np.testing.assert_array_equal(transforms.resize_label(label, (1, 3)), [[0, 2, 4]])
-    np.testing.assert_array_equal(transforms.resize_label(label[:, :2], (2, 4)), [[0, 0, 1, 1]] * 2)
-    np.testing.assert_array_equal(transforms.resize_label(np.int32([[-1], [6]]), (4, 1)), [[-1], [-1], [6], [6]])
+    np.testing.assert_array_equal(transforms.resize_label(label, (1, 3), "centre"), [[0, 2, 4]])
+    np.testing.assert_array_equal(transforms.resize_label(label[:, :2], (2, 4), "centre"), [[0, 0, 1, 1]] * 2)
+    np.testing.assert_array_equal(
+        transforms.resize_label(np.int32([[-1], [6]]), (4, 1), "centre"), [[-1], [-1], [6], [6]]
+    )
 
 
 def test_random_crop_takes_the_same_part_and_reaches_every_part():

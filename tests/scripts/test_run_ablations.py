@@ -12,8 +12,6 @@ from ahs_seg_jax.models import architecture
 from scripts import run_ablations
 
 TINY = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "tiny.py:smoke")
-# ml_collections loads configuration files in a way that Python will drop.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
 COMPONENTS = {"none": "", "ha_hem": "h", "mh_fpn": "m", "dc_hsp": "d", "ha_hem_mh_fpn": "hm", "all": "hmd"}
 
 

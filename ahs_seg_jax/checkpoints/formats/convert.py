@@ -16,7 +16,6 @@ from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.versions import versions
 
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 Tensors = Iterator[tuple[tuple[str, ...], np.ndarray]]  # (names that hold it, tensor)
@@ -44,7 +43,7 @@ def read(
         table = entries(layout, config)
         _check_names(layout, table, file)
         leaves = _fill(table, file, progress)
-        report = _report(layout, config, table, leaves, file)
+        report = _report(layout, config, table, len(leaves), file)
     return Pretrained(config, parameters.unflatten(leaves), report)
 
 
@@ -131,31 +130,25 @@ def _by_source(table: list[Entry]) -> dict[str, list[Entry]]:
 
 
 def _report(
-    layout: str, config: ModelConfig, table: list[Entry], leaves: dict[str, np.ndarray], file: readers.TensorFile
+    layout: str, config: ModelConfig, table: list[Entry], parameters_filled: int, file: readers.TensorFile
 ) -> dict[str, Any]:
     dtypes = Counter(file.tensors[name].dtype for name in source_shapes(table))
-    return {
-        "format_version": manifests.FORMAT_VERSION,
-        "source": {
-            "path": file.where,
-            "kind": file.kind,
-            "layout": layout,
-            "sha256": manifests.sha256(file.paths),
-            "dtypes": dict(dtypes),
-            "converted_to_float32": sum(count for dtype, count in dtypes.items() if dtype != "float32"),
-        },
-        "key_map": {
-            "tensors_in_file": len(file.tensors),
-            "tensors_used": len(_by_source(table)),
-            "aliases": sum(len(entry.aliases) for entry in table),
-            "ignored": sorted(name for name in file.tensors if is_ignored(layout, name)),
-            "parameters": len(leaves),
-        },
-        "config": manifests.config_to_json(config),
-        "contents": sorted({parameters.part_of(path) for path in leaves}),
-        "statistics": parameters.statistics(leaves.items()),
-        "versions": versions(),
+    source = {
+        "path": file.where,
+        "kind": file.kind,
+        "layout": layout,
+        "sha256": manifests.sha256(file.paths),
+        "dtypes": dict(dtypes),
+        "converted_to_float32": sum(count for dtype, count in dtypes.items() if dtype != "float32"),
     }
+    key_map = {
+        "tensors_in_file": len(file.tensors),
+        "tensors_used": len(_by_source(table)),
+        "aliases": sum(len(entry.aliases) for entry in table),
+        "ignored": sorted(name for name in file.tensors if is_ignored(layout, name)),
+        "parameters": parameters_filled,
+    }
+    return manifests.describe(config, source, key_map=key_map)
 
 
 def state_dict(layout: str, config: ModelConfig, params: Mapping[str, Any]) -> Tensors:

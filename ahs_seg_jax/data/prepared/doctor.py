@@ -159,5 +159,5 @@ def record(root: pathlib.Path, name: str, output: pathlib.Path | None = None, re
         sheet.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(contact_sheet(source, EXAMPLES)).save(sheet)
     verdict = {"splits": {split: dataclasses.asdict(findings) for split, findings in found.items()}}
-    writing.write_json(folder / layout.VERDICT, verdict)
+    writing.write_json(folder / layout.VERDICT, verdict, sort_keys=True)
     return Report(name, found)

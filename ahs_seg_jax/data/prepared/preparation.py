@@ -196,7 +196,7 @@ def _summary(
     failed, strange = (list(itertools.chain(*(sheet[key] for sheet in sheets))) for key in ("failed", "strange"))
     if not names:
         raise DataAbsent(f"{benchmark.name} {split}: no image could be read: {listed(failed)}")
-    writing.write_atomically(planned[0].folder / layout.names_file(split), "".join(f"{name}\n" for name in names))
+    writing.write_text(planned[0].folder / layout.names_file(split), "".join(f"{name}\n" for name in names))
     values: collections.Counter[str] = collections.Counter()
     for sheet in sheets:
         values.update(sheet["values"])
@@ -252,7 +252,7 @@ def _write_facts(benchmark: Benchmark, folder: pathlib.Path, splits: dict[str, A
         "vocabulary_sha256": benchmark.vocabulary.sha256,
         "splits": splits,
     }
-    writing.write_json(folder / layout.FACTS, facts)
+    writing.write_json(folder / layout.FACTS, facts, sort_keys=True)
     return facts
 
 

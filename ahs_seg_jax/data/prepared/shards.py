@@ -100,7 +100,7 @@ def write_shard(shard: Shard) -> dict[str, Any]:
         if example.strange:
             strange.append({"name": pair.name, "values": list(example.strange)})
     writer.close()
-    _settle(temporary, shard.path)
+    writing.put_in_place(temporary, shard.path)
     facts = {
         "inputs": shard.inputs,
         "bytes": shard.path.stat().st_size,
@@ -112,15 +112,8 @@ def write_shard(shard: Shard) -> dict[str, Any]:
         "failed": failed,
         "strange": strange,
     }
-    writing.write_json(shard.sheet, facts)
+    writing.write_json(shard.sheet, facts, sort_keys=True)
     return facts
-
-
-def _settle(temporary: pathlib.Path, path: pathlib.Path) -> None:
-    """Gives a file its name once its bytes are on the disk."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_shards(shards: Sequence[Shard], jobs: int) -> Iterator[tuple[Shard, dict[str, Any]]]:

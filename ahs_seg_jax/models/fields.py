@@ -18,8 +18,11 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield path, child
 
 
-def build(cls: type, values: Mapping[str, Any], path: str, problems: list[str]) -> Any:
-    """`cls` made from `values`; whatever does not fit is added to `problems` and its default taken instead."""
+def build(cls: type, values: Mapping[str, Any], path: str, problems: list[str], partial: bool = False) -> Any:
+    """`cls` made from `values`; whatever does not fit is added to `problems` and its default taken instead.
+
+    A field that is absent is a problem, unless `partial`.
+    """
     hints = typing.get_type_hints(cls)
     fields = {field.name for field in dataclasses.fields(cls)}
     for name in sorted(set(values) - fields):
@@ -28,10 +31,10 @@ def build(cls: type, values: Mapping[str, Any], path: str, problems: list[str]) 
     built = {}
     for name in sorted(fields):
         if name not in values:
-            problems.append(f"{path}{name} is missing")
+            problems += [] if partial else [f"{path}{name} is missing"]
         elif dataclasses.is_dataclass(hints[name]):
             if isinstance(values[name], Mapping):
-                built[name] = build(hints[name], values[name], f"{path}{name}.", problems)
+                built[name] = build(hints[name], values[name], f"{path}{name}.", problems, partial)
             else:
                 problems.append(f"{path}{name} is {values[name]!r}; it must be a group of fields")
         else:
