@@ -398,3 +398,11 @@ def test_the_shipped_model_finds_toys():
     results = tiny([scene["image"] for scene in scenes], source.vocabulary.names)
     right = [(result.labels == scene["label"]).mean() for result, scene in zip(results, scenes, strict=True)]
     assert np.mean(right) > 0.75
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_refused(value):
+    params = random_params(small_config())
+    params["clip"]["logit_scale"] = np.float32(value)
+    with pytest.raises(ValueError, match=r"hold values that are not finite \(NaN or infinity\) in clip/logit_scale"):
+        Segmenter(small_config(), params)

@@ -1,7 +1,7 @@
 """The memory that a configuration needs on each device, predicted by compiling its real programs without running them.
 
-    ahs-seg memory --config=configs/vitb.py                      # for the devices at hand
-    ahs-seg memory --config=configs/vitb.py --topology=v5e:2x2   # for a TPU, with libtpu
+    ahs-seg memory --config=configs/vitb.py                          # on the devices at hand
+    ahs-seg memory --config=configs/vitb.py --topology=v5e:2x2       # for a TPU, on any machine with libtpu
     ... --config.train.batch_size=16 --config.mesh.fsdp=4 --mode=eval
 
 No data and no weights are read. The figures are the compiler's own: bytes of arguments, results and temporaries on one

@@ -56,17 +56,21 @@ def digests(leaves: Iterable[tuple[Any, np.ndarray]]) -> dict[Any, str]:
         return dict(zip(names, pool.map(digest, arrays), strict=True))
 
 
-def check(leaves: Mapping[str, np.ndarray], stored: Mapping[str, Hashes] | None, where: str) -> None:
-    """Compares arrays with the hashes that were stored with them; the arrays may be some of those that were stored.
+def check(
+    leaves: Mapping[str, np.ndarray], stored: Mapping[str, Hashes] | None, where: str, parts_of: tuple[str, ...] = ("",)
+) -> None:
+    """Compares arrays with the hashes that were stored with them, of those whose names begin with one of `parts_of`.
 
-    Where none were stored, a line on stderr says so. Raises CheckpointError that names an array which differs or whose
-    hash is missing ("damaged: ..."), or whose values are not finite.
+    Where none were stored, a line on stderr says so. Raises CheckpointError that names an array which differs or is
+    missing, there or among the hashes ("damaged: ..."), or whose values are not finite.
     """
     if stored is None:
         if processes.is_main_process():
             print(f"{where} {UNCHECKED}", file=sys.stderr)
         check_finite(leaves.items(), where)
         return
+    if absent := [name for name in stored if name.startswith(parts_of) and name not in leaves]:
+        raise CheckpointError(f"damaged: {where} lacks the arrays {parameters.listed(absent)}")
     parts = {}
     for name, leaf in leaves.items():
         for place, value in _places(stored, name, where).items():

@@ -177,13 +177,14 @@ def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     with _reading(directory, step, state=ocp.PyTreeCheckpointHandler()) as manager:
         meta, stored = _meta_of(manager, step, where)
         tree = manager.item_metadata(step)["state"].tree
-        learned = "ema" if tree.get("ema") else "trainable"
+        averaged = tree.get("ema") if stored is None else any(name.startswith("ema/") for name in stored)
+        learned = "ema" if averaged else "trainable"
         wanted = {learned: tree[learned], "frozen": tree["frozen"]}
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
         on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
         weights = ocp.args.PyTreeRestore(item=abstract, restore_args=on_host, partial_restore=True)
         state = manager.restore(step, args=ocp.args.Composite(state=weights)).state
-        hashes.check(dict(parameters.flatten(state)), stored, str(where))
+        hashes.check(dict(parameters.flatten(state)), stored, str(where), (f"{learned}/", "frozen/"))
     return parameters.merge(state[learned], state["frozen"]), meta
 
 

@@ -10,13 +10,13 @@ from ahs_seg_jax.cli import options
 def memory(
     context: typer.Context,
     config: Annotated[str, typer.Option(help="Configuration file, such as configs/vitb.py.")],
-    topology: Annotated[str, typer.Option(help="TPU to compile for, such as v5e:2x2; else the devices at hand.")] = "",
     mode: Annotated[Literal["train", "eval"], typer.Option(help="The program to look at.")] = "train",
+    topology: Annotated[str, typer.Option(help="TPU topology to compile for, such as v5e:2x2.")] = "",
 ) -> None:
-    """Predicts the memory of a run on each device.
+    """Predicts the memory of a run on each device, without data or weights.
 
-    Compiles its real programs without running them; no data and no weights are read. --config.train.batch_size=16 sets
-    any field of the configuration, as for train. A TPU need not be there, but libtpu must be installed.
+    Compiles the real programs without running them, for the devices at hand or, with --topology, for a TPU on any
+    machine that has libtpu. --config.train.batch_size=16 sets any field, as for train.
     """
     options.finish(lambda: run(config, context.args, topology, mode))
 

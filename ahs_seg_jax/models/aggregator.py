@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ahs_seg_jax.models import decoder, layers, tpu_decoder
+from ahs_seg_jax.models import decoder, layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
+from ahs_seg_jax.models.arrangement import DEFAULT, Arrangement
 from ahs_seg_jax.models.class_layer import ClassLayer
-from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.models.ops import chunks
 from ahs_seg_jax.models.spatial_layer import SpatialLayer
 
 DROPPED_LOGIT = -100.0  # of a class outside the kept ones
@@ -74,16 +75,13 @@ class AggregationLayer(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """Embedding of the correlation, aggregation layers, decoder. `features` are the joint embedding's channels.
-
-    `tpu`: as `AHSSeg` says.
-    """
+    """Embedding of the correlation, aggregation layers, decoder. `features` are the joint embedding's channels."""
 
     config: AggregatorConfig
     features: int
     chunk: int = 0
     remat: str = "none"
-    tpu: bool = False
+    arrangement: Arrangement = DEFAULT
 
     def setup(self) -> None:
         c = self.config
@@ -105,18 +103,9 @@ class Aggregator(nn.Module):
         self.decoder_2 = decoder.Stage(first, c.decoder_guidance[1], second)
         self.head = layers.convolution(3, second, 1)
 
-    def at_once(self, images: int, chunk: int) -> int:
-        """Classes of a pass of the spatial layers and the decoder (0: all): `chunk`, unless a TPU's memory says it."""
-        return passes.few_classes(images) if self.tpu else chunk
-
     def embed(self, correlation: Float[Array, "b t h w p"]) -> Float[Array, "b t h w c"]:
-        """7x7 convolution of each class's correlation: as one product over its neighbourhoods, which is how a CPU is fast."""
-        p = self.correlation_embedding()
-        if self.tpu:
-            return layers.conv_same(correlation, p)
-        side, _, prompts, hidden = p["kernel"].shape
-        flat = {"kernel": p["kernel"].reshape(side * side * prompts, hidden), "bias": p["bias"]}
-        return layers.linear(layers.patches(correlation, side), flat)
+        """7x7 convolution of each class's correlation."""
+        return self.arrangement.embed(correlation, self.correlation_embedding())
 
     def guide_image(
         self,
@@ -155,7 +144,7 @@ class Aggregator(nn.Module):
                 x,
                 appearance,
                 guidance,
-                chunk=self.at_once(x.shape[0], self.chunk),
+                chunk=self.arrangement.class_chunk(x.shape[0], self.chunk),
                 remat=self.remat,
                 pooling=pooling,
                 class_mask=class_mask,
@@ -167,13 +156,18 @@ class Aggregator(nn.Module):
         self, guidance: tuple[Float[Array, "b h2 w2 g1"], Float[Array, "b h4 w4 g2"]]
     ) -> Sequence[decoder.Prepared]:
         """What the decoder's stages need of the image, once for all classes."""
-        prepare = tpu_decoder.prepare if self.tpu else decoder.prepare
+        prepare = self.arrangement.decoder.prepare
         return [prepare(g, p) for g, p in zip(guidance, (self.decoder_1(), self.decoder_2()), strict=True)]
 
     def decode(self, x: Float[Array, "b t h w c"], prepared: Sequence[decoder.Prepared]) -> Float[Array, "b t h4 w4"]:
         """Upsampled four times under the decoder guidance (`prepare_decoder`), to float32 logits."""
         stages, head = (self.decoder_1(), self.decoder_2()), self.head()
-        chunk = self.at_once(x.shape[0], self.chunk)
-        run = tpu_decoder.decode if self.tpu else functools.partial(decoder.decode, in_loop=0 < chunk < x.shape[1])
-        all_stages = functools.partial(run, stages=stages, head_parameters=head, prepared=prepared)
-        return passes.over_classes(all_stages, x, chunk=chunk, remat=self.remat)
+        chunk = self.arrangement.class_chunk(x.shape[0], self.chunk)
+        all_stages = functools.partial(
+            self.arrangement.decoder.decode,
+            stages=stages,
+            head_parameters=head,
+            prepared=prepared,
+            in_loop=0 < chunk < x.shape[1],
+        )
+        return chunks.over_classes(all_stages, x, chunk=chunk, remat=self.remat)

@@ -12,10 +12,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from ahs_seg_jax.models import aggregator, clip, decoder, layers, orthogonal, prompts, sharding
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.arrangement import DEFAULT, TPU, Arrangement
 from ahs_seg_jax.models.dc_hsp import DCHSP
 from ahs_seg_jax.models.mh_fpn import MHFPN
 from ahs_seg_jax.models.prompts import Prompts
@@ -57,13 +59,12 @@ class AHSSeg(nn.Module):
     """The whole model. `encode_text` once for a vocabulary, `encode_image` once for a view, `segment` for each pair.
 
     `scan_layers=False`, for a model without rotations: parameters as `clip.listed` makes them, faster for few images.
-    `tpu`: same results in the way that suits a TPU: passes of few classes whatever `config.class_chunk` says, the decoder
-    in blocks of pixels (models/blocks.py), a convolution where others take a product.
+    `build_model` takes the arrangement that suits the devices; results do not depend on it.
     """
 
     config: ModelConfig
     scan_layers: bool = True
-    tpu: bool = False
+    arrangement: Arrangement = DEFAULT
 
     def setup(self) -> None:
         c = self.config
@@ -73,7 +74,7 @@ class AHSSeg(nn.Module):
             kernel = (decoder.UP_INIT, (side, side, c.image.width, channels))
             bias = (layers.zeros, (channels,))
             setattr(self, f"guidance_up_{index}", layers.Parameters({"kernel": kernel, "bias": bias}))
-        self.aggregator = aggregator.Aggregator(c.aggregator, c.embed_dim, c.class_chunk, c.remat, self.tpu)
+        self.aggregator = aggregator.Aggregator(c.aggregator, c.embed_dim, c.class_chunk, c.remat, self.arrangement)
         if c.mh_fpn:
             self.mh_fpn = MHFPN(c.embed_dim, c.mh_fpn_fusion)
         if c.dc_hsp:
@@ -206,3 +207,8 @@ def _even(text: jax.Array, class_mask: jax.Array | None) -> tuple[jax.Array, jax
 def mean_text(text: Float[Array, "t p e"]) -> Float[Array, "t e"]:
     """The mean over prompts, of unit length again."""
     return layers.l2_normalise(text.mean(1))
+
+
+def build_model(config: ModelConfig, mesh: Mesh | None = None) -> AHSSeg:
+    """The model as it suits the devices of the mesh; without a mesh, those that JAX takes by default."""
+    return AHSSeg(config, arrangement=TPU if sharding.is_tpu(mesh) else DEFAULT)

@@ -29,8 +29,9 @@ from ahs_seg_jax.models.layers import (
     stacked,
     zeros,
 )
-from ahs_seg_jax.models.ops import attention, passes, products, resize
-from ahs_seg_jax.models.ops.products import Arrays
+from ahs_seg_jax.models.ops import attention, products, resize
+from ahs_seg_jax.models.ops.remat import rematerialised
+from ahs_seg_jax.models.parameters import Params
 
 PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # RGB, 0..255
 PIXEL_STD = (68.5005327, 66.6321579, 70.3231630)
@@ -63,18 +64,18 @@ class Blocks(nn.Module):
         return blocks
 
 
-def _mlp(x: jax.Array, p: Arrays) -> jax.Array:
+def _mlp(x: jax.Array, p: Params) -> jax.Array:
     return linear(quick_gelu(linear(x, p["mlp_in"])), p["mlp_out"])
 
 
-def _projected(x: jax.Array, p: Arrays, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _projected(x: jax.Array, p: Params, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Query, key and value `[b, n, heads, d / heads]`."""
     y = layer_norm(x, p["ln_1"])
     query, key, value = (linear(y, p[role]).reshape(*y.shape[:-1], heads, -1) for role in ATTENTION[:3])
     return query, key, value
 
 
-def _rest_of_block(x: jax.Array, attended: jax.Array, p: Arrays) -> jax.Array:
+def _rest_of_block(x: jax.Array, attended: jax.Array, p: Params) -> jax.Array:
     x = x + linear(attended.reshape(x.shape), p["out"])
     return x + _mlp(layer_norm(x, p["ln_2"]), p)
 
@@ -84,14 +85,14 @@ def _causal(tokens: int, before: int = 0) -> jax.Array:
     return jnp.triu(jnp.full((tokens, before + tokens), -1e9), before + 1)[None, None]
 
 
-def block(x: Float[Array, "b n d"], p: Arrays, *, heads: int, causal: bool) -> Float[Array, "b n d"]:
+def block(x: Float[Array, "b n d"], p: Params, *, heads: int, causal: bool) -> Float[Array, "b n d"]:
     """One pre-norm transformer block: attention, then MLP, each with its residual."""
     attended = attention.attend(*_projected(x, p, heads), bias=_causal(x.shape[1]) if causal else None)
     return _rest_of_block(x, attended, p)
 
 
 def prompt_block(
-    prefix: Float[Array, "1 q d"], x: Float[Array, "m l d"], p: Arrays, *, heads: int
+    prefix: Float[Array, "1 q d"], x: Float[Array, "m l d"], p: Params, *, heads: int
 ) -> tuple[Float[Array, "1 q d"], Float[Array, "m l d"]]:
     """The causal block for prompts that begin alike: `x` are the tokens after the common beginning `prefix`."""
     shared, (query, *own) = _projected(prefix, p, heads), _projected(x, p, heads)
@@ -102,7 +103,7 @@ def prompt_block(
     return _rest_of_block(prefix, first, p), _rest_of_block(x, attended, p)
 
 
-def dense_block(x: Float[Array, "b n d"], p: Arrays) -> Float[Array, "b n-1 d"]:
+def dense_block(x: Float[Array, "b n d"], p: Params) -> Float[Array, "b n-1 d"]:
     """The image tower's last block: values only, and the class token's residual for every grid token.
 
     Parity: both published programs do this, and their checkpoints depend on it.
@@ -112,15 +113,15 @@ def dense_block(x: Float[Array, "b n d"], p: Arrays) -> Float[Array, "b n-1 d"]:
     return u + _mlp(layer_norm(u, p["ln_2"]), p)
 
 
-def run_blocks(x: Any, blocks: Arrays | list[Arrays], step: Callable[..., Any], *, remat: str) -> Any:
+def run_blocks(x: Any, blocks: Params | list[Params], step: Callable[..., Any], *, remat: str) -> Any:
     """`step(x, parameters)` through the blocks, stacked or listed, one after the other."""
-    step = passes.rematerialised(step, remat, in_loop=not isinstance(blocks, list))
+    step = rematerialised(step, remat, in_loop=not isinstance(blocks, list))
     if isinstance(blocks, list):
         return functools.reduce(step, blocks, x)
     return jax.lax.scan(lambda x, p: (step(x, p), None), x, blocks)[0]
 
 
-def listed(params: Arrays) -> dict[str, Any]:
+def listed(params: Params) -> dict[str, Any]:
     """Parameters of the whole model as one with `scan_layers=False` takes them: each block of the image tower by itself
     (`blocks_0`, `blocks_1`, ... in place of `blocks`, whose arrays have a leading axis of layers).
 
@@ -133,7 +134,7 @@ def listed(params: Arrays) -> dict[str, Any]:
     return dict(params) | {"clip": dict(params["clip"]) | {"image": image}}
 
 
-def _with_kernels(blocks: dict[str, dict[str, jax.Array]], kernels: Arrays | None) -> dict[str, dict[str, jax.Array]]:
+def _with_kernels(blocks: dict[str, dict[str, jax.Array]], kernels: Params | None) -> dict[str, dict[str, jax.Array]]:
     if kernels is None:
         return blocks
     return blocks | {name: blocks[name] | {"kernel": kernels[name]} for name in ATTENTION}
@@ -166,7 +167,7 @@ class ImageTower(nn.Module):
         blocks = self.blocks()
         return {name: blocks[name]["kernel"] for name in ATTENTION}
 
-    def _blocks(self, kernels: Arrays | None) -> tuple[Callable[[int, int], Any], Arrays]:
+    def _blocks(self, kernels: Params | None) -> tuple[Callable[[int, int], Any], Params]:
         """Blocks `start` to `stop`, as a function of both, and the last block."""
         if isinstance(self.blocks, Blocks):
             stack = _with_kernels(self.blocks(), kernels)
@@ -194,7 +195,7 @@ class ImageTower(nn.Module):
         return layer_norm(x, self.ln_pre())
 
     def __call__(
-        self, images: Float[Array, "b H W 3"], taps: tuple[int, ...], kernels: Arrays | None = None
+        self, images: Float[Array, "b H W 3"], taps: tuple[int, ...], kernels: Params | None = None
     ) -> tuple[Float[Array, "b h w e"], dict[int, Float[Array, "b h w d"]]]:
         """Normalised images of the crop's size -> dense features, and the outputs of the blocks `taps`."""
         c = self.config
@@ -237,7 +238,7 @@ class TextTower(nn.Module):
         return {name: blocks[name]["kernel"] for name in ATTENTION}
 
     def __call__(
-        self, tokens: Int[Array, "m l"], kernels: Arrays | None = None, prefix: Int[Array, "q"] | None = None
+        self, tokens: Int[Array, "m l"], kernels: Params | None = None, prefix: Int[Array, "q"] | None = None
     ) -> Float[Array, "m e"]:
         """Token ids, zero after the end token -> float32 embeddings, not yet normalised.
 

@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
 from ahs_seg_jax.models.layers import Parameters
-from ahs_seg_jax.models.ops.products import Arrays
+from ahs_seg_jax.models.parameters import Params
 
 LEVELS = 3
 
 
-def _depthwise(x: Float[Array, "b h w e"], p: Arrays) -> Float[Array, "b h w e"]:
+def _depthwise(x: Float[Array, "b h w e"], p: Params) -> Float[Array, "b h w e"]:
     """3x3 depthwise convolution as nine shifted products: cheap, and so is its gradient on every backend."""
     rows, columns = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
-from ahs_seg_jax.models.ops import attention, passes, products
-from ahs_seg_jax.models.ops.products import Arrays
+from ahs_seg_jax.models.ops import attention, chunks, products
+from ahs_seg_jax.models.parameters import Params
 
 
 def shift_mask(side: int, window: int, shift: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def _unwindow(x: jax.Array, window: int, rows: int, columns: int) -> jax.Array:
 def swin_block(
     x: Float[Array, "b t h w c"],
     guidance: tuple[Float[Array, "b 1 h w c"], Float[Array, "b 1 h w c"]],
-    p: Arrays,
+    p: Params,
     *,
     heads: int,
     window: int,
@@ -75,7 +75,7 @@ class SwinBlock(nn.Module):
     config: AggregatorConfig
 
     @nn.compact
-    def __call__(self) -> dict[str, Arrays]:
+    def __call__(self) -> dict[str, Params]:
         c = self.config.hidden
         joined = c + self.config.appearance_guidance
         shapes = {
@@ -86,7 +86,7 @@ class SwinBlock(nn.Module):
             "mlp_in": (c, self.config.mlp_ratio * c),
             "mlp_out": (self.config.mlp_ratio * c, c),
         }
-        p: dict[str, Arrays] = {name: layers.affine(*shape, name=name)() for name, shape in shapes.items()}
+        p: dict[str, Params] = {name: layers.affine(*shape, name=name)() for name, shape in shapes.items()}
         return p | {name: layers.norm(c, name=name)() for name in ("ln_1", "ln_2")}
 
 
@@ -115,4 +115,4 @@ class SpatialLayer(nn.Module):
                 x = swin_block(x, share, p, heads=c.heads, window=window, shift=by)
             return x
 
-        return passes.over_classes(both, x, chunk=chunk, remat=remat)
+        return chunks.over_classes(both, x, chunk=chunk, remat=remat)

@@ -14,7 +14,6 @@ from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS
 from ahs_seg_jax.cli import app as cli
 from ahs_seg_jax.cli import compilation_cache, options
 from ahs_seg_jax.cli import convert as convert_command
-from ahs_seg_jax.cli import memory as memory_command
 
 
 @pytest.fixture(autouse=True)
@@ -119,12 +118,16 @@ def test_convert_says_what_is_wrong():
     assert "error: " in done.output
 
 
-def test_memory_passes_fields_of_the_configuration_on(monkeypatch):
-    seen = []
-    monkeypatch.setattr(memory_command, "run", lambda *given: seen.append(given))
-    assert invoke("memory", "--config=a.py:smoke", "--config.train.batch_size=4", "--mode", "eval").exit_code == 0
-    assert seen == [("a.py:smoke", ["--config.train.batch_size=4"], "", "eval")]
+def test_memory_takes_any_field_and_says_what_is_wrong(monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parents[2])
+    smoke = "--config=configs/tiny.py:smoke"
     assert "Missing option '--config'" in invoke("memory").output
+    wrong = invoke("memory", smoke, "--config.train.batch_siz=3")
+    assert wrong.exit_code == 2
+    assert "did you mean train.batch_size?" in wrong.output
+    right = invoke("memory", smoke, "--config.train.batch_size=4")
+    assert right.exit_code == 0
+    assert "train, batch 4 over 4 devices (data 4" in right.output
 
 
 def test_cache_by_variable_and_by_custom(monkeypatch, tmp_path):
