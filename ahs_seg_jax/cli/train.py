@@ -21,8 +21,6 @@ def evaluate(context: typer.Context) -> None:
 
 
 def _main(mode: str, arguments: list[str]) -> None:
-    from absl import app
-
     from ahs_seg_jax import main
 
-    app.run(main.main, argv=["ahs-seg", f"--mode={mode}", *arguments], flags_parser=main.parse)
+    main.program(["ahs-seg", f"--mode={mode}", *arguments])

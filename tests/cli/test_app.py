@@ -90,10 +90,10 @@ def test_names_on_the_command_line():
 
 
 def test_train_and_evaluate_pass_their_arguments_on(monkeypatch):
-    from absl import app as absl_app
+    from ahs_seg_jax import main
 
     seen = []
-    monkeypatch.setattr(absl_app, "run", lambda main, argv, flags_parser: seen.append(argv))
+    monkeypatch.setattr(main, "program", seen.append)
     assert invoke("train", "--config=configs/tiny.py:smoke", "--workdir=x", "--config.train.steps=3").exit_code == 0
     assert invoke("evaluate", "--config", "configs/tiny.py", "--workdir", "x").exit_code == 0
     assert seen == [
