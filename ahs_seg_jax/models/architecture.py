@@ -6,38 +6,12 @@ Source: method.md's table of sizes; CLIP ViT-B/16 and ViT-L/14@336; CAT-Seg's ag
 import dataclasses
 from typing import Any
 
+from ahs_seg_jax.models.towers.config import ACTIVATIONS, ImageTowerConfig, TextTowerConfig
+
 ADAPTATIONS = ("none", "orthogonal", "ha_hem")
 FUSIONS = ("weighted", "attention", "concat")
 DTYPES = ("float32", "bfloat16")
-REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and long products (layers.rematerialised)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageTowerConfig:
-    """CLIP's image tower. `crop` and `patch_size` are in pixels, `pretrained_grid` in patches."""
-
-    layers: int = 12
-    width: int = 768
-    heads: int = 12
-    patch_size: int = 16
-    crop: int = 384
-    pretrained_grid: int = 14
-
-    @property
-    def grid(self) -> int:
-        """Side of the feature grid, in tokens."""
-        return self.crop // self.patch_size
-
-
-@dataclasses.dataclass(frozen=True)
-class TextTowerConfig:
-    """CLIP's text tower. `context` is the longest prompt in tokens, start and end included."""
-
-    layers: int = 12
-    width: int = 512
-    heads: int = 8
-    vocab_size: int = 49408
-    context: int = 77
+REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and long products (ops.remat)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +36,8 @@ class AggregatorConfig:
 class ModelConfig:
     """The whole model. The defaults are ViT-B/16 with all three components."""
 
-    image: ImageTowerConfig = ImageTowerConfig()
-    text: TextTowerConfig = TextTowerConfig()
+    image: ImageTowerConfig = dataclasses.field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = dataclasses.field(default_factory=TextTowerConfig)
     embed_dim: int = 512  # CLIP's joint embedding, e
     adaptation: str = "ha_hem"  # none | orthogonal | ha_hem
     block_size: int = 128  # side of a rotation block
@@ -124,8 +98,20 @@ class ModelConfig:
         return found
 
     def _tower_problems(self) -> list[str]:
+        from ahs_seg_jax.models.towers import registry  # only here: it brings JAX, which a configuration can do without
+
         found = []
+        if min(self.image.pixel_std) <= 0:
+            found.append(f"model.image.pixel_std is {self.image.pixel_std}; it must be positive")
         for name, tower in (("image", self.image), ("text", self.text)):
+            for field, valid in (("tower", tuple(registry.TOWERS[name])), ("activation", ACTIVATIONS)):
+                if (value := getattr(tower, field)) not in valid:
+                    found.append(f"model.{name}.{field} is {value!r}; choose one of {', '.join(valid)}")
+            known = registry.TOWERS[name].get(tower.tower)
+            if known and not known.rotated and self.adaptation != "none":
+                found.append(
+                    f"model.{name}.tower is {tower.tower!r}, which cannot be rotated; set model.adaptation to none"
+                )
             if tower.width % tower.heads:
                 found.append(
                     f"model.{name}.width is {tower.width}, not a multiple of model.{name}.heads = {tower.heads}"

@@ -57,7 +57,8 @@ class Segmenter:
         check_protocol(protocol)
         self.templates, self.protocol = templates, protocol
         model = build_model(config)
-        self.model, self.params = encoding.listed(*encoding.merged(model, jax.device_put(params)))
+        self.model, params = encoding.merged(model, jax.device_put(params))
+        self.params = encoding.listed(params)
         self.keep, self.memory_gb = self._classes_kept(keep), memory_gb
         self.vocabulary: Vocabulary | None = None
         self._encoded: collections.OrderedDict[Vocabulary, encoding.EncodedVocabulary] = collections.OrderedDict()
