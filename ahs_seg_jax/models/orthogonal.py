@@ -124,7 +124,10 @@ class OrthogonalAdaptation(nn.Module):
         return blocks(c.text.layers, slice(0, c.text_blocks)), blocks(c.image.layers, slice(c.text_blocks, None))
 
     def __call__(self) -> dict[str, Any]:
-        """`text` and `image`: rotations `[l, r, j, B, B]`; under HA-HEM modulated, with `alpha_*`, `beta_*`, `energy`."""
+        """`text` and `image`: rotations `[l, r, j, B, B]`.
+
+        Under HA-HEM they are modulated, and `alpha_*`, `beta_*` and `energy` come along.
+        """
         text, image = self._mixed()
         if self.config.adaptation == "orthogonal":
             # The published model uses the image tower's matrices as they are: free, not orthogonal.

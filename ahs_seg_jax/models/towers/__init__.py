@@ -1,1 +1,4 @@
-"""Towers: what turns images into dense features, and prompts into embeddings. A new one is a file here and a line in `registry`."""
+"""Towers: what turns images into dense features, and prompts into embeddings.
+
+A new tower is a file here and a line in `registry`; `interface` says what it offers.
+"""
