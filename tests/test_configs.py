@@ -34,6 +34,13 @@ def test_configs_are_found():
     assert {path.stem for path in CONFIGS} >= {"tiny", "vitb", "vitl", "folder"}
 
 
+@pytest.mark.parametrize(
+    ("name", "init"), [("vitb", "torch"), ("vitl", "torch"), ("tiny", "scratch"), ("folder", "scratch")]
+)
+def test_published_sizes_start_from_pytorchs_values_and_small_ones_from_those_for_nothing(name, init):
+    assert experiment(CONFIGS[0].with_name(f"{name}.py"), "").model.init == init
+
+
 @pytest.mark.parametrize("variant", ["", "smoke"])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_init_and_training_step_trace(path, variant):

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from ahs_seg_jax.models import aggregator, decoder, layers, orthogonal, prompts, sharding
+from ahs_seg_jax.models import aggregator, layers, orthogonal, prompts, sharding
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.arrangement import DEFAULT, TPU, Arrangement
 from ahs_seg_jax.models.dc_hsp import DCHSP
+from ahs_seg_jax.models.initial import INITIAL
 from ahs_seg_jax.models.mh_fpn import MHFPN
 from ahs_seg_jax.models.ops import resize
 from ahs_seg_jax.models.prompts import Prompts
@@ -70,18 +71,17 @@ class AHSSeg(nn.Module):
     arrangement: Arrangement = DEFAULT
 
     def setup(self) -> None:
-        c = self.config
+        c, initial = self.config, INITIAL[self.config.init]
         self.clip = CLIP(c)
         for index, channels in enumerate(c.aggregator.guidance_up, 1):
-            side = 2**index
-            kernel = (decoder.UP_INIT, (side, side, c.image.width, channels))
-            bias = (layers.zeros, (channels,))
-            setattr(self, f"guidance_up_{index}", layers.Parameters({"kernel": kernel, "bias": bias}))
-        self.aggregator = aggregator.Aggregator(c.aggregator, c.embed_dim, c.class_chunk, c.remat, self.arrangement)
+            setattr(self, f"guidance_up_{index}", initial.transposed(2**index, c.image.width, channels))
+        self.aggregator = aggregator.Aggregator(
+            c.aggregator, c.embed_dim, c.class_chunk, c.remat, self.arrangement, initial
+        )
         if c.mh_fpn:
-            self.mh_fpn = MHFPN(c.embed_dim, c.mh_fpn_fusion)
+            self.mh_fpn = MHFPN(c.embed_dim, c.mh_fpn_fusion, initial)
         if c.dc_hsp:
-            self.dc_hsp = DCHSP(c.embed_dim, c.dc_hsp_rank)
+            self.dc_hsp = DCHSP(c.embed_dim, c.dc_hsp_rank, initial)
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from ahs_seg_jax.models.towers.config import ACTIVATIONS, ImageTowerConfig, Text
 
 ADAPTATIONS = ("none", "orthogonal", "ha_hem")
 FUSIONS = ("weighted", "attention", "concat")
+INITS = ("torch", "scratch")
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and long products (ops.remat)
 
@@ -51,6 +52,7 @@ class ModelConfig:
     dc_hsp: bool = True
     dc_hsp_rank: int = 64
     aggregator: AggregatorConfig = AggregatorConfig()
+    init: str = "torch"  # values of fresh parameters: torch (PyTorch's defaults) | scratch (to train all from nothing)
     dtype: str = "float32"  # activations: float32 (parity) | bfloat16
     class_chunk: int = 0  # classes per pass of the spatial layers and the decoder; 0 = all at once (same results)
     remat: str = "none"  # computed again in the backward pass of tower blocks and class chunks: none | cheap | all
@@ -86,7 +88,13 @@ class ModelConfig:
 
     def _choice_problems(self) -> list[str]:
         found = []
-        choices = (("adaptation", ADAPTATIONS), ("mh_fpn_fusion", FUSIONS), ("dtype", DTYPES), ("remat", REMAT))
+        choices = (
+            ("adaptation", ADAPTATIONS),
+            ("mh_fpn_fusion", FUSIONS),
+            ("dtype", DTYPES),
+            ("remat", REMAT),
+            ("init", INITS),
+        )
         for field, valid in choices:
             if getattr(self, field) not in valid:
                 found.append(f"model.{field} is {getattr(self, field)!r}; choose one of {', '.join(valid)}")
@@ -134,8 +142,9 @@ class ModelConfig:
         for stage, ((field, channels), guidance) in enumerate(zip(inputs, c.decoder_guidance, strict=True)):
             if channels <= guidance:
                 found.append(
-                    f"model.aggregator.{field} is {channels}; it must exceed model.aggregator.decoder_guidance[{stage}] "
-                    f"= {guidance}, which leaves the rest to the upsampled features"
+                    f"model.aggregator.{field} is {channels}; it must exceed "
+                    f"model.aggregator.decoder_guidance[{stage}] = {guidance}, "
+                    "which leaves the rest to the upsampled features"
                 )
         for stage, channels in enumerate(c.decoder):
             if channels % 16:
@@ -171,7 +180,8 @@ class ModelConfig:
             taps.append(("mh_fpn_taps", self.mh_fpn_taps))
             if self.mh_fpn_taps[-1] != layers - 1:
                 found.append(
-                    f"model.mh_fpn_taps is {self.mh_fpn_taps}; its last level must be the last image block, {layers - 1}"
+                    f"model.mh_fpn_taps is {self.mh_fpn_taps}; "
+                    f"its last level must be the last image block, {layers - 1}"
                 )
         for field, values in taps:
             if any(not 0 <= tap < layers for tap in values) or list(values) != sorted(set(values)):
@@ -183,12 +193,12 @@ class ModelConfig:
 
 
 def vitb16() -> ModelConfig:
-    """ViT-B/16 at 384 pixels, the published base size."""
+    """ViT-B/16 at 384 pixels, the published base size; fresh parameters are PyTorch's."""
     return ModelConfig()
 
 
 def vitl14_336() -> ModelConfig:
-    """ViT-L/14 at 336 pixels, the published large size."""
+    """ViT-L/14 at 336 pixels, the published large size; fresh parameters are PyTorch's."""
     return ModelConfig(
         image=ImageTowerConfig(layers=24, width=1024, heads=16, patch_size=14, crop=336, pretrained_grid=24),
         text=TextTowerConfig(layers=12, width=768, heads=12),
@@ -204,6 +214,7 @@ def tiny() -> ModelConfig:
         image=ImageTowerConfig(layers=4, width=128, heads=4, patch_size=8, crop=64, pretrained_grid=8),
         text=TextTowerConfig(layers=2, width=64, heads=4, context=32),
         embed_dim=64,
+        init="scratch",
         block_size=16,
         guidance_taps=(0, 1),
         mh_fpn_taps=(0, 1, 3),

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ahs_seg_jax.models.layers import ACTIVATIONS, Parameters, fan_in, layer_norm, linear, norm, normal
+from ahs_seg_jax.models.initial import Parameters, lecun, norm, normal
+from ahs_seg_jax.models.layers import ACTIVATIONS, layer_norm, linear
 from ahs_seg_jax.models.ops import resize
 from ahs_seg_jax.models.parameters import Params
 from ahs_seg_jax.models.towers import transformer
@@ -46,7 +47,7 @@ class ImageTower(nn.Module):
         c = self.config
         width, scale = c.width, c.width**-0.5
         patch = (c.patch_size, c.patch_size, 3, width)
-        self.patch_embedding = Parameters({"kernel": (fan_in, patch)})
+        self.patch_embedding = Parameters({"kernel": (lecun, patch)})
         self.class_embedding = self.param("class_embedding", normal(scale), (width,))
         tokens = c.pretrained_grid**2 + 1
         self.position_embedding = self.param("position_embedding", normal(scale), (tokens, width))

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ahs_seg_jax.models import layers
-from ahs_seg_jax.models.layers import Parameters, layer_norm, linear
+from ahs_seg_jax.models.initial import Parameters, lecun, ones, stacked, zeros
+from ahs_seg_jax.models.layers import layer_norm, linear
 from ahs_seg_jax.models.ops import attention, products
 from ahs_seg_jax.models.ops.remat import rematerialised
 from ahs_seg_jax.models.parameters import Params
@@ -35,14 +35,14 @@ PARAMETERS = (
 def _declared(width: int, lead: tuple[int, ...]) -> dict[str, Parameters]:
     """The parameters of one block (`lead` is empty), or of a stack of blocks (`lead` is the number of layers)."""
     shapes = dict.fromkeys(SLOTS, (width, width)) | {"mlp_in": (width, 4 * width), "mlp_out": (4 * width, width)}
-    initializer = layers.stacked(layers.fan_in) if lead else layers.fan_in
+    initializer = stacked(lecun) if lead else lecun
     declared = {}
     for name, shape in shapes.items():
-        kernel, bias = (initializer, (*lead, *shape)), (layers.zeros, (*lead, shape[1]))
+        kernel, bias = (initializer, (*lead, *shape)), (zeros, (*lead, shape[1]))
         declared[name] = Parameters({"kernel": kernel, "bias": bias}, name=name)
     for name in ("ln_1", "ln_2"):
         size = (*lead, width)
-        declared[name] = Parameters({"scale": (layers.ones, size), "bias": (layers.zeros, size)}, name=name)
+        declared[name] = Parameters({"scale": (ones, size), "bias": (zeros, size)}, name=name)
     return declared
 
 
@@ -59,8 +59,9 @@ class _Block(nn.Module):
 class Blocks(nn.Module):
     """Parameters of a stack of blocks: arrays with a leading axis of layers.
 
-    Inference may give each block's parameters by itself instead, under the names "0", "1", ... (`encoding.listed`): then
-    they come as a list. XLA copies a layer's part of a stacked array before it uses it, and for one picture that counts.
+    Inference may give each block's parameters by itself instead, under the names "0", "1", ... (`encoding.listed`):
+    then they come as a list. XLA copies a layer's part of a stacked array before it uses it, and for one picture that
+    counts.
     """
 
     layers: int
