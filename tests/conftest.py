@@ -33,9 +33,15 @@ def golden() -> pathlib.Path:
 def stand_in():
     """Puts the stand-in in the model's place, for tests of what is built around the model."""
     from ahs_seg_jax import initialise, scoring, step
-    from tests.standin import StandIn
+    from tests.support.standin import StandIn
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (initialise, scoring, step):
             patch.setattr(module, "AHSSeg", StandIn)
         yield
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, which the extra `convert` brings."""
+    return pytest.importorskip("torch")

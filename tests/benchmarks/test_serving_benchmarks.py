@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.small import small_model
 
 from ahs_seg_jax import inference
 from ahs_seg_jax.models import architecture
 from benchmarks import cost, host, inputs, serving
 from benchmarks.settings import Settings, complete
-from tests.small import small_model
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from ahs_seg_jax.checkpoints import layouts
 from ahs_seg_jax.models import aggregator, architecture, layers, swin
 from ahs_seg_jax.models.class_attention import ClassLayer
-from tests.goldens import assert_close, assert_trees_close, parameters
+from tests.support.goldens import assert_close, assert_trees_close, parameters
 
 SIZES = architecture.AggregatorConfig(
     hidden=48,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.models import decoder, layers
-from tests.goldens import assert_close
+from tests.support.goldens import assert_close
 
 
 def stage(up=5, guidance=3, features=7, out=16):
