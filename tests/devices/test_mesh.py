@@ -1,15 +1,11 @@
 """Devices: the mesh, where arrays lie, and the refusal of batches that cannot be split."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec as P
 
-from ahs_seg_jax import parallel, step
-from ahs_seg_jax.config import Experiment, MeshConfig, TrainConfig
-from ahs_seg_jax.models import architecture, layers, sharding
+from ahs_seg_jax import parallel
+from ahs_seg_jax.config import Experiment, MeshConfig
 
 
 @pytest.fixture
@@ -45,43 +41,6 @@ def test_mesh_that_makes_no_sense_is_a_problem_of_the_configuration():
     assert "mesh.classes is 0; it must be positive, or -1" in zero
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "expected"),
-    [
-        ("clip/image/blocks/query/kernel", (4, 6, 12), P(None, None, "fsdp")),
-        ("clip/image/blocks/mlp_out/kernel", (8, 12, 6), P(None, "fsdp")),  # never the axis of layers
-        ("clip/image/blocks/query/bias", (4, 12), P()),
-        ("aggregator/head/kernel", (3, 3, 16, 1), P(None, None, "fsdp")),
-        ("dc_hsp/text/base", (8, 8), P("fsdp")),  # the first of equals
-        ("guidance_up_1/kernel", (2, 3, 7, 5), P()),  # nothing divides
-        ("mh_fpn/fusion_weights", (4,), P()),
-    ],
-)
-def test_fsdp_splits_the_largest_divisible_axis(name, shape, expected):
-    assert parallel.spec(name, shape, 4) == expected
-    assert parallel.spec(name, shape, 1) == P()
-
-
-def test_every_parameter_of_both_sizes_has_a_rule_and_optimiser_state_follows():
-    for model in (architecture.vitb16(), architecture.vitl14_336()):
-        mesh = parallel.make_mesh(jax.devices()[:4], MeshConfig(fsdp=4))
-        state = step.abstract_state(Experiment(model=model, train=TrainConfig(ema_decay=0.9)), mesh)
-        kernel = state.trainable["aggregator"]["layers_0"]["class"]["mlp_in"]["kernel"].sharding.spec
-        moment = state.opt_state[1].mu["aggregator"]["layers_0"]["class"]["mlp_in"]["kernel"].sharding.spec
-        average = state.ema["aggregator"]["layers_0"]["class"]["mlp_in"]["kernel"].sharding.spec
-        assert kernel == moment == average == P(None, "fsdp")
-        assert state.step.sharding.spec == state.opt_state[1].count.sharding.spec == P()
-        held = sum(size for _, size in parallel.bytes_per_device(state, mesh))
-        everything = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        assert 0.25 <= held / everything < 0.27
-
-
-def test_parameters_without_a_rule_are_listed(mesh):
-    tree = {"aggregator": {"bias": np.zeros(3)}, "new": {"b": np.zeros(3), "a": np.zeros(3)}}
-    with pytest.raises(parallel.UnmatchedParameters, match=r"no partition rule matches new/a, new/b; add a pattern"):
-        parallel.tree_shardings(tree, mesh)
-
-
 def test_batch_is_split_and_tokens_are_copied(mesh):
     devices = mesh.devices.size
     image = np.arange(devices * 3 * 5, dtype=np.uint8).reshape(devices, 3, 5)
@@ -112,22 +71,3 @@ def test_one_process_loads_the_whole_batch_and_prints(capsys):
     assert parallel.local_rows(8, parallel.make_mesh()) == range(8)
     parallel.log("hello")
     assert capsys.readouterr().out == "hello\n"
-
-
-def test_a_pass_over_classes_keeps_no_copy_of_what_it_takes(mesh):
-    """Its backward pass reads the part again from the whole, also where that is constrained to the mesh."""
-    x = jax.ShapeDtypeStruct((mesh.devices.size, 6, 3), "float32")
-
-    def forward(x):
-        with sharding.on(mesh):
-            return jax.vjp(lambda x: layers.over_classes(jax.numpy.sin, x, chunk=2, remat="all"), x)[0]
-
-    (loop,) = (e for e in jax.make_jaxpr(forward)(x).eqns if e.primitive.name == "scan")
-    assert [v.aval.shape for v in loop.outvars] == [(3, mesh.devices.size, 2, 3)]
-
-
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_a_mesh_says_what_its_devices_are(platform):
-    device = types.SimpleNamespace(platform=platform)
-    assert sharding.is_tpu(types.SimpleNamespace(devices=np.array([[device]]))) == (platform == "tpu")
-    assert not sharding.is_tpu()  # JAX's own, here

@@ -51,17 +51,16 @@ def small_model(**changes: Any) -> ModelConfig:
 
 def inference_model(**changes: Any) -> ModelConfig:
     """The model for tests of inference: 32 pixels on a grid of 4 tokens, 16 classes kept, neither MH-FPN nor DC-HSP."""
-    sizes = {"layers": 2, "width": 32, "patch_size": 8, "crop": 32, "pretrained_grid": 4}
-    return small_model(
-        **{f"image__{name}": value for name, value in sizes.items()},
+    model = small_model(
+        image=ImageTowerConfig(layers=2, width=32, heads=2, patch_size=8, crop=32, pretrained_grid=4),
         text__width=32,
         mh_fpn=False,
         dc_hsp=False,
         aggregator__hidden=16,
         aggregator__window=4,
         aggregator__pad_len=16,
-        **changes,
     )
+    return changed(model, **changes)
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> dict:
