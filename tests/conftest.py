@@ -33,11 +33,17 @@ def golden() -> pathlib.Path:
 def stand_in():
     """Puts the stand-in in the model's place, for tests of what is built around the model."""
     from ahs_seg_jax.checkpoints import starting
-    from ahs_seg_jax.evaluation import run
+    from ahs_seg_jax.evaluation import run as evaluation_run
     from ahs_seg_jax.training import step
-    from tests.standin import StandIn
+    from tests.support.standin import StandIn
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (starting, run, step):
+        for module in (starting, evaluation_run, step):
             patch.setattr(module, "AHSSeg", StandIn)
         yield
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, which the extra `convert` brings."""
+    return pytest.importorskip("torch")

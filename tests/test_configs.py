@@ -1,5 +1,7 @@
 """Every configuration file: it loads, survives the round trip, and its initialisation and training step trace."""
 
+import dataclasses
+import functools
 import importlib.util
 import pathlib
 
@@ -8,11 +10,12 @@ import jax.numpy as jnp
 import pytest
 
 from ahs_seg_jax.checkpoints import starting
-from ahs_seg_jax.config import Experiment, command_line, training
+from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, command_line, training
 from ahs_seg_jax.errors import ConfigError, InputError
 from ahs_seg_jax.training import step
+from tests.support import ROOT
 
-CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 CLASSES, LENGTH = 7, 8
 
 
@@ -34,10 +37,9 @@ def test_configs_are_found():
     assert {path.stem for path in CONFIGS} >= {"tiny", "vitb", "vitl", "folder"}
 
 
-@pytest.mark.parametrize("variant", ["", "smoke"])
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_init_and_training_step_trace(path, variant):
-    described = experiment(path, variant)
+@functools.cache
+def traced(described: Experiment):
+    """The shapes of a training's state, of the state after a step, and of that step's metrics."""
     settings, crop = described.train, described.model.image.crop
     state = jax.eval_shape(lambda: step.create_state(starting.fresh_params(described), settings))
     batch = {
@@ -46,12 +48,33 @@ def test_init_and_training_step_trace(path, variant):
         "index": jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
     }
     tokens = jax.ShapeDtypeStruct((CLASSES, described.model.aggregator.prompts, LENGTH), jnp.int32)
-    after, metrics = jax.eval_shape(step.make_train_step(described), state, batch, tokens)
+    return state, *jax.eval_shape(step.make_train_step(described), state, batch, tokens)
+
+
+def without_numbers(described: Experiment) -> Experiment:
+    """The experiment without what changes the values in a training step and nothing about its program.
+
+    Several variants have the same program (ViT-B's and ViT-L's smoke runs; the whole ablation and `tiny.py`): it is
+    traced once.
+    """
+    rates = {"learning_rate": 1e-3, "clip_multiplier": 1.0, "weight_decay": 0.0, "steps": 9, "warmup_steps": 1}
+    intervals = dict.fromkeys(("log_every", "checkpoint_every", "eval_every", "picture_every"), 1)
+    train = dataclasses.replace(described.train, **rates, **intervals)
+    return dataclasses.replace(
+        described, name="", init=training.RANDOM_INIT, data=DataConfig(), eval=EvalConfig(), train=train
+    )
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_init_and_training_step_trace(path, variant):
+    described = experiment(path, variant)
+    state, after, metrics = traced(without_numbers(described))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert all(value.dtype == jnp.float32 for value in metrics.values())
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.trainable, state.frozen)))
     assert {"loss/segmentation", "loss/energy", "loss/boundary", "loss/contrastive"} <= set(metrics)
-    assert bool(jax.tree.leaves(state.frozen)) == (settings.finetune != "scratch")
+    assert bool(jax.tree.leaves(state.frozen)) == (described.train.finetune != "scratch")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

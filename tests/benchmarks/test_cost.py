@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import pytest
 
 from ahs_seg_jax.models import layers
-from ahs_seg_jax.models.ops import passes
 from benchmarks import cost
 
 
@@ -79,7 +78,7 @@ def test_chunks_do_not_change_the_work():
 
     def all_classes(chunk):
         def run(x, w):
-            return passes.over_classes(lambda part: part @ w, x, chunk=chunk)
+            return layers.over_classes(lambda part: part @ w, x, chunk=chunk)
 
         return cost.work(run, shape(2, 12, 3, 5), w).flops
 

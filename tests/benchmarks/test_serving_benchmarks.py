@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.small import small_model
 
-from ahs_seg_jax.inference.views import make_views
+from ahs_seg_jax import inference
 from ahs_seg_jax.models import architecture
 from benchmarks import cost, host, inputs, serving
 from benchmarks.settings import Settings, complete
-from tests.small import small_model
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_pictures(settings, name, views):
     action = getattr(serving, name)(settings)
     assert action.call(0).shape == action.call(1).shape == (37, 53)
     function, (params, shape, text) = action.reference
-    assert shape.shape[0] == views == len(make_views(inputs.picture(settings, 0), "cat_seg", 24)[:views])
+    assert shape.shape[0] == views == len(inference.make_views(inputs.picture(settings, 0), "cat_seg", 24)[:views])
     one = jax.ShapeDtypeStruct((1, *shape.shape[1:]), jnp.float32)
     assert cost.work(function, params, shape, text).flops == pytest.approx(
         views * cost.work(function, params, one, text).flops, rel=0.05

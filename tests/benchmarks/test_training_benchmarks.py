@@ -2,11 +2,11 @@
 
 import jax
 import pytest
+from tests.small import small_model
 
 from ahs_seg_jax.models import architecture
 from benchmarks import cost, training
 from benchmarks.settings import Settings, complete
-from tests.small import small_model
 
 QUICK = ("rotations", "decoder", "image_losses")
 SLOW = ("text_tower", "image_tower", "spatial", "class_layers", "update")

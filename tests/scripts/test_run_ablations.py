@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
+from ahs_seg_jax import ablation, config
 from ahs_seg_jax.ablation_study import Study
-from ahs_seg_jax.config import Experiment, TrainConfig, ablation, identity
+from ahs_seg_jax.config import Experiment, TrainConfig
 from ahs_seg_jax.models import architecture
 from scripts import run_ablations
 
@@ -27,7 +28,7 @@ def test_six_rows():
     rows = {row: ablation.ablated(base, row) for row in ablation.ROWS}
     assert {row: components(experiment) for row, experiment in rows.items()} == COMPONENTS
     assert all(experiment.problems() == [] for experiment in rows.values())
-    assert len({identity.fingerprint(experiment) for experiment in rows.values()}) == 6
+    assert len({config.fingerprint(experiment) for experiment in rows.values()}) == 6
     assert rows["none"].model.adaptation == "none"
     assert rows["mh_fpn"].name == "experiment_mh_fpn"
 

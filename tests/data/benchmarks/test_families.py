@@ -11,8 +11,8 @@ from pycocotools import mask
 from ahs_seg_jax.data.benchmarks import ade20k, pascal_context
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS, benchmark
 from ahs_seg_jax.data.images import NotAnIndexMask
-from tests.data.benchmarks import trees
-from tests.data.benchmarks.trees import rows
+from tests.support import trees
+from tests.support.trees import rows
 
 
 def labels_of(name, root, split="val"):
