@@ -13,7 +13,7 @@ from ahs_seg_jax.checkpoints.formats import convert, readers, writers
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained, training_meta
 from ahs_seg_jax.errors import CheckpointError
-from tests.checkpoints.test_safety import finished, module_pickle, script_archive, short, tensor_pickle, write_zip
+from tests.support.torch_files import finished, module_pickle, script_archive, short, tensor_pickle, write_zip
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from ahs_seg_jax.models import architecture, orthogonal
 from ahs_seg_jax.models.ops import inverse
 from ahs_seg_jax.models.towers.interface import SLOTS
-from tests.goldens import assert_close
+from tests.support.goldens import assert_close
 
 
 @pytest.fixture(scope="module")
