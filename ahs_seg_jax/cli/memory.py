@@ -13,10 +13,10 @@ def memory(
     mode: Annotated[Literal["train", "eval"], typer.Option(help="The program to look at.")] = "train",
     topology: Annotated[str, typer.Option(help="TPU topology to compile for, such as v5e:2x2.")] = "",
 ) -> None:
-    """Predicts the memory of a run on each device, without data or weights.
+    """Predicts the memory of a run on each device.
 
-    Compiles the real programs without running them, for the devices at hand or, with --topology, for a TPU on any
-    machine that has libtpu. --config.train.batch_size=16 sets any field, as for train.
+    Compiles the real programs without running them, and needs no data and no weights: for the devices at hand or, with
+    --topology, for a TPU on any machine that has libtpu. --config.train.batch_size=16 sets any field, as for train.
     """
     options.finish(lambda: run(config, context.args, topology, mode))
 

@@ -24,7 +24,10 @@ def parity(
 
 
 def run(checkpoint: str, activations: pathlib.Path, class_pooling: int) -> int:
-    """Prints the table; returns 0 if every stage holds, 1 if one differs. Raises what keeps them from being compared."""
+    """Prints the table; returns 0 if every stage holds, 1 if one differs.
+
+    Raises CheckpointError, OSError or ValueError if they cannot be compared.
+    """
     import numpy as np
 
     from ahs_seg_jax.checkpoints.pretrained import load_pretrained

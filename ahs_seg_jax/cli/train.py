@@ -6,8 +6,9 @@ import typer
 def train(context: typer.Context) -> None:
     """Trains: --config=FILE --workdir=FOLDER.
 
-    --config=configs/tiny.py or another configuration, :smoke behind it for a trial; --config.train.batch_size=8 sets any
-    of its fields (ahs_seg_jax/config/experiment.py lists them). The same command continues a stopped run.
+    The configuration is a file such as configs/tiny.py; configs/tiny.py:smoke is a short trial of it.
+    --config.train.batch_size=8 sets any of its fields, which ahs_seg_jax/config/experiment.py lists. The same command
+    continues a stopped run.
     """
     _main("train", context.args)
 
