@@ -12,7 +12,7 @@ import numpy as np
 
 from ahs_seg_jax.config import LossConfig, MeshConfig
 from ahs_seg_jax.models import sharding
-from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.models.ops import chunks
 from ahs_seg_jax.training.losses import ClassPairs
 from tests.small import batch, experiment, run_steps, small_model
 
@@ -39,7 +39,7 @@ def one_step(sizes: tuple[int, int, int], chunk: int) -> dict[str, np.ndarray]:
 def main() -> None:
     """Writes `<mesh>:<name>` for every mesh. A `c` after its sizes means classes in chunks of two, a `t` as on TPUs."""
     found = {}
-    passes.TPU_PASS = 2  # several passes although there are few classes
+    chunks.TPU_CHUNK = 2  # several chunks although there are few classes
     for mesh in sys.argv[2:]:
         sizes = tuple(int(size) for size in mesh.rstrip("ct").split(","))
         with mock.patch.object(sharding, "is_tpu", return_value=mesh.endswith("t")):

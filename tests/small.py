@@ -24,6 +24,7 @@ def small_model(**changes) -> ModelConfig:
         guidance_taps=(0, 1),
         mh_fpn_taps=(0, 1, 2),
         dc_hsp_rank=3,
+        init="scratch",
         aggregator=AggregatorConfig(
             hidden=8,
             layers=1,

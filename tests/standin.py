@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ahs_seg_jax.models import prompts
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.arrangement import DEFAULT, Arrangement
 from ahs_seg_jax.models.prompts import Prompts
 
 NORMAL = nn.initializers.normal(0.5)
@@ -46,7 +47,7 @@ class StandIn(nn.Module):
     """
 
     config: ModelConfig
-    tpu: bool = False
+    arrangement: Arrangement = DEFAULT
 
     def setup(self) -> None:
         self.clip = _Clip(self.config.embed_dim)

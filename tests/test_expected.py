@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from ahs_seg_jax.config import PROTOCOLS
 from ahs_seg_jax.evaluation import expected
+from ahs_seg_jax.inference import PROTOCOLS
 from ahs_seg_jax.vocabulary import packaged_names
 
 REPORT = {"protocol": "cat_seg", "incomplete": [], "data": {"problems": []}, "checkpoint": {"sha256": "ab12"}}

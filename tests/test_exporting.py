@@ -11,6 +11,7 @@ import pytest
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.export import export, stablehlo
 from ahs_seg_jax.inference import WHOLE
+from ahs_seg_jax.models import arrangement
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.test_inference import photo, random_params, small_config
@@ -53,7 +54,8 @@ def test_a_missing_library_is_named(segmenter, tmp_path, monkeypatch):
 def test_parity(segmenter, tmp_path, names):
     pytest.importorskip("flatbuffers")
     on_tpu = copy.copy(segmenter)  # written the same wherever it is exported
-    on_tpu.engine.model = segmenter.engine.model.clone(tpu=True)
+    on_tpu.engine = copy.copy(segmenter.engine)
+    on_tpu.engine.model = segmenter.engine.model.clone(arrangement=arrangement.TPU)
     export.export(on_tpu, tmp_path / "model", names)
     images = [photo(29, 37, seed) for seed in (0, 1)]
     views = np.concatenate([WHOLE.views(image, 32) for image in images])

@@ -11,7 +11,7 @@ import pytest
 
 from ahs_seg_jax.checkpoints.formats import layouts
 from ahs_seg_jax.config import Experiment, TrainConfig, training
-from ahs_seg_jax.models import architecture, orthogonal, prompts
+from ahs_seg_jax.models import architecture, arrangement, orthogonal, prompts
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.training import losses, step
 from ahs_seg_jax.vocabulary import Vocabulary
@@ -85,12 +85,12 @@ def test_catseg(shared, stored, layout):
     assert_close(logits, case["logits"], 1e-4, "logits")
 
 
-@pytest.mark.parametrize("tpu", [False, True])
-def test_the_same_256_of_300_classes_merged_and_in_chunks(shared, stored, tpu):
+@pytest.mark.parametrize("arranged", [arrangement.DEFAULT, arrangement.TPU], ids=["default", "tpu"])
+def test_the_same_256_of_300_classes_merged_and_in_chunks(shared, stored, arranged):
     config, params = load(shared, "ahs_seg_vitb16")
     config, params = orthogonal.merge(config, params)
     case = stored("vitb_many_classes")
-    model = AHSSeg(config.replace(class_chunk=32), tpu=tpu)
+    model = AHSSeg(config.replace(class_chunk=32), arrangement=arranged)
     apply = jax.jit(functools.partial(model.apply, class_pooling=2))
     logits, out = apply({"params": params}, jnp.asarray(case["image"])[None], tokens_of(case))
     assert (np.asarray(out["kept"][0]) == case["kept"]).all()

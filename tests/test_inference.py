@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.inference import CAT_SEG, PROTOCOLS, WHOLE, SlidingWindows, buckets, compiled, encoding, labelling
+from ahs_seg_jax.inference import (
+    CAT_SEG,
+    PROTOCOLS,
+    WHOLE,
+    SlidingWindows,
+    buckets,
+    compiled,
+    encoding,
+    labelling,
+    pass_programs,
+)
 from ahs_seg_jax.inference.at_once import view_logits
 from ahs_seg_jax.inference.protocols import find_protocol
 from ahs_seg_jax.inference.views import shortest_edge_size
@@ -347,3 +357,16 @@ def test_merged_rotations_change_nothing():
     expected = encoding.encode_vocabulary(model, params, vocabulary)
     np.testing.assert_allclose(encoding.encode_vocabulary(plain, folded, vocabulary), expected, atol=1e-5)
     assert encoding.merged(plain, folded) == (plain, folded)
+
+
+def test_listed_blocks_change_nothing():
+    model, params = encoding.merged(AHSSeg(small_config()), random_params(AHSSeg(small_config()), 1))
+    listed = encoding.listed(params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(listed)) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    views = photo(32, 32)[None].astype(np.float32)
+    expected = pass_programs.encode_image(model, params, views)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-6),
+        pass_programs.encode_image(model, listed, views),
+        expected,
+    )

@@ -8,9 +8,11 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import pytest
+from typer.testing import CliRunner
 
 from ahs_seg_jax.ahead_of_time import memory, programs, tpu_compiler
 from ahs_seg_jax.checkpoints import starting
+from ahs_seg_jax.cli import app
 from ahs_seg_jax.config import MeshConfig
 from ahs_seg_jax.data.scenes import scenes_vocabulary
 from ahs_seg_jax.devices import partition
@@ -74,12 +76,12 @@ def test_report_on_a_configuration_file(monkeypatch):
         (["--config=configs/tiny.py", "--topology=v0:1x1"], "cannot compile for the topology 'v0:1x1'"),
     ],
 )
-def test_mistakes_on_its_command_line(arguments, words, monkeypatch, capsys):
+def test_mistakes_on_its_command_line(arguments, words, monkeypatch):
     monkeypatch.chdir(pathlib.Path(__file__).resolve().parents[1])
-    assert memory.main(arguments) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ")
-    assert words in printed
+    done = CliRunner().invoke(app.app, ["memory", *arguments])
+    assert done.exit_code == 2
+    assert "error: " in done.output
+    assert words in done.output
 
 
 def test_unknown_topology_is_refused():

@@ -10,7 +10,6 @@ from jax.sharding import PartitionSpec as P
 from ahs_seg_jax.config import Experiment, MeshConfig, TrainConfig
 from ahs_seg_jax.devices import partition, processes
 from ahs_seg_jax.devices.mesh import (
-    along_batch,
     batch_shards,
     check_batch,
     local_rows,
@@ -19,7 +18,7 @@ from ahs_seg_jax.devices.mesh import (
     put_replicated,
 )
 from ahs_seg_jax.models import architecture, sharding
-from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.models.ops import chunks
 from ahs_seg_jax.training import step
 
 
@@ -103,11 +102,6 @@ def test_batch_is_split_and_tokens_are_copied(mesh):
     assert {shard.data.shape for shard in tokens.addressable_shards} == {(7, 1, 8)}
 
 
-def test_along_batch_can_name_a_later_axis(mesh):
-    stacked = jax.device_put(np.zeros((3, mesh.devices.size, 2)), along_batch(mesh, axis=1))
-    assert {shard.data.shape for shard in stacked.addressable_shards} == {(3, 1, 2)}
-
-
 def test_batch_that_does_not_split_is_refused(mesh):
     devices = mesh.devices.size
     check_batch(2 * devices, 2, mesh)
@@ -131,7 +125,7 @@ def test_a_pass_over_classes_keeps_no_copy_of_what_it_takes(mesh):
 
     def forward(x):
         with sharding.on(mesh):
-            return jax.vjp(lambda x: passes.over_classes(jax.numpy.sin, x, chunk=2, remat="all"), x)[0]
+            return jax.vjp(lambda x: chunks.over_classes(jax.numpy.sin, x, chunk=2, remat="all"), x)[0]
 
     (loop,) = (e for e in jax.make_jaxpr(forward)(x).eqns if e.primitive.name == "scan")
     assert [v.aval.shape for v in loop.outvars] == [(3, mesh.devices.size, 2, 3)]

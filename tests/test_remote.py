@@ -15,12 +15,12 @@ import time
 import pytest
 
 from ahs_seg_jax.checkpoints import pretrained
-from ahs_seg_jax.cli import prepare
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.catalogue import open_source
 from ahs_seg_jax.errors import CheckpointError, Ending
 from ahs_seg_jax.storage import answering, paths
 from tests.data.benchmarks import trees
+from tests.data.commands import data_command
 from tests.small import experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -66,7 +66,7 @@ def test_single_images_on_gs_are_refused_with_the_remedy(capsys):
     settings = experiment().data
     with pytest.raises(ValueError, match=r"data.root is gs://bucket/streets, .*copy it here .*or mount the bucket"):
         open_source(type(settings)(name="folder", root="gs://bucket/streets"), "train")
-    assert prepare.main(["voc_20", "--root", str(ROOT), "--to", "gs://bucket/data"]) == 2
+    assert data_command(["prepare", "voc_20", "--root", str(ROOT), "--to", "gs://bucket/data"]) == 2
     assert "--to is gs://bucket/data, but that is only" in capsys.readouterr().err
 
 

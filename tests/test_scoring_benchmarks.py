@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.checkpoints import starting
-from ahs_seg_jax.cli import prepare
 from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment
 from ahs_seg_jax.errors import Ending, InputError
 from ahs_seg_jax.evaluation import run
 from ahs_seg_jax.models.architecture import tiny
 from tests.data.benchmarks import trees
+from tests.data.commands import data_command
 from tests.standin import StandIn
 
 
@@ -20,7 +20,7 @@ def root(tmp_path, monkeypatch):
     """The folder of the downloads, both benchmarks prepared; a stand-in for the model."""
     trees.voc(tmp_path, {f"2007_{k:06d}": trees.rows([0, k, 20, 255]) for k in range(1, 5)})
     trees.ade20k_150(tmp_path, {f"ADE_val_{k:08d}": trees.rows([0, k, 150]) for k in range(1, 4)})
-    prepare.main(["voc_20b", "ade20k_150", "--root", str(tmp_path), "--partial", "--jobs", "1"])
+    data_command(["prepare", "voc_20b", "ade20k_150", "--root", str(tmp_path), "--partial", "--jobs", "1"])
     for module in (starting, run):
         monkeypatch.setattr(module, "AHSSeg", StandIn)
     return tmp_path

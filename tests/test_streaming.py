@@ -10,7 +10,7 @@ import pytest
 
 from ahs_seg_jax.inference import CAT_SEG, PROTOCOLS, WHOLE, buckets, compiled, feature_cache, in_passes, labelling
 from ahs_seg_jax.inference.in_passes import ViewLogits
-from ahs_seg_jax.models import aggregator
+from ahs_seg_jax.models import aggregator, arrangement
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from tests.test_inference import photo, real_model
 
@@ -66,7 +66,7 @@ def test_it_is_what_the_model_computes(features, text, count):
     module, params = model()
     expected, _ = module.apply({"params": params}, features, text[:count], method="segment")
     close(segment(features, text[:count], keep=16), np.asarray(expected))
-    tpu, options = module.clone(tpu=True), {"keep": 16, "chunk": 32, "at_once": 4}
+    tpu, options = module.clone(arrangement=arrangement.TPU), {"keep": 16, "chunk": 32, "at_once": 4}
     close(every_logit(in_passes.segment_views(tpu, params, features, text[:count], **options)), np.asarray(expected))
 
 

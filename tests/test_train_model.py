@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.checkpoints import starting
-from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.models.ops import remat
 from ahs_seg_jax.training import step
 from ahs_seg_jax.training.losses import ClassPairs
 from tests.small import batch, experiment, run_steps, small_model, tokens
@@ -64,7 +64,7 @@ def step_products(config):
 
 def test_cheap_rematerialisation_computes_no_convolution_and_no_long_product_again(monkeypatch):
     """Those that the gradients written by hand take part in are the easiest to lose: a rule can hide them."""
-    monkeypatch.setattr(passes, "SHORT", 1)  # every product with parameters is long: the model of the tests is small
+    monkeypatch.setattr(remat, "SHORT", 1)  # every product with parameters is long: the model of the tests is small
 
     def counts(remat):
         kept = [e for e in step_products(experiment(small_model(class_chunk=2, remat=remat))) if not batched(e)]

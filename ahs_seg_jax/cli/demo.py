@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ahs_seg_jax.cli.options import MemoryGB, Model, Protocol, finish, protocol_or_none
+from ahs_seg_jax.cli import options
 
 if TYPE_CHECKING:  # nothing heavy is imported before a command runs
     from ahs_seg_jax.demo.answers import Limits
@@ -20,11 +20,11 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 def demo(
-    model: Model = "tiny",
+    model: options.Model = "tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
-    protocol: Protocol = "model",
-    memory_gb: MemoryGB = None,
+    protocol: options.Protocol = "model",
+    memory_gb: options.MemoryGB = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)] = 16,
     max_classes: Annotated[int, typer.Option(help="Most names at once.", min=1)] = 100,
@@ -41,9 +41,9 @@ def demo(
         from ahs_seg_jax.demo.answers import Limits
 
         limits = Limits(max_upload_mb, max_megapixels, max_classes)
-        serve(model, protocol_or_none(protocol), memory_gb, limits, host, port, open_browser)
+        serve(model, options.protocol_or_none(protocol), memory_gb, limits, host, port, open_browser)
 
-    finish(command)
+    options.finish(command)
 
 
 def serve(
@@ -62,8 +62,8 @@ def serve(
     from ahs_seg_jax.vocabulary import words_of
 
     print(f"loading {model} ...", file=sys.stderr)
-    options = {"protocol": protocol} if protocol else {}
-    segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **options)
+    own = {"protocol": protocol} if protocol else {}
+    segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **own)
     known, about = frozenset[str](), f"Model: {pathlib.PurePath(model).name}."
     if model == packaged.TINY:
         known = words_of(packaged.load_tiny().trained_names)

@@ -12,7 +12,7 @@ from ahs_seg_jax.models.fields import build, flatten, unknown
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The InputError that a configuration file raised; absl and ml_collections wrap the text of a traceback around it."""
+    """The InputError that a configuration file raised; absl and ml_collections wrap a traceback around it."""
     found, link = error, error.__cause__ or error.__context__
     while link is not None:
         found = link if isinstance(link, InputError) else found

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ahs_seg_jax.config.experiment import Experiment
-from ahs_seg_jax.config.fields import flatten
+from ahs_seg_jax.models.fields import flatten
 
 _COMMON: Mapping[str, tuple[Any, ...]] = {
     "model.mh_fpn": (False,),

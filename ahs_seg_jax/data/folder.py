@@ -38,7 +38,7 @@ class DataProblems(ValueError):
 
 
 class FolderSource:
-    """One split of such a folder as a `sources.Source`. Images of any size; EXIF orientation is applied to images.
+    """One split of such a folder as a `source.Source`. Images of any size; EXIF orientation is applied to images.
 
     The class names are those of classes.txt, or of `vocabulary` where the folder has no such file. Raises DataProblems,
     listing all of them, if the folder lacks a part or a file its partner. Files are decoded only when they are read;

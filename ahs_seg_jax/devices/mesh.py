@@ -67,9 +67,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def along_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Axis number `axis` split over `data` and `fsdp`: batches, and micro-batches stacked in front of them."""
-    return NamedSharding(mesh, PartitionSpec(*([None] * axis), BATCH_AXES))
+def along_batch(mesh: Mesh) -> NamedSharding:
+    """The first axis, that of a batch, split over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 # ----------------------------------------------------------------------------------------------------- placing

@@ -15,8 +15,8 @@ from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, Request
 from ahs_seg_jax.inference.protocols import CAT_SEG, WHOLE, Protocol, find_protocol
 from ahs_seg_jax.inference.tiles import ArrayRaster, Raster, Tile, assembled
-from ahs_seg_jax.models import parameters, sharding
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.segmenter.segmentation import Segmentation
 from ahs_seg_jax.segmenter.words import Names, Unknown, Words
@@ -67,7 +67,7 @@ class Segmenter:
             found_in = parameters.listed(found)
             raise ValueError(f"the parameters hold values that are not finite (NaN or infinity) in {found_in}")
         self.templates, self.protocol = templates, find_protocol(protocol)
-        model = AHSSeg(config, tpu=sharding.is_tpu())
+        model = build_model(config)
         self.engine = Engine(model, jax.device_put(params), keep=_classes_kept(config, keep), memory_gb=memory_gb)
         self.vocabulary: Vocabulary | None = None
 

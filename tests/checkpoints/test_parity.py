@@ -5,12 +5,14 @@ import importlib.util
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from ahs_seg_jax.checkpoints.formats import writers
 from ahs_seg_jax.checkpoints.formats.entry import target_shapes
 from ahs_seg_jax.checkpoints.formats.layouts import entries
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained
+from ahs_seg_jax.cli import app
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.evaluation import parity
 from ahs_seg_jax.models import architecture, parameters
@@ -88,29 +90,36 @@ def test_the_same_model_holds_everywhere_and_another_does_not(tiny, activations)
     }  # fmt: skip
 
 
-def test_the_command_prints_a_table_and_says_whether_it_holds(tiny, activations, tmp_path, capsys):
+def command(*arguments):
+    return CliRunner().invoke(app.app, ["parity", *map(str, arguments)])
+
+
+def test_the_command_prints_a_table_and_says_whether_it_holds(tiny, activations, tmp_path):
     writers.write(tmp_path / "tiny.npz", "catseg", tiny.config, tiny.params)
     np.savez(tmp_path / "saved.npz", **activations)
-    assert parity.main([str(tmp_path / "tiny.npz"), str(tmp_path / "saved.npz")]) == 0
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[0].split() == ["stage", "compared", "max", "error", "relative", "labels", "equal"]
-    assert "100.000 %  ok" in printed
+    done = command(tmp_path / "tiny.npz", tmp_path / "saved.npz")
+    assert done.exit_code == 0
+    columns = ["stage", "compared", "max", "error", "relative", "labels", "equal"]
+    assert done.stdout.splitlines()[0].split() == columns
+    assert "100.000 %  ok" in done.stdout
     np.savez(tmp_path / "saved.npz", **activations | {"layer0": activations["layer0"] * 1.001})
-    assert parity.main([str(tmp_path / "tiny.npz"), str(tmp_path / "saved.npz")]) == 1
-    assert "DIFFERS" in capsys.readouterr().out
+    done = command(tmp_path / "tiny.npz", tmp_path / "saved.npz")
+    assert done.exit_code == 1
+    assert "DIFFERS" in done.stdout
 
 
-def test_what_cannot_be_compared_is_said(tiny, activations, tmp_path, capsys):
+def test_what_cannot_be_compared_is_said(tiny, activations, tmp_path):
     with pytest.raises(CheckpointError, match="lack class_names and image"):
         parity.report(tiny, {"logits": np.zeros(3)})
     with pytest.raises(CheckpointError, match="no activation is called attention; choose among dense_features"):
         parity.report(tiny, activations | {"attention": np.zeros(3)})
     np.savez(tmp_path / "saved.npz", **activations)
     writers.write(tmp_path / "clip.npz", "openai_clip", tiny.config, tiny.params)
-    assert parity.main([str(tmp_path / "clip.npz"), str(tmp_path / "saved.npz")]) == 2
-    assert "is a bare CLIP" in capsys.readouterr().err
-    assert parity.main([str(tmp_path / "absent.npz"), str(tmp_path / "saved.npz")]) == 2
-    assert "there is no checkpoint at" in capsys.readouterr().err
+    for source, text in (("clip.npz", "is a bare CLIP"), ("absent.npz", "error: there is no checkpoint at")):
+        done = command(tmp_path / source, tmp_path / "saved.npz")
+        assert done.exit_code == 2
+        assert text in done.stderr
+    assert "error: " in command(tmp_path / "tiny.npz", tmp_path / "absent.npz").stderr
 
 
 CASES = {

@@ -228,7 +228,7 @@ def test_the_command_converts_and_explains(source, tmp_path):
     assert "Traceback" not in again.stderr
     shown = command("--help").stdout
     assert "--merge" in shown
-    assert "python scripts/convert_checkpoint.py model_base.pth" in shown
+    assert "ahs-seg convert model_base.pth catseg_base" in shown
 
 
 def test_a_training_run_is_a_source_like_any_other(small, random_params, assert_same, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.cli import segment
+from ahs_seg_jax.cli import segment_files as segment
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import read_png
 

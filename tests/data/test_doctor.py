@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.cli import data_doctor
 from ahs_seg_jax.config import ScenesConfig
 from ahs_seg_jax.data.benchmarks.benchmark import ROOT_VARIABLE
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
@@ -20,6 +19,7 @@ from ahs_seg_jax.data.scenes import ScenesSource
 from ahs_seg_jax.pictures.colors import assign_colors
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
+from tests.data.commands import data_command
 
 COUNT = "3 images with labels were found, the published set has 2,000"
 FEW = "3 images are too few to judge how often classes occur"
@@ -53,7 +53,7 @@ def test_whole_data_are_healthy(root, monkeypatch):
 
 
 def test_an_unfinished_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no finished preparation; run python -m ahs_seg_jax\.data\.prepare"):
+    with pytest.raises(ValueError, match=r"holds no finished preparation; run ahs-seg data prepare"):
         doctor.examine(tmp_path)
 
 
@@ -137,7 +137,7 @@ def test_an_unreadable_example_says_so_on_the_sheet(tmp_path):
 
 def test_command(root, tmp_path_factory, capsys):
     output = tmp_path_factory.mktemp("sheets")
-    assert data_doctor.main(["ade20k_150", "--root", str(root), "--output", str(output)]) == 1
+    assert data_command(["doctor", "ade20k_150", "--root", str(root), "--output", str(output)]) == 1
     assert f"problem: val: {COUNT}" in capsys.readouterr().out
     with Image.open(output / "contact_sheet-val.png") as sheet:
         assert sheet.mode == "RGB"
@@ -148,21 +148,21 @@ def test_command(root, tmp_path_factory, capsys):
 def test_command_on_downloads_and_on_nothing(tmp_path, capsys):
     trees.voc(tmp_path, {"2007_000033": rows([0, 1, 255])})
     (tmp_path / "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg").unlink()
-    assert data_doctor.main(["ade20k_150", "voc_20", "--root", str(tmp_path)]) == 2
+    assert data_command(["doctor", "ade20k_150", "voc_20", "--root", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert "error: ade20k_150: " in captured.err
     assert "problem: val: 0 images with labels, the published set has 1,449" in captured.out
     assert "problem: val: 1 label(s) without image: 2007_000033" in captured.out
-    assert "only files were counted: python -m ahs_seg_jax.cli.prepare voc_20" in captured.out
-    assert data_doctor.main(["voc_20", "--root", str(tmp_path)]) == 1
+    assert "only files were counted: ahs-seg data prepare voc_20" in captured.out
+    assert data_command(["doctor", "voc_20", "--root", str(tmp_path)]) == 1
 
 
 def test_command_without_a_folder_and_with_one_that_cannot_be_written(root, capsys, monkeypatch):
     monkeypatch.delenv(ROOT_VARIABLE, raising=False)
-    assert data_doctor.main(["ade20k_150"]) == 2
+    assert data_command(["doctor", "ade20k_150"]) == 2
     assert "error: --root is empty" in capsys.readouterr().err
-    assert data_doctor.main(["ade20k_150", "--root", str(root / "nowhere")]) == 2
+    assert data_command(["doctor", "ade20k_150", "--root", str(root / "nowhere")]) == 2
     assert "error: ade20k_150: " in capsys.readouterr().err
     (root / "file").write_text("in the way")
-    assert data_doctor.main(["ade20k_150", "--root", str(root), "--output", str(root / "file")]) == 2
+    assert data_command(["doctor", "ade20k_150", "--root", str(root), "--output", str(root / "file")]) == 2
     assert "error: " in capsys.readouterr().err

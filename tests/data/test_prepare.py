@@ -5,11 +5,11 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from ahs_seg_jax import progress
-from ahs_seg_jax.cli import prepare
 from ahs_seg_jax.data.prepared import layout, preparation
 from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 from tests.data.benchmarks import trees
 from tests.data.benchmarks.trees import rows
+from tests.data.commands import data_command
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def root(tmp_path):
 
 def test_several_benchmarks_of_one_root(root, capsys, monkeypatch):
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
-    assert prepare.main(["voc_20", "voc_20b", "--root", str(root), "--jobs", "1", "--partial"]) == 1
+    assert data_command(["prepare", "voc_20", "voc_20b", "--root", str(root), "--jobs", "1", "--partial"]) == 1
     printed = capsys.readouterr().out
     for part in (
         "voc_20: 3 of 3 images",
@@ -37,7 +37,7 @@ def test_several_benchmarks_of_one_root(root, capsys, monkeypatch):
 def test_another_target_and_a_limit(root, tmp_path_factory, monkeypatch, capsys):
     target = tmp_path_factory.mktemp("target")
     monkeypatch.setenv("AHS_SEG_DATA", str(root))
-    prepare.main(["voc_20", "--to", str(target), "--limit", "2", "--jobs", "1", "--partial"])
+    data_command(["prepare", "voc_20", "--to", str(target), "--limit", "2", "--jobs", "1", "--partial"])
     assert len(PreparedSource(target, "voc_20", "val")) == 2
     assert f"evaluate them with --config.data.root={target}, or AHS_SEG_DATA={target}" in capsys.readouterr().out
     assert not (root / "prepared").exists()
@@ -45,7 +45,7 @@ def test_another_target_and_a_limit(root, tmp_path_factory, monkeypatch, capsys)
 
 def test_unreadable_files_are_named(root, capsys):
     (root / "VOCdevkit/VOC2012/SegmentationClassAug/2007_000002.png").write_text("no image")
-    assert prepare.main(["voc_20", "--root", str(root), "--jobs", "1", "--partial"]) == 1
+    assert data_command(["prepare", "voc_20", "--root", str(root), "--jobs", "1", "--partial"]) == 1
     printed = capsys.readouterr().out
     assert "voc_20 val: 2 images" in printed
     assert "  left out: " in printed
@@ -54,21 +54,20 @@ def test_unreadable_files_are_named(root, capsys):
 
 def test_errors_are_sentences(root, capsys, monkeypatch):
     monkeypatch.delenv("AHS_SEG_DATA", raising=False)
-    assert prepare.main(["voc_20"]) == 2
+    assert data_command(["prepare", "voc_20"]) == 2
     assert "error: --root is empty, and so is the environment variable AHS_SEG_DATA" in capsys.readouterr().err
-    assert prepare.main(["voc_20", "--root", str(root)]) == 2
+    assert data_command(["prepare", "voc_20", "--root", str(root)]) == 2
     assert "is not complete:\n  - val: 3 images with labels, the published set has 1,449" in capsys.readouterr().err
     for arguments, message in (
-        (["voc"], "invalid choice: 'voc'"),
-        (["voc_20", "--limit", "-1"], "must be 0 or positive"),
+        (["voc"], "error: there is no benchmark 'voc'; choose one of coco_stuff, ade20k_150, ade20k_847, "),
+        (["voc_20", "--limit", "-1"], "'--limit': Input should be greater than or equal to 0"),
     ):
-        with pytest.raises(SystemExit, match=r"^2$"):
-            prepare.main(arguments)
+        assert data_command(["prepare", *arguments]) == 2
         assert message in capsys.readouterr().err
 
 
 def test_all_that_is_missing_is_named_before_anything_is_prepared(root, capsys):
-    assert prepare.main(["ade20k_150", "voc_20", "pascal_context_59", "--root", str(root)]) == 2
+    assert data_command(["prepare", "ade20k_150", "voc_20", "pascal_context_59", "--root", str(root)]) == 2
     said = capsys.readouterr().err
     for part in (
         f"ade20k_150: {root} lacks ADEChallengeData2016/images/validation",
@@ -77,7 +76,7 @@ def test_all_that_is_missing_is_named_before_anything_is_prepared(root, capsys):
         "https://codalabuser.blob.core.windows.net/public/trainval_merged.json",
     ):
         assert part in said
-    assert prepare.main(["voc_20", "ade20k_150", "--root", str(root), "--partial"]) == 2
+    assert data_command(["prepare", "voc_20", "ade20k_150", "--root", str(root), "--partial"]) == 2
     assert not (root / "prepared").exists()
 
 
@@ -98,5 +97,5 @@ def test_whatever_stops_it_is_a_sentence(root, capsys, monkeypatch, error, code,
         raise error
 
     monkeypatch.setattr(preparation, "prepare", stop)
-    assert prepare.main(["voc_20", "--root", str(root), "--partial"]) == code
+    assert data_command(["prepare", "voc_20", "--root", str(root), "--partial"]) == code
     assert message in capsys.readouterr().err

@@ -43,9 +43,7 @@ def test_every_benchmark_has_a_name():
 
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "coco_stuff"])
 def test_a_benchmark_that_is_not_prepared_says_what_to_do(tmp_path, monkeypatch, name):
-    with pytest.raises(
-        ValueError, match=rf"{name} is not prepared: (.|\n)*python -m ahs_seg_jax\.data\.prepare {name} "
-    ):
+    with pytest.raises(ValueError, match=rf"{name} is not prepared: (.|\n)*ahs-seg data prepare {name} "):
         open_source(Settings(name=name, root=str(tmp_path)), "val")
     monkeypatch.delenv("AHS_SEG_DATA", raising=False)
     with pytest.raises(ValueError, match=r"data\.root is empty, and so is the environment variable AHS_SEG_DATA"):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.checkpoints.formats import layouts
-from ahs_seg_jax.models import aggregator, architecture, layers, spatial_layer
+from ahs_seg_jax.models import aggregator, architecture, arrangement, layers, spatial_layer
 from ahs_seg_jax.models.class_layer import ClassLayer
-from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.models.ops import chunks
 from tests.goldens import assert_close, assert_trees_close, parameters
 
 SIZES = architecture.AggregatorConfig(
@@ -77,11 +77,16 @@ def _check(p, x, sizes, gradient, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"chunk": 2, "remat": "all"}, {"chunk": 3, "remat": "cheap"}, {"tpu": True, "remat": "all"}],
+    [
+        {},
+        {"chunk": 2, "remat": "all"},
+        {"chunk": 3, "remat": "cheap"},
+        {"arrangement": arrangement.TPU, "remat": "all"},
+    ],
     ids=["whole", "all", "cheap", "tpu"],
 )
 def test_golden(golden, options, monkeypatch):
-    monkeypatch.setattr(passes, "TPU_PASS", 2)  # several passes
+    monkeypatch.setattr(chunks, "TPU_CHUNK", 2)  # several chunks
     _check(*_case(golden / "aggregator_few.npz", "few"), **options)
 
 
@@ -96,7 +101,7 @@ def test_chunks_change_nothing():
     index = jnp.arange(7.0)[None]
     weigh = lambda x, index: x * index[:, :, None, None]
     for chunk, remat in ((0, "all"), (1, "none"), (3, "cheap"), (7, "none"), (9, "all")):
-        result = passes.over_classes(weigh, x, index, chunk=chunk, remat=remat)
+        result = chunks.over_classes(weigh, x, index, chunk=chunk, remat=remat)
         np.testing.assert_array_equal(result, weigh(x, index))
 
 

@@ -40,7 +40,7 @@ def test_corner_kernel_is_the_convolution():
     around = tpu_decoder.to_blocks(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))
     found = tpu_decoder.to_pixels(convolution.convolve(around, tpu_decoder.corner_kernel(kernel), ((0, 0), (0, 0))))
     assert_close(found, layers.conv_same(x, {"kernel": kernel}), 1e-6)
-    assert (tpu_decoder.corner_kernel(kernel) != 0).mean() == tpu_decoder.FILLED
+    assert (tpu_decoder.corner_kernel(kernel) != 0).mean() == 9 / 16  # a block has no tap for some pixels
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 5)])

@@ -16,7 +16,7 @@ from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, readers
 from ahs_seg_jax.errors import CheckpointError
-from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
 from ahs_seg_jax.storage import writing
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -138,7 +138,7 @@ def _write_npz(path: pathlib.Path, tensors: convert.Tensors, stored: str) -> Non
 
 def hf_config(config: ModelConfig) -> dict[str, Any]:
     """config.json of a Hugging Face CLIPModel of these sizes."""
-    common = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": config.embed_dim}
+    common = {"layer_norm_eps": 1e-5, "projection_dim": config.embed_dim}
     image, text = config.image, config.text
     return {
         "architectures": ["CLIPModel"],
@@ -146,7 +146,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "projection_dim": config.embed_dim,
         "text_config": {
             **common,
-            **_hf_tower(text.width, text.layers, text.heads),
+            **_hf_tower(text),
             "model_type": "clip_text_model",
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.context,
@@ -156,7 +156,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         },
         "vision_config": {
             **common,
-            **_hf_tower(image.width, image.layers, image.heads),
+            **_hf_tower(image),
             "model_type": "clip_vision_model",
             "image_size": image.pretrained_grid * image.patch_size,
             "patch_size": image.patch_size,
@@ -164,10 +164,11 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _hf_tower(width: int, layers: int, heads: int) -> dict[str, int]:
+def _hf_tower(config: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
     return {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
+        "hidden_act": config.activation,
+        "hidden_size": config.width,
+        "intermediate_size": 4 * config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
     }

@@ -28,7 +28,7 @@ class DataAbsent(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to prepare: see `prepare.py` for the meaning of each."""
+    """How to prepare: `ahs-seg data prepare --help` gives the meaning of each."""
 
     jobs: int = 1
     limit: int = 0

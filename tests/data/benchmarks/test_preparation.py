@@ -205,7 +205,7 @@ def test_absent_downloads_say_where_they_come_from(tmp_path):
         f"ade20k_150: {tmp_path} lacks ADEChallengeData2016/images/validation",
         f"{tmp_path} holds ADEChallengeData2016.zip",
         "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
-        f"python -m ahs_seg_jax.cli.prepare ade20k_150 --root {tmp_path}",
+        f"ahs-seg data prepare ade20k_150 --root {tmp_path}",
     ):
         assert part in str(caught.value)
 

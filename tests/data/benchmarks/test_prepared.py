@@ -96,7 +96,7 @@ def test_the_fingerprint_follows_the_labels(tmp_path, source):
 
 def test_doctors_verdict_goes_with_the_data(tmp_path, source):
     assert source.doctor_problems == (
-        f"the doctor has not examined these data; run python -m ahs_seg_jax.data.prepared.doctor voc_20b --root {tmp_path}",
+        f"the doctor has not examined these data; run ahs-seg data doctor voc_20b --root {tmp_path}",
     )
     doctor.record(tmp_path, "voc_20b")
     assert source.doctor_problems == ("11 images with labels were found, the published set has 1,449",)
@@ -129,7 +129,7 @@ def test_absent_and_unknown(tmp_path):
         f"there is no {tmp_path}/prepared/voc_20/{layout.VERSION}",
         f"{tmp_path} holds VOCdevkit/",
         "VOCtrainval_11-May-2012.tar",
-        f"then run: python -m ahs_seg_jax.cli.prepare voc_20 --root {tmp_path}",
+        f"then run: ahs-seg data prepare voc_20 --root {tmp_path}",
     ):
         assert part in str(caught.value)
     with pytest.raises(ValueError, match=f"{tmp_path} holds VOCdevkit/"):
