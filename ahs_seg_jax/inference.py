@@ -185,7 +185,7 @@ def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary, pad_to: i
             f"the vocabulary gives {prompts} prompt(s) per class but model.aggregator.prompts is {channels}; "
             f"use {channels} templates, or a model with one prompt channel, which averages them"
         )
-    padded = pad_to or bucket(count, CLASS_BUCKETS)
+    padded = bucket(count, CLASS_BUCKETS) if pad_to is None else pad_to
     block = min(max(1, PROMPTS_AT_ONCE // prompts), padded)
     tokens = np.concatenate([tokens, np.repeat(tokens[-1:], -count % block, axis=0)])
     parts = [_encode_text(model, params, tokens[start : start + block]) for start in range(0, len(tokens), block)]

@@ -133,7 +133,7 @@ class Segmenter:
         """
         many = isinstance(images, list | tuple)
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
-        protocol = protocol or self.protocol
+        protocol = self.protocol if protocol is None else protocol
         inference.check_protocol(protocol)
         vocabulary, count, threshold = self.words(names, unknown)
         opened = [open_image(image) for image in given]
@@ -218,7 +218,7 @@ class Segmenter:
             self.params,
             classes=classes,
             size=size,
-            protocol=protocol or self.protocol,
+            protocol=self.protocol if protocol is None else protocol,
             keep=self.keep,
             memory_gb=self.memory_gb,
             probabilities=probabilities,
@@ -274,20 +274,20 @@ class Segmenter:
         if isinstance(names, str):
             raise TypeError(f"names is the text {names!r}; pass a list of class names, such as [{names!r}]")
         if names is None or isinstance(names, Vocabulary):
-            return names or self.vocabulary  # type: ignore[return-value]
+            return self.vocabulary if names is None else names  # type: ignore[return-value]
         return Vocabulary(tuple(names), self.templates)
 
     def _classes_kept(self, keep: Keep) -> int | None:
         if keep == "model":
             return self.model.config.aggregator.pad_len or None
-        if keep is None or (isinstance(keep, int) and keep > 0):
+        if keep is None or (isinstance(keep, int) and not isinstance(keep, bool) and keep > 0):
             return keep
         raise ValueError(f"keep is {keep!r}; pass a number of classes, None for all, or 'model' for the model's own")
 
     def words(self, names: Names | None, unknown: Unknown) -> tuple[Vocabulary, int, float]:
         """The vocabulary with background words behind the names, the number of names, the least probability."""
         vocabulary = self._as_vocabulary(names)
-        if isinstance(unknown, str):
+        if isinstance(unknown, str | bool):  # False would be the probability 0
             if unknown != "none":
                 raise ValueError(
                     f"unknown is {unknown!r}; pass 'none', a probability such as 0.3, or a list of background words"
