@@ -1,7 +1,6 @@
 """Versions of what the numbers depend on, for results files and checkpoints."""
 
 import hashlib
-import importlib.metadata
 import pathlib
 import platform
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ OPTIONAL = ("gcsfs", "gradio", "libtpu", "onnxruntime", "rasterio")  # no number
 
 def versions(more: Sequence[str] = ()) -> dict[str, str]:
     """Name -> version of Python, of this program and of the packages among `PACKAGES` and `more` that are installed."""
+    import importlib.metadata  # only here: it takes longer to import than the rest of `import ahs_seg_jax`
+
     found = {"python": platform.python_version(), "ahs_seg_jax": __version__}
     for package in (*PACKAGES, *more):
         try:

@@ -1,4 +1,4 @@
-"""Parameters, batches, names and pictures to measure with: the right sizes, contents that do not matter."""
+"""Parameters, batches, names and pictures to measure with. Their sizes are right, and their contents do not matter."""
 
 import functools
 from typing import Any
@@ -44,7 +44,7 @@ def _fill(path: Any, shape: tuple[int, ...], rng: np.random.Generator) -> np.nda
 
 
 def vocabulary(classes: int, first: int = 0) -> Vocabulary:
-    """COCO-Stuff's names, then the same with numbers behind them; `first` makes others."""
+    """`classes` names, from the `first` on, of COCO-Stuff's and then the same with numbers behind them."""
     names = Vocabulary.named("coco_stuff").names
     numbered = (divmod(first + index, len(names)) for index in range(classes))
     return Vocabulary(tuple(f"{names[index]} {number}" if number else names[index] for number, index in numbered))
@@ -56,7 +56,7 @@ def tokens(settings: Settings) -> Prompts:
 
 
 def batch(settings: Settings) -> dict[str, np.ndarray]:
-    """A training batch: noise, and labels in large patches."""
+    """A training batch of noise, with labels in large patches."""
     rng, side = np.random.default_rng(1), settings.crop
     shape = (settings.batch, side, side)
     labels = rng.integers(0, settings.train_classes, (settings.batch, 4, 4)).astype(np.int32)
@@ -68,7 +68,7 @@ def batch(settings: Settings) -> dict[str, np.ndarray]:
 
 
 def picture(settings: Settings, index: int) -> np.ndarray:
-    """The index-th picture, uint8 `[H, W, 3]`: each another, since a segmenter remembers pictures."""
+    """The index-th picture, uint8 `[H, W, 3]`, different for each index because a segmenter remembers pictures."""
     return np.random.default_rng(index).integers(0, 256, (*settings.image, 3), dtype=np.uint8)
 
 

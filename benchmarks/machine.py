@@ -1,4 +1,4 @@
-"""The machine: what it is, and how fast its matrix products and its memory really are."""
+"""The machine: what it is, and how fast its matrix products and its memory are by measurement."""
 
 import functools
 import os
@@ -43,7 +43,7 @@ def processor() -> str:
 
 
 def best_seconds(call: Callable[[], Any], tries: int = CEILING_TRIES) -> float:
-    """The fastest of some calls, after one that does not count."""
+    """Seconds of the fastest of `tries` calls, after one that does not count."""
     jax.block_until_ready(call())
     seconds = []
     for _ in range(tries):

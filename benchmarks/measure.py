@@ -1,4 +1,4 @@
-"""Time, work, memory and compiles of one piece of work."""
+"""Measures one piece of work: its time, floating-point operations, memory and compilations."""
 
 import dataclasses
 import statistics
@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from benchmarks import cost, machine, memory, traffic
+from benchmarks import machine, memory
+from benchmarks.counting import flops, traffic
 
 WARM_UP = 2  # calls that do not count
 MOST_SECONDS = 60.0  # after which no further repetition is started, once there are three
@@ -19,7 +20,10 @@ Record = dict[str, Any]
 
 @dataclasses.dataclass
 class Program:
-    """A jitted function and its arguments. `advance(result, args)` gives the next call's; None: the same again."""
+    """A jitted function and its arguments.
+
+    `advance(result, args)` gives the arguments of the next call; without it every call has the same.
+    """
 
     function: Any
     args: tuple[Any, ...]
@@ -40,7 +44,7 @@ class Action:
 
 
 class Compiles:
-    """Counts what XLA compiles, and the seconds that takes (what comes from the cache on disk counts as well)."""
+    """Counts XLA's compilations and their seconds. A program that comes from the cache on disk counts as well."""
 
     def __init__(self) -> None:
         self.count, self.seconds = 0, 0.0
@@ -112,7 +116,7 @@ def _measure_program(work: Program, repetitions: int, compiles: Compiles) -> Rec
 
     first = compiles.count
     seconds, _ = timed(call, repetitions)
-    program = cost.work(work.function, *shapes)
+    program = flops.count(work.function, *shapes)
     record = _record(work, seconds, program.flops) | {
         "compiles": {"before": first, "timed": compiles.count - first},
         "compile_seconds": compile_seconds,
@@ -122,7 +126,7 @@ def _measure_program(work: Program, repetitions: int, compiles: Compiles) -> Rec
         "memory": {"compiled_temporary_bytes": compiled.memory_analysis().temp_size_in_bytes},
     }
     if work.useful:
-        record["useful_flops"] = cost.work(work.useful, *shapes).flops
+        record["useful_flops"] = flops.count(work.useful, *shapes).flops
     return record
 
 
@@ -140,7 +144,7 @@ def _measure_action(work: Action, repetitions: int, compiles: Compiles) -> Recor
         counts.append(compiles.count)
 
     seconds, warm_up = timed(call, repetitions)
-    reference = cost.work(work.reference[0], *work.reference[1]).flops if work.reference else None
+    reference = flops.count(work.reference[0], *work.reference[1]).flops if work.reference else None
     before = counts[warm_up - 1]
     return _record(work, seconds, reference) | {"compiles": {"before": before, "timed": counts[-1] - before}}
 
@@ -157,9 +161,9 @@ def _record(work: Program | Action, seconds: Sequence[float], flops: float | Non
 
 
 def rates(record: Record) -> Record:
-    """Achieved FLOP/s and share of the ceiling; the roofline's time, and how much of the time that is.
+    """The achieved FLOP/s and its share of the ceiling; the roofline's time and its share of the measured time.
 
-    The roofline is the longer of two: all matrix work at the measured ceiling, all traffic at the speed of a copy.
+    The roofline's time is the longer of two: all matrix work at the measured ceiling, all traffic at a copy's speed.
     """
     ceiling, seconds = record["ceiling"], record["seconds"]["median"]
     if not record.get("flops"):

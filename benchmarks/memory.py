@@ -1,4 +1,4 @@
-"""The memory of a process; free of JAX and torch, so that each program's process can ask."""
+"""The memory of a process. This module imports neither JAX nor torch, so that either program's process can use it."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ from ahs_seg_jax.devices.huge_pages import SETTING, VARIABLE
 
 
 def has_huge_pages() -> bool:
-    """Whether this process was started so."""
+    """Whether this process was started with huge pages."""
     return f"{SETTING}=1" in os.environ.get(VARIABLE, "")
 
 

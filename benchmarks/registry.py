@@ -5,9 +5,9 @@ import fnmatch
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import host, serving, training
 from benchmarks.measure import Action, Program, Record
 from benchmarks.settings import Settings
+from benchmarks.work import host, serving, training
 
 SCALED_CLASSES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 SCALED_BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -18,7 +18,7 @@ Build = Callable[[Settings], Program | Action | Record]
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What is built, and what is changed in the settings. A scaling benchmark belongs to a `series` at `amount`."""
+    """What a benchmark builds, and its changes of the settings. One of a growing `series` has an `amount`."""
 
     build: Build
     title: str

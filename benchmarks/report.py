@@ -1,46 +1,35 @@
-"""Tables and plots from result files, put between the markers of docs/performance.md and of the README.
+"""Tables and plots from result files, put between the markers of the pages in docs/ and of the README.
 
-    python -m benchmarks.report                                  all files of benchmarks/results
-    python -m benchmarks.report mine.json --page docs/performance.md
+    python -m benchmarks.report                            all files of benchmarks/results
+    python -m benchmarks.report --check                    changes nothing; fails if a page differs from the files
+    python -m benchmarks.report mine.json --page mine.md   other files; mine.md has the markers of docs/performance.md
 
-Every figure of the page between its markers comes from a file; what no file holds is not shown.
+Every figure of a page between its markers comes from a file; what no file holds is not shown.
 """
 
 import argparse
+import math
 import pathlib
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import fit, results_file, tpu_report
-from benchmarks.markdown import table
+from benchmarks import results_file
+from benchmarks.results_file import marked, table
+from benchmarks.tpu import report as tpu_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
+PAGE, STEPS_PAGE, README = ROOT / "docs" / "performance.md", ROOT / "docs" / "what_was_tried.md", ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 UPPER_POINTS = 3  # the largest amounts of a series, where fixed costs matter least
 
 Record = Mapping[str, Any]
-Block = dict[str, str]  # marker -> markdown
-
-
-def marked(page: str, blocks: Mapping[str, str]) -> str:
-    """The page with the text between `<!-- name -->` and `<!-- end name -->` replaced. Raises ValueError if one lacks."""
-    for name, text in blocks.items():
-        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
-        found = pattern.search(page)
-        if not found:
-            raise ValueError(
-                f"the page has no lines <!-- {name} --> and <!-- end {name} --> to put the figures between"
-            )
-        page = f"{page[: found.end(1)]}{text.rstrip()}\n{page[found.start(2) :]}"
-    return page
+Block = dict[str, str]  # marker -> Markdown
 
 
 def group(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records by machine, model size and dtype, in the order they come."""
+    """The records by model size, dtype and machine, in the order in which they come."""
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if "error" in record or "settings" not in record or "hardware" not in record:
@@ -52,7 +41,7 @@ def group(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def machine(record: Record) -> str:
-    """The hardware in a few words."""
+    """The hardware of a record in a few words."""
     hardware = record["hardware"]
     if hardware["platform"] == "cpu":
         return f"{hardware['cores']} cores of {hardware['processor']}"
@@ -60,7 +49,7 @@ def machine(record: Record) -> str:
 
 
 def main_table(records: Sequence[Record]) -> str:
-    """One line for each benchmark that is not of a series."""
+    """One line for each benchmark that does not belong to a series."""
     header = (
         *("work", "time", "spread", "throughput", "GFLOP", "GFLOP/s", "of ceiling"),
         *("roofline", "of roofline", "memory", "compiles"),
@@ -93,7 +82,7 @@ def _row(record: Record) -> list[str]:
 
 
 def _amount(record: Record) -> str:
-    """How much of it, in brackets; nothing where the title says it."""
+    """The amount of work in brackets, or nothing where the title has it."""
     settings = record["settings"]
     if record["name"].startswith(("train", "part")):
         return f" (batch {settings['batch']}, {settings['train_classes']} classes)"
@@ -103,17 +92,17 @@ def _amount(record: Record) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits."""
+    """A number with three digits, or with all digits before the point if there are more."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds or milliseconds."""
+    """A time in seconds or milliseconds, with the unit."""
     return f"{number(seconds)} s" if seconds >= 1 else f"{number(1000 * seconds)} ms"
 
 
 def series(records: Sequence[Record]) -> dict[str, list[tuple[float, float, float]]]:
-    """Series -> (amount, seconds, peak bytes), ascending."""
+    """Series -> its points (amount, seconds, peak bytes), by ascending amount."""
     found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for record in records:
         if record.get("series"):
@@ -122,8 +111,23 @@ def series(records: Sequence[Record]) -> dict[str, list[tuple[float, float, floa
     return {name: sorted(points) for name, points in found.items()}
 
 
-def scaling_table(records: Sequence[Record]) -> str:
-    """The exponents: over all points, and over the largest, of time and of memory."""
+def exponent(amounts: Sequence[float], values: Sequence[float]) -> float:
+    """The exponent of the power law through measured points, by least squares of the logarithms: 1 means proportional.
+
+    Raises ValueError for fewer than two different amounts, or for amounts and values that are not positive.
+    """
+    if len(set(amounts)) < 2 or len(amounts) != len(values):
+        raise ValueError(f"a fit needs two different amounts and as many values; got {list(amounts)}, {list(values)}")
+    if min(*amounts, *values) <= 0:
+        raise ValueError("a power law needs positive amounts and values")
+    x, y = [math.log(amount) for amount in amounts], [math.log(value) for value in values]
+    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
+    slope = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True))
+    return slope / sum((a - middle_x) ** 2 for a in x)
+
+
+def growth_table(records: Sequence[Record]) -> str:
+    """How time and memory grow: the exponents over all points of a series, and over its largest."""
     rows = []
     for name, points in series(records).items():
         if len(points) < 2:
@@ -135,10 +139,10 @@ def scaling_table(records: Sequence[Record]) -> str:
                 name,
                 f"{amounts[0]:g} to {amounts[-1]:g}",
                 f"{duration(seconds[0])} to {duration(seconds[-1])}",
-                f"{fit.exponent(amounts, seconds):.2f}",
-                f"{fit.exponent(amounts[upper], seconds[upper]):.2f}",
+                f"{exponent(amounts, seconds):.2f}",
+                f"{exponent(amounts[upper], seconds[upper]):.2f}",
                 f"{peaks[0] / 1e9:.2f} to {peaks[-1] / 1e9:.2f} GB",
-                f"{fit.exponent(amounts[upper], peaks[upper]):.2f}",
+                f"{exponent(amounts[upper], peaks[upper]):.2f}",
             ]
         )
     header = ("what grows", "amounts", "time", "exponent", f"of the {UPPER_POINTS} largest", "memory", "exponent")
@@ -146,7 +150,7 @@ def scaling_table(records: Sequence[Record]) -> str:
 
 
 def start_table(records: Sequence[Record]) -> str:
-    """What a process needs until its first picture, with and without compiled programs on disk."""
+    """How long a process needs until its first picture, with and without compiled programs on disk."""
     rows = []
     for record in records:
         if "warm_share" not in record:
@@ -160,7 +164,7 @@ def start_table(records: Sequence[Record]) -> str:
 
 
 def side_table(records: Iterable[Record]) -> str:
-    """Ratios to the published program."""
+    """Our program beside the published one."""
     rows = [
         [
             f"{record['name'].removeprefix('side_by_side_')} ({record['settings']['names']} classes)"
@@ -184,7 +188,7 @@ def side_table(records: Iterable[Record]) -> str:
 
 
 def step_table(records: Iterable[Record]) -> str:
-    """What was changed to be faster: what was expected of it, and what it did. Measured by hand, as each record says."""
+    """The steps towards more speed, what was expected of each and what it did, measured by hand as its record says."""
     rows = [
         [
             *(record["title"], record["predicted"], record["of"], number(record["before"]), number(record["after"])),
@@ -196,7 +200,7 @@ def step_table(records: Iterable[Record]) -> str:
 
 
 def blocks(records: Sequence[Record]) -> Block:
-    """The markdown of every marker of the page."""
+    """The Markdown of every marker of the pages."""
     steps = step_table(record for record in records if record["name"].startswith("step_"))
     tpu = tpu_report.block([record for record in records if record["name"] == "tpu"])
     records = [record for record in records if not record["name"].startswith(("step_", "tpu"))]
@@ -207,7 +211,7 @@ def blocks(records: Sequence[Record]) -> Block:
         pieces = [main_table(members), start_table(members)]
         parts.append(f"### {title}\n\n" + "\n\n".join(piece for piece in pieces if piece))
         if any(len(points) > 1 for points in series(members).values()):
-            scaling.append(f"### {title}\n\n{scaling_table(members)}")
+            scaling.append(f"### {title}\n\n{growth_table(members)}")
     beside = [f"### {title}\n\n{side_table(members)}" for title, members in group(sides).items()]
     none = "Not run."
     return {
@@ -220,7 +224,7 @@ def blocks(records: Sequence[Record]) -> Block:
 
 
 def plot(records: Sequence[Record], path: pathlib.Path) -> bool:
-    """Time and memory over what grows, one column a series; False if there is nothing to plot."""
+    """Draws time and memory over what grows, a column for each series; returns False if there is nothing to draw."""
     import matplotlib  # only here: the tables need none
 
     matplotlib.use("Agg")
@@ -256,28 +260,47 @@ def plot(records: Sequence[Record], path: pathlib.Path) -> bool:
     return True
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the files, writes the page and its picture."""
+def pages(found: Block, page: pathlib.Path) -> dict[pathlib.Path, str]:
+    """The new texts of all pages; of `page` alone if it is not docs/performance.md.
+
+    Raises ValueError if a page lacks a marker, FileNotFoundError if there is no such page.
+    """
+    steps = {"steps": found["steps"]}
+    texts = {page: marked(page.read_text(), {name: text for name, text in found.items() if name not in steps})}
+    if page == PAGE:
+        texts[STEPS_PAGE] = marked(STEPS_PAGE.read_text(), steps)
+        texts[README] = marked(README.read_text(), {"speed": found["side by side"]})
+    return texts
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__.splitlines()[0])
     parser.add_argument(
         "files", nargs="*", type=pathlib.Path, help="result files; by default all of benchmarks/results"
     )
     parser.add_argument("--page", type=pathlib.Path, default=PAGE)
     parser.add_argument("--image", type=pathlib.Path, help="by default images/performance.png beside the page")
-    options = parser.parse_args(argv)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page differs from the files")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the files; writes the pages and their picture, or checks the pages. Returns the exit code."""
+    options = parse(argv)
     files = options.files or sorted(RESULTS.glob("*.json"))
     try:
         records = [record for file in files for record in results_file.read(file)]
-        found = blocks(records)
-        options.page.write_text(marked(options.page.read_text(), found))
-        if options.page == PAGE:
-            README.write_text(marked(README.read_text(), {"speed": found["side by side"]}))
+        texts = pages(blocks(records), options.page)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    image = options.image or options.page.parent / "images" / "performance.png"
-    drawn = plot(records, image)
-    print(f"{options.page}: {len(records)} records of {len(files)} file(s)" + (f", {image}" if drawn else ""))
+    code = results_file.write_or_check(texts, options.check, "run python -m benchmarks.report")
+    if not options.check:
+        image = options.image or options.page.parent / "images" / "performance.png"
+        drawn = plot(records, image)
+        print(f"{options.page}: {len(records)} records of {len(files)} file(s)" + (f", {image}" if drawn else ""))
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

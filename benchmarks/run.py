@@ -4,7 +4,7 @@
     python -m benchmarks.run --size vitb16 --only train_step 'part_*'
     python -m benchmarks.run --quick --output benchmarks/results/mine.json
 
-A run that was stopped goes on where it was: what the output file holds is not measured again unless --again.
+The same command continues a run that was stopped: what the output file holds is not measured again without --again.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what was asked for; returns how many benchmarks failed."""
+    """Runs the benchmarks that were asked for; returns how many failed."""
     options = parse(argv)
     try:
         names = registry.chosen(options.only, options.quick)
@@ -95,7 +95,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _run(name: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """The record that a process of its own makes; with `error`, its last lines, if it fails."""
+    """The record that a process of its own makes of a benchmark; if it fails, its last lines are the `error` in it."""
     with tempfile.TemporaryDirectory() as folder:
         output, log = pathlib.Path(folder) / "record.json", pathlib.Path(folder) / "log"
         command = [sys.executable, "-m", "benchmarks.worker", name, json.dumps(asked), str(output)]
@@ -120,7 +120,7 @@ def _run(name: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """One line: time, spread, throughput, share of the ceiling, memory."""
+    """A record in one line: time, spread, throughput, share of the ceiling, memory."""
     if "error" in record:
         return f"FAILED: {record['error'].splitlines()[-1]}"
     seconds, memory = record["seconds"], record["peak_memory"]
@@ -133,7 +133,10 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def _default_output() -> pathlib.Path:
-    """Named after the device and the day. Another process asks for the device: its memory must stay free."""
+    """A results file named after the device and the day.
+
+    Another process asks JAX for the device, because the device's memory must stay free for the benchmarks.
+    """
     ask = "import jax; print(jax.devices()[0].device_kind, jax.device_count())"
     output = subprocess.run([sys.executable, "-c", ask], check=True, stdout=subprocess.PIPE, text=True).stdout
     device = re.sub(r"[^a-z0-9]+", "-", output.splitlines()[-1].lower()).strip("-")

@@ -1,4 +1,4 @@
-"""What is measured: sizes and amounts, with a default for each model size and kind of machine."""
+"""Settings of a measurement: sizes and amounts, with defaults for each model size and kind of machine."""
 
 import dataclasses
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.architecture import ModelConfig
 
-# Classes of one pass of the large models while they train: 171 come out even, and a CPU's caches hold nine.
+# Classes in one pass of the large models during training. Both divide 171, and a CPU's caches hold the data of nine.
 CLASSES_PER_PASS, CLASSES_PER_PASS_ON_CPU = 19, 9
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """One measurement. A 0 stands for the default of the model size (`complete`)."""
+    """The settings of one measurement. A 0 stands for the default, which `complete` fills in."""
 
     size: str = "tiny"  # tiny | vitb16 | vitl14_336
     dtype: str = "float32"
     batch: int = 0  # images of a training step
     train_classes: int = 0
-    classes: int = 0  # of inference
+    classes: int = 0  # for inference
     crop: int = 0  # side in pixels of what the image tower sees
     class_chunk: int = -1  # classes of one pass in training; 0 = all at once; -1 = the default
     remat: str = ""  # what the backward pass computes again, none | cheap | all; "" = the default
@@ -26,7 +26,7 @@ class Settings:
     repetitions: int = 0
 
     def model(self) -> ModelConfig:
-        """The model, with what depends on the settings put in."""
+        """The model's configuration with these settings."""
         config = architecture.PRESETS[self.size]()
         image = dataclasses.replace(config.image, crop=self.crop or config.image.crop)
         return config.replace(
@@ -44,7 +44,7 @@ class Settings:
 
 
 def complete(settings: Settings, platform: str, devices: int = 1) -> Settings:
-    """The settings with every default filled in for the machine: so many devices of "cpu", "gpu" or "tpu"."""
+    """The settings with all defaults filled in for a machine with `devices` devices of the platform cpu, gpu or tpu."""
     small, slow = settings.size == "tiny", platform == "cpu"
     defaults: dict[str, Any] = {
         "batch": -(-(4 if small else 1 if slow else 16) // devices) * devices,

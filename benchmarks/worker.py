@@ -1,4 +1,4 @@
-"""One benchmark in a process of its own: `python -m benchmarks.worker NAME SETTINGS_JSON OUTPUT`."""
+"""Runs one benchmark in this process: `python -m benchmarks.worker NAME SETTINGS_JSON OUTPUT`."""
 
 import datetime
 import json

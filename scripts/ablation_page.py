@@ -11,22 +11,29 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from ahs_seg_jax import ablation_study
-from ahs_seg_jax.ablation_study import Study
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # Python puts only the folder of a script there
+
+from scripts import ablation_study
+from scripts.ablation_study import Study
 
 PICTURE = f"images/{ablation_study.PICTURE}"  # as seen from the page
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page differs")
+    parser.add_argument("--study", type=pathlib.Path, default=ROOT / "results" / "ablation.json")
+    parser.add_argument("--page", type=pathlib.Path, default=ROOT / "docs" / "ablation.md")
+    return parser.parse_args(arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes or checks. Exit code: 1 if the check fails, 2 without a study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    root = pathlib.Path(__file__).resolve().parents[1]
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page differs")
-    parser.add_argument("--study", type=pathlib.Path, default=root / "results" / "ablation.json")
-    parser.add_argument("--page", type=pathlib.Path, default=root / "docs" / "ablation.md")
-    args = parser.parse_args(arguments)
+    args = parse(arguments)
     if args.check and not args.study.exists() and not args.page.exists():
-        return 0  # no study, and no page that says there were one
+        return 0  # there is neither a study nor a page that quotes one
     try:
         study = Study.from_json(args.study.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

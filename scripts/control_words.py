@@ -1,4 +1,4 @@
-"""A control for the unseen score: the same weights, with the unseen classes' names replaced by words without a meaning.
+"""A control for the unseen score: the same weights, with the unseen classes' names replaced by meaningless words.
 
     python scripts/control_words.py configs/tiny.py runs/tiny
 
@@ -9,6 +9,7 @@ A model that reads the names loses its unseen score; one that had guessed it fro
 import argparse
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from ahs_seg_jax import config
 from ahs_seg_jax.checkpoints import manifest, pretrained, starting
@@ -17,12 +18,17 @@ from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.evaluation import run, score
 
 
-def main() -> None:
-    """Scores the newest checkpoint with the unseen names replaced."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=pathlib.Path, help="the configuration the run was started with")
     parser.add_argument("workdir", type=pathlib.Path, help="the run's folder")
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Scores the newest checkpoint with the unseen names replaced."""
+    args = parse(arguments)
     experiment, mesh = config.load(args.config), make_mesh()
     meta = pretrained.training_meta(str(args.workdir))
     if meta is None:

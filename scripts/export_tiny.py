@@ -9,6 +9,7 @@ The scores of both on the drawn scenes' validation images, and the share of pixe
 import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,13 +23,18 @@ from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.vocabulary import Vocabulary
 
 
-def main(arguments: list[str]) -> int:
-    """Runs; returns the exit status."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir", help="of a run of configs/tiny.py, or one step's directory")
     parser.add_argument("destination", type=pathlib.Path, help="the file to write")
     parser.add_argument("--scenes", type=int, default=50, help="validation scenes to compare on (default: 50)")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the file and compares the two models; returns the exit status."""
+    options = parse(arguments)
     try:
         trained = load_pretrained(options.workdir)
         vocabulary = Vocabulary(trained.trained_names, trained.templates)
@@ -59,4 +65,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -3,10 +3,11 @@
     python scripts/kill_test.py --kills 30
 
 A small run (stand-in model, drawn scenes) is done once without a disturbance. Then the same run is killed with SIGKILL
-after random times, also while it saves, and started again, until it has been killed so often; the last start may finish.
-Every other start writes its checkpoints slowly. Shown: every start continues from the newest complete checkpoint, no more
-steps are lost than `train.checkpoint_every`, whatever was being written, and the final state (parameters, optimiser,
-average, counters) equals the undisturbed run's bit for bit. Run it from the repository.
+after random times, also while it saves, and started again, until it has been killed as often as asked; the last start
+may finish. Every other start writes its checkpoints slowly. This shows that every start continues from the newest
+complete checkpoint, that no more steps are lost than `train.checkpoint_every` whatever was being written, and that the
+final state (parameters, optimiser, average, counters) equals the undisturbed run's bit for bit. Run it from the
+repository.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,10 @@ def killed_run(started: list[str], log: pathlib.Path, seconds: float) -> tuple[b
 
 
 def check_start(printed: str, before: int, reached: int) -> int:
-    """Steps that a start does again: after step `before`, when `reached` had been done. Raises Failed if it should not."""
+    """How many steps a start does again, when `before` was the newest complete checkpoint and `reached` the last step.
+
+    Raises Failed if it continued elsewhere, or does more steps again than a kill may cost.
+    """
     continued = last_number(r"continuing after step (\d+)", printed) or 0
     if continued != before:
         raise Failed(f"a start continued after step {continued}; the newest complete checkpoint is of step {before}")
@@ -148,14 +152,19 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return a is not None and b is not None and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def main() -> None:
-    """See the module's docstring."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--steps", type=int, default=0, help="of the run; default: enough for the kills")
     parser.add_argument("--step-seconds", type=float, default=0.15, help="least duration of a step")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the module's docstring."""
+    options = parse(arguments)
     with tempfile.TemporaryDirectory() as folder:
         steps = options.steps or 12 * (options.kills + 1)
         try:

@@ -140,14 +140,19 @@ def split_readme(text: str) -> tuple[str, str, str]:
     return before, between.strip("\n"), after
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes or checks; exit code 1 if the check fails, 2 if there is nothing to work with."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     root = pathlib.Path(__file__).resolve().parents[1]
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the README differs")
     parser.add_argument("--readme", type=pathlib.Path, default=root / "README.md")
     parser.add_argument("--results", type=pathlib.Path, default=root / "results")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes or checks; exit code 1 if the check fails, 2 if there is nothing to work with."""
+    args = parse(arguments)
     try:
         made = make_tables(args.results)
         text = args.readme.read_text(encoding="utf-8")

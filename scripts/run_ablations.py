@@ -1,4 +1,4 @@
-"""The component ablation: trains each row with each seed, goes on where it was stopped, and tabulates mean and spread.
+"""The component ablation: trains each row with each seed and tabulates mean and spread. A stopped study is continued.
 
     python scripts/run_ablations.py --config=configs/tiny.py --seeds 0 1 2 --workdir=runs/ablations [--steps 400]
 
@@ -16,9 +16,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ahs_seg_jax import ablation_study, config, errors
-from ahs_seg_jax.ablation_study import Outcome, Study
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # Python puts only the folder of a script there
+
+from ahs_seg_jax import config, errors
 from ahs_seg_jax.config import ablation, identity
+from scripts import ablation_study
+from scripts.ablation_study import Outcome, Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +83,12 @@ def execute(run: Run) -> int:
 
 
 def study(runs: Sequence[Run], about: dict[str, Any]) -> Study:
-    """What is finished."""
+    """The finished runs among `runs`."""
     return Study(about, tuple(found for run in runs if (found := run.outcome()) is not None))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs what is not finished. Returns the exit code: 0, or that of the run that did not come to its end."""
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and the further arguments that set fields of the configuration."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="configuration file, with its variant if need be")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
@@ -93,7 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", choices=tuple(ablation.ROWS), default=list(ablation.ROWS))
     parser.add_argument("--steps", type=int, help="in place of the configuration's train.steps")
     args, overrides = parser.parse_known_args(arguments)
-    overrides += [f"--config.train.steps={args.steps}"] if args.steps else []
+    return args, overrides + ([f"--config.train.steps={args.steps}"] if args.steps else [])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what is not finished. Returns the exit code: 0, or that of the run that did not come to its end."""
+    args, overrides = parse(arguments)
     try:
         base = config.load(args.config, overrides)
         runs = plan(args.config, overrides, args.rows, args.seeds, args.workdir)

@@ -3,9 +3,9 @@
 #
 #   sbatch scripts/slurm.sh --config=configs/vitb.py --workdir=/shared/runs/vitb [more flags of the program]
 #
-# The job is put back into the queue when it is preempted, when its time runs out, and when a node is lost: the program then
-# has saved, or keeps its newest checkpoint, and exits with 75 ("try again", see ahs_seg_jax/training/resume.py; 134 is JAX's own end of a
-# run whose first process was lost). The workdir must be on a file system that all nodes share.
+# The job is put back into the queue when it is preempted, when its time runs out, and when a node is lost: the program
+# then has saved, or keeps its newest checkpoint, and exits with 75 ("try again", see ahs_seg_jax/errors.py; 134 is
+# JAX's own end of a run whose first process was lost). The workdir must be on a file system that all nodes share.
 #SBATCH --job-name=ahs_seg
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4

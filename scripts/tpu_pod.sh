@@ -64,8 +64,9 @@ install() {
 run() {
   : "${CONFIG:?set CONFIG, such as configs/vitb.py}" "${WORKDIR:?set WORKDIR, gs://bucket/folder}"
   local program
-  program=$(printf '%q ' .venv/bin/python -u -m ahs_seg_jax.main --distributed --config="$CONFIG" --workdir="$WORKDIR" "$@")
-  # 75: told to stop, or another host was lost; 134: JAX's own end when it was the first host. Checkpoints are kept: again.
+  program=$(printf '%q ' .venv/bin/python -u -m ahs_seg_jax.main --distributed \
+    --config="$CONFIG" --workdir="$WORKDIR" "$@")
+  # It starts again after 75 (told to stop, or another host was lost) and 134 (JAX's own end: the first host was lost).
   everywhere "cd ahs_seg_jax && export AHS_SEG_DATA=\$HOME/data && nohup setsid bash -c '
     while :; do $program; case \$? in 75|134) sleep 10 ;; *) break ;; esac; done' > ../run.log 2>&1 < /dev/null &"
 }

@@ -32,12 +32,15 @@ def golden() -> pathlib.Path:
 @pytest.fixture(scope="module")
 def stand_in():
     """Puts the stand-in in the model's place, for tests of what is built around the model."""
-    from ahs_seg_jax.checkpoints import starting
-    from ahs_seg_jax.evaluation import run
-    from ahs_seg_jax.training import step
-    from tests.standin import StandIn
+    from ahs_seg_jax.models import ahs_seg
+    from tests.support.standin import StandIn
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (starting, run, step):
-            patch.setattr(module, "AHSSeg", StandIn)
+        patch.setattr(ahs_seg, "AHSSeg", StandIn)
         yield
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, which the extra `convert` brings."""
+    return pytest.importorskip("torch")

@@ -1,7 +1,7 @@
 """The memory that a configuration needs on each device, predicted by compiling its real programs without running them.
 
-    python -m ahs_seg_jax.ahead_of_time.memory --config=configs/vitb.py                      # for the devices at hand
-    python -m ahs_seg_jax.ahead_of_time.memory --config=configs/vitb.py --topology=v5e:2x2   # for a TPU, with libtpu
+    ahs-seg memory --config=configs/vitb.py                          # on the devices at hand
+    ahs-seg memory --config=configs/vitb.py --topology=v5e:2x2       # for a TPU, on any machine with libtpu
     ... --config.train.batch_size=16 --config.mesh.fsdp=4 --mode=eval
 
 No data and no weights are read. The figures are the compiler's own: bytes of arguments, results and temporaries on one
@@ -9,11 +9,9 @@ device, floating-point operations, bytes moved, and the collective operations in
 a loop counts once.
 """
 
-import argparse
 import collections
 import dataclasses
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,22 +112,3 @@ def report_for(config_path: str, overrides: Sequence[str] = (), *, topology: str
     axes = " x ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
     title = f"{experiment.name}, {mode}, batch {size} over {mesh.devices.size} devices ({axes})"
     return report(title, found, device_gib(devices, topology))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the report; see the module's docstring. Returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="configuration file, such as configs/vitb.py")
-    parser.add_argument("--topology", default="", help="TPU topology to compile for; without it the devices at hand")
-    parser.add_argument("--mode", choices=config.MODES, default="train", help="the program to look at")
-    args, overrides = parser.parse_known_args(arguments)
-    try:
-        print(report_for(args.config, overrides, topology=args.topology, mode=args.mode))
-    except (errors.InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,8 +21,8 @@ from ahs_seg_jax.data.scenes import scenes_vocabulary
 from ahs_seg_jax.devices.mesh import along_batch, batch_shards, check_batch, replicated
 from ahs_seg_jax.inference import at_once, labelling
 from ahs_seg_jax.inference.protocols import find_protocol
-from ahs_seg_jax.models import prompts, sharding
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models import prompts
+from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.training import losses
 from ahs_seg_jax.training.step import abstract_state, jitted_step
 from ahs_seg_jax.vocabulary import Vocabulary, hierarchy_pairs
@@ -94,7 +94,7 @@ def _training(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> tup
 
 def _evaluation(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     settings = experiment.eval
-    model = AHSSeg(experiment.model.replace(adaptation="none"), tpu=sharding.is_tpu(mesh))
+    model = build_model(experiment.model.replace(adaptation="none"), mesh)
     rows = -(-settings.batch_size // batch_shards(mesh)) * batch_shards(mesh)
     shapes = jax.eval_shape(lambda: starting.fresh_params(dataclasses.replace(experiment, model=model.config)))
     params = jax.tree.map(lambda leaf: _whole(mesh, leaf.shape, leaf.dtype), shapes)

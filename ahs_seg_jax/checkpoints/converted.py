@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.manifest import Pretrained
+from ahs_seg_jax.checkpoints.steps import quiet_orbax
 from ahs_seg_jax.errors import CheckpointError, reason
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.storage import writing
@@ -62,6 +63,7 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
     manifest, stored = _read_manifest(path)
     config = manifests.config_from_json(manifest.get("config"), str(path / MANIFEST))
     folder = (path / PARAMS).absolute()
+    quiet_orbax()
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             tree = checkpointer.metadata(folder).item_metadata.tree

@@ -16,7 +16,7 @@ from ahs_seg_jax.config import RANDOM_INIT, Experiment
 from ahs_seg_jax.devices import partition
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.models.architecture import ModelConfig
 
 
@@ -24,7 +24,7 @@ def fresh_params(experiment: Experiment) -> dict[str, Any]:
     """Parameters by the experiment's seed; jit it, or `jax.eval_shape` it for the shapes alone."""
     crop, prompts = experiment.model.image.crop, experiment.model.aggregator.prompts
     images, tokens = jnp.zeros((1, crop, crop, 3)), jnp.ones((2, prompts, 8), jnp.int32)
-    return AHSSeg(experiment.model).init(jax.random.key(experiment.seed), images, tokens)["params"]
+    return build_model(experiment.model).init(jax.random.key(experiment.seed), images, tokens)["params"]
 
 
 def starting_params(experiment: Experiment, mesh: Mesh) -> tuple[dict[str, Any], list[str]]:

@@ -25,14 +25,16 @@ ASIDE = ".unreadable"  # what the name of a step's directory ends with that coul
 
 
 def quiet_orbax() -> None:
-    """Keeps Orbax from logging the traceback of every failed save, which is reported here in one line."""
-    logger = logging.getLogger("absl")
-    if _not_from_orbax not in logger.filters:
-        logger.addFilter(_not_from_orbax)
+    """Keeps Orbax from logging the traceback of every failure, which is reported here in one line."""
+    for name in ("absl", "asyncio"):  # it leaves the other reads behind when one fails, which asyncio then tells of
+        logger = logging.getLogger(name)
+        if _not_from_orbax not in logger.filters:
+            logger.addFilter(_not_from_orbax)
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+    place = f"{os.sep}orbax{os.sep}"
+    return place not in record.pathname and not (record.name == "asyncio" and place in record.getMessage())
 
 
 def _touch(directory: epath.Path) -> None:

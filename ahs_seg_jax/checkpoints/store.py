@@ -1,8 +1,8 @@
 """A run's checkpoints: saving them beside the training, the newest that is whole, and the weights alone.
 
-A working directory holds `checkpoints/<step>/` with `state` (trainable, frozen, opt_state, ema, step), `meta` (JSON: the
-configuration, the vocabulary, versions, and a hash of every array) and `metrics`. A step's directory gets its name only
-when it is complete, so a run that is killed or a disk that fills up leaves the earlier ones as they were.
+A working directory holds `checkpoints/<step>/` with `state` (trainable, frozen, opt_state, ema, step), `meta` (JSON:
+the configuration, the vocabulary, versions, and a hash of every array) and `metrics`. A step's directory gets its name
+only when it is complete, so a run that is killed or a disk that fills up leaves the earlier ones as they were.
 """
 
 import contextlib
@@ -52,8 +52,8 @@ class CheckpointStore:
         """Starts saving `state` (a pytree of arrays, None allowed) in the background; returns whether it was started.
 
         The arrays may be donated or changed as soon as this returns. The previous save is complete by then. `miou` in
-        percent makes it a candidate for the best checkpoint. `patience`: seconds to wait for an answer of the directory.
-        Failures, this one's or the previous one's, are printed, not raised: see `finish`.
+        percent makes it a candidate for the best checkpoint. `patience` is how many seconds the directory may take to
+        answer. Failures, this one's or the previous one's, are printed, not raised: see `finish`.
         """
         self._unsaved = self._start(step, state, meta, miou, patience)
         if self._unsaved:
@@ -177,13 +177,14 @@ def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     with _reading(directory, step, state=ocp.PyTreeCheckpointHandler()) as manager:
         meta, stored = _meta_of(manager, step, where)
         tree = manager.item_metadata(step)["state"].tree
-        learned = "ema" if tree.get("ema") else "trainable"
+        averaged = tree.get("ema") if stored is None else any(name.startswith("ema/") for name in stored)
+        learned = "ema" if averaged else "trainable"
         wanted = {learned: tree[learned], "frozen": tree["frozen"]}
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
         on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
         weights = ocp.args.PyTreeRestore(item=abstract, restore_args=on_host, partial_restore=True)
         state = manager.restore(step, args=ocp.args.Composite(state=weights)).state
-        hashes.check(dict(parameters.flatten(state)), stored, str(where))
+        hashes.check(dict(parameters.flatten(state)), stored, str(where), (f"{learned}/", "frozen/"))
     return parameters.merge(state[learned], state["frozen"]), meta
 
 

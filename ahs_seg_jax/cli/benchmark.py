@@ -24,8 +24,9 @@ def benchmark(
 ) -> None:
     """How fast a model is on this machine.
 
-    Words, image features, whole images, windows and the peak memory of the Segmenter as a user calls it. The parts of training and inference, operation counts, and the published
-    program beside ours are measured by python -m benchmarks.run, in the source repository.
+    Words, image features, whole images, windows and the peak memory of the Segmenter as a user calls it. The parts of
+    training and inference, operation counts, and the published program beside ours are measured by
+    python -m benchmarks.run, in the source repository.
     """
     options.finish(lambda: run(model, class_count, (height, width), repetitions, memory_gb, json_file))
 

@@ -25,7 +25,8 @@ def compare(
 ) -> None:
     """Draws models or lists of words side by side.
 
-    Two to four for each image, and of two, where they differ. With several models and several lists, the first model takes the first list, and so on.
+    Two to four for each image, and of two, where they differ. With several models and several lists, the first model
+    takes the first list, and so on.
     """
     pairs = options.mistakes(lambda: paired(model or ["tiny"], classes or []))
     options.finish(lambda: run(images, pairs, output, options.protocol_or_none(protocol), memory_gb))
@@ -66,7 +67,7 @@ def run(
     """Writes a PNG for each image; returns 0, or 1 if an image failed. Raises what a user can mend before the first."""
     from PIL import Image
 
-    from ahs_seg_jax.cli.segment import find_images
+    from ahs_seg_jax.cli.segment_files import find_images
     from ahs_seg_jax.errors import CheckpointError
     from ahs_seg_jax.pictures import legends
     from ahs_seg_jax.segmenter import Segmenter

@@ -13,16 +13,15 @@ HA_HEM, DC_HSP, NUMBERS = "ha_hem.png", "dc_hsp.png", "components.json"
 
 
 def components(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A workdir, a converted folder, a checkpoint file or a hub name.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=options.CHECKPOINTS.capitalize())],
     classes: options.Classes = "",
     classes_file: options.ClassesFile = None,
     output: Annotated[pathlib.Path, typer.Option(help="Folder for pictures and numbers.")] = pathlib.Path("components"),
 ) -> None:
     """Draws what HA-HEM and DC-HSP have learnt.
 
-    The strength of each layer's rotation and the complexity of each name, with the numbers. Without names, those of the model's training are taken.
+    The strength of each layer's rotation and the complexity of each name, with the numbers. Without names, those of the
+    model's training are taken.
     """
     names = options.names(classes, classes_file) if classes or classes_file else None
     options.finish(lambda: run(model, names, output))
@@ -33,11 +32,11 @@ def run(model: str, names: tuple[str, ...] | None, output: pathlib.Path) -> None
     from PIL import Image
 
     from ahs_seg_jax.checkpoints import pretrained
-    from ahs_seg_jax.cli import strengths as parts
+    from ahs_seg_jax.cli import strengths
     from ahs_seg_jax.pictures import charts
 
     loaded = pretrained.load_pretrained(model)
-    missing = parts.missing(loaded)
+    missing = strengths.missing(loaded)
     if len(missing) == 2:
         raise ValueError("\n".join(missing))
     pictures: dict[str, Any] = {}
@@ -46,11 +45,11 @@ def run(model: str, names: tuple[str, ...] | None, output: pathlib.Path) -> None
         names = names or loaded.trained_names
         if not names:
             raise ValueError("the names of this model's training are not known: give --classes or --classes-file")
-        found = parts.complexities(loaded, names, loaded.templates)
+        found = strengths.complexities(loaded, names, loaded.templates)
         pictures[DC_HSP] = charts.sorted_bars(names, found, "DC-HSP: complexity of each class, 0 to 1")
         numbers["complexity"] = dict(zip(names, found.tolist(), strict=True))
     if loaded.config.adaptation == "ha_hem":
-        towers = parts.strengths(loaded)
+        towers = strengths.strengths(loaded)
         pictures[HA_HEM] = charts.layer_strengths([(tower.title, tower.alpha, tower.applied) for tower in towers])
         numbers |= {tower.tower: {"alpha": tower.alpha.tolist(), "beta": tower.beta} for tower in towers}
     options.make_folder(output)

@@ -1,10 +1,47 @@
-"""Conversion of checkpoints on the command line: progress, a table of what was converted, errors as one message."""
+"""`ahs-seg convert`: checkpoints of other programs to this one's format, and back."""
 
 import os
+import pathlib
 import sys
+from typing import Annotated, Literal
 
-from ahs_seg_jax import errors
-from ahs_seg_jax.checkpoints import pretrained
+import typer
+
+from ahs_seg_jax.cli import options
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help=options.CHECKPOINTS.capitalize())],
+    destination: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="A new folder or file.")],
+    to: Annotated[
+        Literal["orbax", "ahs_seg", "catseg", "openai_clip", "hf_clip"],
+        typer.Option(help="Format of DST: orbax, for this program, or another program's."),
+    ] = "orbax",
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the rotations into the weights.")] = False,
+) -> None:
+    """Converts checkpoints of CLIP, CAT-Seg, AHS-Seg.
+
+    To this program's format, and back.
+
+    \b
+    CAT-Seg's published model, ready for training and evaluation here:
+      ahs-seg convert model_base.pth catseg_base
+    OpenAI's CLIP, and the same weights from the Hugging Face hub:
+      ahs-seg convert ViT-B-16.pt clip_b
+      ahs-seg convert openai/clip-vit-base-patch16 clip_b
+    What was trained here, as a file for the PyTorch program AHS-Seg:
+      ahs-seg convert runs/vitb ahs_seg.pth --to ahs_seg
+    The same with the rotations folded in, which CAT-Seg's program can load:
+      ahs-seg convert runs/vitb catseg.pth --to catseg --merge
+    The two towers alone, for transformers:
+      ahs-seg convert runs/vitb clip_directory --to hf_clip --merge
+
+    The layout of SRC is recognised from the names of its tensors; a file that lacks some, has others or has wrong
+    shapes is refused with a list of the differences. Nothing is written until everything has been read and checked, and
+    DST is never overwritten. It is a folder for orbax and hf_clip, else a file ending with .pth, .safetensors or .npz.
+    Torch files need pip install 'ahs_seg_jax[convert]'; safetensors, npz and TorchScript archives do not.
+    """
+    options.finish(lambda: run(source, destination, to, merge))
 
 
 def show_progress(done: int, total: int) -> None:
@@ -15,13 +52,12 @@ def show_progress(done: int, total: int) -> None:
         print(f"reading: {done}/{total} tensors", file=sys.stderr, flush=True)
 
 
-def convert(source: str, destination: str | os.PathLike[str], to: str, merge: bool) -> int:
-    """Converts and says what it did; returns the exit status."""
-    try:
-        manifest = pretrained.convert_checkpoint(source, destination, to=to, merge=merge, progress=show_progress)
-    except (errors.CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(source: str, destination: str | os.PathLike[str], to: str, merge: bool) -> None:
+    """Converts, and says what was read and what is left out. Raises CheckpointError or OSError."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it needs no accelerator, and must not take one
+    from ahs_seg_jax.checkpoints import pretrained
+
+    manifest = pretrained.convert_checkpoint(source, destination, to=to, merge=merge, progress=show_progress)
     read = manifest["source"]
     print(f"{read['path']} ({read.get('layout')}, sha256 {read.get('sha256', 'none')[:16]})")
     for part, numbers in manifest["statistics"].items():
@@ -30,4 +66,3 @@ def convert(source: str, destination: str | os.PathLike[str], to: str, merge: bo
     if left_out := manifest["written"]["left_out"]:
         print(f"  left out, as {to} has no place for it: {len(left_out)} parameters of the rest of the model")
     print(f"written: {destination}")
-    return 0

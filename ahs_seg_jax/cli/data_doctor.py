@@ -1,34 +1,45 @@
-"""`ahs-seg data doctor`: examines prepared data and downloads."""
+"""`ahs-seg data doctor`: examines prepared benchmarks, or their downloads, for what silently ruins scores."""
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
-from ahs_seg_jax.data.benchmarks.benchmark import ROOT_VARIABLE, resolve_root
-from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
-from ahs_seg_jax.data.prepared import doctor, layout
-from ahs_seg_jax.storage import paths
+import typer
+
+from ahs_seg_jax.cli import options
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Examines every named benchmark; returns the exit code.
+def doctor(
+    names: options.Benchmarks,
+    root: Annotated[str, typer.Option(help="Folder that holds prepared/; else $AHS_SEG_DATA.")] = "",
+    output: Annotated[
+        pathlib.Path | None, typer.Option(help="Folder of the contact sheets; by default beside the data.")
+    ] = None,
+) -> None:
+    """Examines prepared benchmarks for what silently ruins scores.
 
-    0: nothing is wrong with any of them; 1: one is refused; 2: one could not be examined (named on stderr; the others were).
+    Numbers of images, files that could not be read, labels shifted by one or never mapped, implausible statistics. It
+    reads every label of the prepared data again, and draws eight examples to look at. Evaluation refuses what it
+    refuses. Exit codes: 0, nothing is wrong; 1, one of them is refused; 2, one could not be examined.
     """
-    parser = argparse.ArgumentParser(prog="python -m ahs_seg_jax.data.doctor", description=__doc__.split(":")[0])
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=tuple(BENCHMARKS), help=", ".join(BENCHMARKS))
-    parser.add_argument("--root", default="", help=f"folder that holds prepared/ (default: ${ROOT_VARIABLE})")
-    parser.add_argument("--output", default="", help="folder of the contact sheets (default: beside the data)")
-    options = parser.parse_args(argv)
-    output = pathlib.Path(options.output) if options.output else None
+    options.finish(lambda: run(names, root, output))
+
+
+def run(names: Sequence[str], root: str, output: pathlib.Path | None) -> int:
+    """Examines every named benchmark, also if one could not be; returns the exit code."""
+    from ahs_seg_jax.data.benchmarks.benchmark import resolve_root
+    from ahs_seg_jax.data.benchmarks.registry import benchmark
+    from ahs_seg_jax.data.prepared import doctor, layout
+    from ahs_seg_jax.storage import paths
+
     code = 0
-    for name in options.names:
+    for name in [benchmark(name).name for name in names]:  # another name ends it before the first is examined
         try:
-            root = paths.on_disk(resolve_root(options.root, "--root"), "--root")
-            prepared = bool(layout.read_facts(layout.prepared_folder(root, name)))
+            base = paths.on_disk(resolve_root(root, "--root"), "--root")
+            prepared = bool(layout.read_facts(layout.prepared_folder(base, name)))
             report = (
-                doctor.record(root, name, output, reread=True) if prepared else doctor.examine_downloads(root, name)
+                doctor.record(base, name, output, reread=True) if prepared else doctor.examine_downloads(base, name)
             )
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -36,10 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         print(report.text())
         if prepared:
-            print(f"  look at {output or layout.prepared_folder(root, name)}/contact_sheet-*.png")
+            print(f"  look at {output or layout.prepared_folder(base, name)}/contact_sheet-*.png")
         code = max(code, int(bool(report.problems)))
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

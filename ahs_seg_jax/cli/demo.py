@@ -6,11 +6,12 @@ import pathlib
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ahs_seg_jax.cli.options import MemoryGB, Model, Protocol, finish, protocol_or_none
+from ahs_seg_jax.cli import options
 
 if TYPE_CHECKING:  # nothing heavy is imported before a command runs
     from ahs_seg_jax.demo.answers import Limits
@@ -20,15 +21,18 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 def demo(
-    model: Model = "tiny",
+    model: options.Model = "tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
-    protocol: Protocol = "model",
-    memory_gb: MemoryGB = None,
+    protocol: options.Protocol = "model",
+    memory_gb: options.MemoryGB = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)] = 16,
     max_classes: Annotated[int, typer.Option(help="Most names at once.", min=1)] = 100,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Another name under which it may be reached; give it again for more.")
+    ] = None,
 ) -> None:
     """A page in the browser: an image, your words.
 
@@ -38,12 +42,14 @@ def demo(
     def command() -> None:
         _check_extra()
         _check_address(host, port)
+        from ahs_seg_jax.demo.admission import Hosts
         from ahs_seg_jax.demo.answers import Limits
 
-        limits = Limits(max_upload_mb, max_megapixels, max_classes)
-        serve(model, protocol_or_none(protocol), memory_gb, limits, host, port, open_browser)
+        limits, named = Limits(max_upload_mb, max_megapixels, max_classes), allowed_host or []
+        Hosts.of(host, named)  # a mistake is found before a model is loaded
+        serve(model, options.protocol_or_none(protocol), memory_gb, limits, host, port, open_browser, named)
 
-    finish(command)
+    options.finish(command)
 
 
 def serve(
@@ -54,6 +60,7 @@ def serve(
     host: str,
     port: int,
     open_browser: bool = False,
+    allowed_hosts: Sequence[str] = (),
 ) -> None:
     """Loads the model, answers the first example, and shows the page until it is interrupted."""
     from ahs_seg_jax.checkpoints import packaged
@@ -62,8 +69,8 @@ def serve(
     from ahs_seg_jax.vocabulary import words_of
 
     print(f"loading {model} ...", file=sys.stderr)
-    options = {"protocol": protocol} if protocol else {}
-    segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **options)
+    own = {"protocol": protocol} if protocol else {}
+    segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **own)
     known, about = frozenset[str](), f"Model: {pathlib.PurePath(model).name}."
     if model == packaged.TINY:
         known = words_of(packaged.load_tiny().trained_names)
@@ -83,7 +90,7 @@ def serve(
         print(f"the page is at http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
         if host in EVERYWHERE:
             print("everybody in this network can use it; there is no password", file=sys.stderr)
-        page.serve(built, host, port, limits, open_browser)
+        page.serve(built, host, port, limits, open_browser, allowed_hosts)
 
 
 def _check_extra() -> None:

@@ -4,21 +4,21 @@ import os
 import platform
 import time
 
-import jax
-
-from ahs_seg_jax.checkpoints import packaged
-from ahs_seg_jax.cli import compilation_cache
-from ahs_seg_jax.config import ScenesConfig
-from ahs_seg_jax.data.scenes import ScenesSource
-from ahs_seg_jax.errors import CheckpointError
-from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.cli import compilation_cache, options
 from ahs_seg_jax.versions import OPTIONAL, versions
 
 TOLERANCE = 0.02  # of the share of right pixels: other processors round differently
 
 
+def doctor() -> None:
+    """Versions, devices, a self-test: for bug reports."""
+    options.finish(run)
+
+
 def run() -> int:
     """Prints the report; returns 0 if the self-test passes."""
+    import jax
+
     print(f"system     {platform.platform()}, {os.cpu_count()} processors")
     print("versions   " + ", ".join(f"{name} {version}" for name, version in versions(OPTIONAL).items()))
     print(f"memory     {_memory()}")
@@ -40,6 +40,12 @@ def _memory() -> str:
 
 
 def _self_test() -> int:
+    from ahs_seg_jax.checkpoints import packaged
+    from ahs_seg_jax.config import ScenesConfig
+    from ahs_seg_jax.data.scenes import ScenesSource
+    from ahs_seg_jax.errors import CheckpointError
+    from ahs_seg_jax.segmenter import Segmenter
+
     source = ScenesSource(ScenesConfig(val_images=1), "val")
     example = source[0]
     started = time.monotonic()

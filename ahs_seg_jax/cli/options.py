@@ -15,8 +15,10 @@ import typer
 Images: TypeAlias = Annotated[
     list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns such as '*.jpg'.")
 ]
-Model: TypeAlias = Annotated[
-    str, typer.Option(help="tiny, a workdir, a converted folder, a checkpoint file or a hub name.")
+CHECKPOINTS = "a workdir, a converted folder, a checkpoint file or a hub name."
+Model: TypeAlias = Annotated[str, typer.Option(help=f"tiny, {CHECKPOINTS}")]
+Benchmarks: TypeAlias = Annotated[
+    list[str], typer.Argument(metavar="NAME", help="Benchmarks, such as voc_20; another name lists them all.")
 ]
 Classes: TypeAlias = Annotated[str, typer.Option(help="Names separated by ';', synonyms by ',': 'cat; sofa, couch'.")]
 ClassesFile: TypeAlias = Annotated[pathlib.Path | None, typer.Option(help="A text file with one name a line.")]

@@ -1,7 +1,8 @@
 """How fast a model is on this machine: what a user of the Segmenter waits for, stage by stage.
 
-A time is the median of the repetitions after the first call, which may compile and is told apart; the spread is half the
-distance of the quartiles, of the median. Images are noise and new in every repetition, since a segmenter remembers them.
+The first call of a stage may compile and is reported apart. The time of the stage is the median of the repetitions that
+follow; the spread is half the distance between their quartiles, as a share of the median. Images are noise, and new in
+every repetition, because a segmenter remembers the features of an image that it has seen.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ class Timing:
 
 
 def measure(segmenter: Segmenter, classes: int, size: tuple[int, int], repetitions: int) -> Iterator[Timing]:
-    """The stages with so many words and images of `size` (h, w), one after the other.
+    """Times the stages one after the other, with this number of names and images of `size` (h, w).
 
     Words; image features alone; then by each protocol a new image (encode, aggregate, label), and the same image again
     with its features kept (aggregate, label).

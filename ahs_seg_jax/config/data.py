@@ -68,7 +68,7 @@ class ScenesConfig:
 class DataConfig:
     """Where images and labels come from, and how they are read."""
 
-    name: str = "scenes"  # scenes (drawn, no files) | folder | a benchmark (see `data/prepare.py`)
+    name: str = "scenes"  # scenes (drawn, no files) | folder | a benchmark (`ahs-seg data prepare`)
     root: str = ""  # folder of the data on disk (of benchmarks also AHS_SEG_DATA); unused by scenes
     # Prompts, in which {} stands for the class name; () = those of the evaluated weights, or the scene prompt.
     templates: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class CocoStuffSource(folder.FolderSource):
-    """One split ("train" or "val") of the downloads as a `sources.Source`; `root` holds `coco-stuff/`.
+    """One split ("train" or "val") of the downloads as a `source.Source`; `root` holds `coco-stuff/`.
 
     Values of the masks that belong to none of the 171 classes are unlabelled. Raises `folder.DataProblems` if a folder
     is missing or a file lacks its partner; `open_coco_stuff` looks inside the files as well.

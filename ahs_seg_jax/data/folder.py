@@ -38,7 +38,7 @@ class DataProblems(ValueError):
 
 
 class FolderSource:
-    """One split of such a folder as a `sources.Source`. Images of any size; EXIF orientation is applied to images.
+    """One split of such a folder as a `source.Source`. Images of any size; EXIF orientation is applied to images.
 
     The class names are those of classes.txt, or of `vocabulary` where the folder has no such file. Raises DataProblems,
     listing all of them, if the folder lacks a part or a file its partner. Files are decoded only when they are read;
@@ -122,7 +122,7 @@ def check_folder(root: str | os.PathLike[str], splits: Sequence[str] = SPLITS, c
 
 
 def split_problems(root: pathlib.Path, splits: Sequence[str], classes: int | None, check: str) -> list[str]:
-    """What is wrong with the splits' files, see `check_folder`; values of masks are not looked at if `classes` is None."""
+    """What is wrong with the files of the splits, see `check_folder`. Without `classes` the values of masks are not judged."""
     problems = []
     for split in splits:
         pairs, found = _pairs(root, split)

@@ -1,8 +1,8 @@
 """The embedded data set: drawn scenes whose class names combine a pattern and a colour ("striped blue toy").
 
-A scene is a function of (seed, split, index) alone: no files, no state. Training never draws three of the fifteen objects,
-although each of their words occurs in many others: whoever segments them in "val" has understood the words. One or more
-objects lie on one or two textured backgrounds, which are classes too; every pixel has a label.
+A scene is a function of (seed, split, index) alone: there are no files and no state. Training never draws three of the
+fifteen objects, although each of their words occurs in many others: a model that segments them in "val" has understood
+the words. One or more objects lie on one or two textured backgrounds, which are classes too; every pixel has a label.
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ PATTERNS = ("plain", "striped", "dotted")
 NOUN = "toy"
 SHAPES = ("circle", "square", "hexagon")  # a toy may have any: the name does not tell
 SECOND_COLOR = (0.98, 0.97, 0.94)  # of every pattern but plain
-# Of a shape's outline: number of corners, their distance from the centre, and that of the points between them, in radii.
+# Outline of a shape: the number of corners, their distance from the centre, and the distance of the points between them,
+# both in radii.
 CORNERS = {"square": (4, 1.12, 1.12 * math.cos(math.pi / 4)), "hexagon": (6, 1.08, 1.08 * math.cos(math.pi / 6))}
 LARGEST_EXTENT = 1.12  # of an outline, in radii
 

@@ -15,7 +15,7 @@ class Source(Protocol):
     unlabelled; it raises `CorruptExample` for an unreadable file. `vocabulary` holds the classes that labels index.
 
     A benchmark may have, besides, `merge_predictions` (`int32 [t]`: the scored class of each predicted one) with
-    `scored_names`, and `doctor_problems` (why its scores should not be trusted); see `benchmarks/prepared.py`.
+    `scored_names`, and `doctor_problems` (why its scores should not be trusted); see `prepared/prepared_source.py`.
     """
 
     vocabulary: Vocabulary

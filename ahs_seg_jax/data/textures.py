@@ -9,7 +9,7 @@ TILE = 4  # side of a tile, in scenes
 
 
 def crop(texture: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random part of texture number `texture`, its brightness and tint jittered: `float32 [size, size, 3]` in 0..1."""
+    """A random part of one texture, with its brightness and tint jittered: `float32 [size, size, 3]` in 0..1."""
     tile = _tiles(size)[texture]
     y, x = rng.integers(0, (TILE - 1) * size + 1, size=2)
     part = tile[y : y + size, x : x + size]

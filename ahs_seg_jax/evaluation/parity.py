@@ -1,6 +1,6 @@
 """How far a converted checkpoint is from another implementation: a table, stage by stage, against saved activations.
 
-    python -m ahs_seg_jax.checkpoints.parity CHECKPOINT ACTIVATIONS.npz
+    ahs-seg parity CHECKPOINT ACTIVATIONS.npz
 
 The npz holds `image` (uint8 `[H, W, 3]`), `class_names`, and any of these, in PyTorch's axis order, each whole or with
 every k-th element along any axis (k is found from the sizes):
@@ -15,12 +15,10 @@ A name may end with a number of its step (`probabilities_8`), which is not neede
 probabilities are those of the sliding-window protocol; else they are of the whole image.
 """
 
-import argparse
 import dataclasses
 import functools
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -28,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ahs_seg_jax.checkpoints.manifest import Pretrained
-from ahs_seg_jax.checkpoints.pretrained import load_pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.inference import labelling
 from ahs_seg_jax.inference.engine import Engine
@@ -165,37 +162,3 @@ def table(rows: list[Row]) -> str:
         numbers = f"{'x'.join(map(str, row.shape)):>20}{errors[0]:>12}{errors[1]:>12}{agreement:>14}"
         lines.append(f"{row.stage:18}{numbers}  {'ok' if row.holds else 'DIFFERS'}")
     return "\n".join(lines)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0 if every stage holds, 1 if one differs, 2 if they cannot be compared."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ahs_seg_jax.checkpoints.parity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "checkpoint", help="converted directory, checkpoint file of any known layout, workdir, or hub name"
-    )
-    parser.add_argument("activations", help="npz of another implementation's activations")
-    parser.add_argument("--class-pooling", type=int, default=2, help="side of the class layers' pooling (default 2)")
-    options = parser.parse_args(arguments)
-    try:
-        pretrained = load_pretrained(options.checkpoint)
-        if not pretrained.is_complete:
-            raise CheckpointError(
-                f"{options.checkpoint} is a bare CLIP; only a whole model's activations can be compared"
-            )
-        with np.load(options.activations, allow_pickle=False) as file:
-            saved = {name: file[name] for name in file.files}
-        rows = report(pretrained, saved, options.class_pooling)
-    except (CheckpointError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(table(rows))
-    print(f"tolerance: {TOLERANCE:g} of the largest absolute value, {100 * AGREEMENT:g} % of the labels")
-    return 0 if all(row.holds for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

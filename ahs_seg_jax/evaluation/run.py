@@ -29,8 +29,7 @@ from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.evaluation.results import Evaluation
 from ahs_seg_jax.evaluation.score import Weights, check_data, describe, evaluate
 from ahs_seg_jax.evaluation.scored_classes import ScoredClasses
-from ahs_seg_jax.models import sharding
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import paths
 from ahs_seg_jax.vocabulary import Vocabulary
@@ -138,7 +137,7 @@ def in_training(
 def _weights(
     config: ModelConfig, params: Any, vocabulary: Vocabulary | None, path: str, step: int | None, mesh: Mesh
 ) -> Weights:
-    return Weights(AHSSeg(config, tpu=sharding.is_tpu(mesh)), params, vocabulary, path, step)
+    return Weights(build_model(config, mesh), params, vocabulary, path, step)
 
 
 def evaluate_source(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ahs_seg_jax.inference import pass_programs
-from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models import arrangement, parameters
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 
 MOST_PROMPTS = 1024  # of one call of encode_text: the text tower takes another way with more
@@ -27,7 +27,7 @@ class Program:
 
 def programs(model: AHSSeg, baked: bool) -> dict[str, Program]:
     """What is written, by file name."""
-    model = model.clone(tpu=False)  # for any platform, and any number of images and words
+    model = model.clone(arrangement=arrangement.DEFAULT)  # for any platform, and any number of images and words
     prompts, context, side = model.config.aggregator.prompts, model.config.text.context, model.config.image.crop
 
     def segment(weights: dict[str, jax.Array], images: jax.Array, text: jax.Array | None = None) -> jax.Array:

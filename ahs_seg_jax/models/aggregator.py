@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ahs_seg_jax.models import decoder, layers, tpu_decoder
+from ahs_seg_jax.models import decoder, layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
+from ahs_seg_jax.models.arrangement import DEFAULT, Arrangement
 from ahs_seg_jax.models.class_layer import ClassLayer
-from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.models.initial import TORCH, Initial, normal
+from ahs_seg_jax.models.ops import chunks
 from ahs_seg_jax.models.spatial_layer import SpatialLayer
 
 DROPPED_LOGIT = -100.0  # of a class outside the kept ones
@@ -56,11 +58,12 @@ class AggregationLayer(nn.Module):
     """A spatial and a class layer."""
 
     config: AggregatorConfig
+    initial: Initial = TORCH
 
     def setup(self) -> None:
-        self.spatial = SpatialLayer(self.config)
+        self.spatial = SpatialLayer(self.config, self.initial)
         # `class` is a reserved word: the attribute is set by name so that the parameters are called what they are.
-        setattr(self, "class", ClassLayer(self.config))
+        setattr(self, "class", ClassLayer(self.config, self.initial))
 
     @property
     def classes(self) -> ClassLayer:
@@ -74,49 +77,34 @@ class AggregationLayer(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """Embedding of the correlation, aggregation layers, decoder. `features` are the joint embedding's channels.
-
-    `tpu`: as `AHSSeg` says.
-    """
+    """Embedding of the correlation, aggregation layers, decoder. `features` are the joint embedding's channels."""
 
     config: AggregatorConfig
     features: int
     chunk: int = 0
     remat: str = "none"
-    tpu: bool = False
+    arrangement: Arrangement = DEFAULT
+    initial: Initial = TORCH
 
     def setup(self) -> None:
-        c = self.config
-        # LayerNorm does not see a vector's length, and a correlation of one number is little else. A bias of similar size
-        # turns the length into a direction from the first step on.
-        embedding = {
-            "kernel": (layers.fan_in, (7, 7, c.prompts, c.hidden)),
-            "bias": (layers.normal(0.5), (c.hidden,)),
-        }
-        self.correlation_embedding = layers.Parameters(embedding)
-        self.appearance_guidance = layers.convolution(3, self.features, c.appearance_guidance)
-        self.text_guidance = layers.affine(self.features, c.text_guidance)
-        self.decoder_guidance_1 = layers.convolution(3, c.guidance_up[0], c.decoder_guidance[0])
-        self.decoder_guidance_2 = layers.convolution(3, c.guidance_up[1], c.decoder_guidance[1])
-        self.layers = [AggregationLayer(c) for _ in range(c.layers)]
+        c, declare = self.config, self.initial
+        # LayerNorm does not see a vector's length, and a correlation of one number is little else. From nothing, a bias
+        # of similar size turns the length into a direction from the first step on.
+        self.correlation_embedding = declare.convolution(7, c.prompts, c.hidden, bias=normal(0.5))
+        self.appearance_guidance = declare.convolution(3, self.features, c.appearance_guidance)
+        self.text_guidance = declare.affine(self.features, c.text_guidance)
+        self.decoder_guidance_1 = declare.convolution(3, c.guidance_up[0], c.decoder_guidance[0])
+        self.decoder_guidance_2 = declare.convolution(3, c.guidance_up[1], c.decoder_guidance[1])
+        self.layers = [AggregationLayer(c, self.initial) for _ in range(c.layers)]
         first, second = c.decoder
         # The guidance replaces the last of the incoming channels: 128 -> 96 + 32 and 64 -> 48 + 16.
-        self.decoder_1 = decoder.Stage(c.hidden, c.decoder_guidance[0], first)
-        self.decoder_2 = decoder.Stage(first, c.decoder_guidance[1], second)
-        self.head = layers.convolution(3, second, 1)
-
-    def at_once(self, images: int, chunk: int) -> int:
-        """Classes of a pass of the spatial layers and the decoder (0: all): `chunk`, unless a TPU's memory says it."""
-        return passes.few_classes(images) if self.tpu else chunk
+        self.decoder_1 = decoder.Stage(c.hidden, c.decoder_guidance[0], first, self.initial)
+        self.decoder_2 = decoder.Stage(first, c.decoder_guidance[1], second, self.initial)
+        self.head = declare.convolution(3, second, 1)
 
     def embed(self, correlation: Float[Array, "b t h w p"]) -> Float[Array, "b t h w c"]:
-        """7x7 convolution of each class's correlation: as one product over its neighbourhoods, which is how a CPU is fast."""
-        p = self.correlation_embedding()
-        if self.tpu:
-            return layers.conv_same(correlation, p)
-        side, _, prompts, hidden = p["kernel"].shape
-        flat = {"kernel": p["kernel"].reshape(side * side * prompts, hidden), "bias": p["bias"]}
-        return layers.linear(layers.patches(correlation, side), flat)
+        """7x7 convolution of each class's correlation."""
+        return self.arrangement.embed(correlation, self.correlation_embedding())
 
     def guide_image(
         self,
@@ -155,7 +143,7 @@ class Aggregator(nn.Module):
                 x,
                 appearance,
                 guidance,
-                chunk=self.at_once(x.shape[0], self.chunk),
+                chunk=self.arrangement.class_chunk(x.shape[0], self.chunk),
                 remat=self.remat,
                 pooling=pooling,
                 class_mask=class_mask,
@@ -167,13 +155,18 @@ class Aggregator(nn.Module):
         self, guidance: tuple[Float[Array, "b h2 w2 g1"], Float[Array, "b h4 w4 g2"]]
     ) -> Sequence[decoder.Prepared]:
         """What the decoder's stages need of the image, once for all classes."""
-        prepare = tpu_decoder.prepare if self.tpu else decoder.prepare
+        prepare = self.arrangement.decoder.prepare
         return [prepare(g, p) for g, p in zip(guidance, (self.decoder_1(), self.decoder_2()), strict=True)]
 
     def decode(self, x: Float[Array, "b t h w c"], prepared: Sequence[decoder.Prepared]) -> Float[Array, "b t h4 w4"]:
         """Upsampled four times under the decoder guidance (`prepare_decoder`), to float32 logits."""
         stages, head = (self.decoder_1(), self.decoder_2()), self.head()
-        chunk = self.at_once(x.shape[0], self.chunk)
-        run = tpu_decoder.decode if self.tpu else functools.partial(decoder.decode, in_loop=0 < chunk < x.shape[1])
-        all_stages = functools.partial(run, stages=stages, head_parameters=head, prepared=prepared)
-        return passes.over_classes(all_stages, x, chunk=chunk, remat=self.remat)
+        chunk = self.arrangement.class_chunk(x.shape[0], self.chunk)
+        all_stages = functools.partial(
+            self.arrangement.decoder.decode,
+            stages=stages,
+            head_parameters=head,
+            prepared=prepared,
+            in_loop=0 < chunk < x.shape[1],
+        )
+        return chunks.over_classes(all_stages, x, chunk=chunk, remat=self.remat)

@@ -1,7 +1,7 @@
 """The aggregator's class layer: linear attention across the classes of each position.
 
-Classes meet in two sums only, so that padding, masks, chunks and shards of classes are exact: `sums` of some classes may
-be added to those of others before any class is updated.
+Classes meet in two sums only, so that padding, masks, chunks and shards of classes are exact: `sums` of some classes
+may be added to those of others before any class is updated.
 
 Axes: b image (b1: b or 1), t class, h w grid, c hidden channels, g guidance channels, m head, d e channels of a head.
 
@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float
 
 from ahs_seg_jax.models import layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
+from ahs_seg_jax.models.initial import TORCH, Initial, norm, zeros
 from ahs_seg_jax.models.ops import resize
-from ahs_seg_jax.models.ops.products import Arrays
+from ahs_seg_jax.models.parameters import Params
 
 Sums = jax.Array  # over classes [b, h, w, m, d, e + 1]: keys times values and, in the last column, the keys
 FEW = 8  # classes that are added to sums one after another
@@ -30,7 +31,7 @@ def _by_head(x: jax.Array, heads: int) -> jax.Array:
     return jnp.moveaxis(x.reshape(*x.shape[:-1], heads, -1), 1, 4).astype(jnp.float32)
 
 
-def _mapped(p: Arrays, name: str, x: jax.Array, guidance: jax.Array, heads: int) -> jax.Array:
+def _mapped(p: Params, name: str, x: jax.Array, guidance: jax.Array, heads: int) -> jax.Array:
     """The feature map `elu + 1` of a linear map of `[x, guidance]`, by head."""
     own, kernel = layers.split_linear(p[name], x.shape[-1])
     joined = layers.learned_linear(x, own) + guidance.astype(x.dtype) @ kernel.astype(x.dtype)
@@ -40,7 +41,7 @@ def _mapped(p: Arrays, name: str, x: jax.Array, guidance: jax.Array, heads: int)
 def attention_sums(
     y: Float[Array, "b t h w c"],
     guidance: Float[Array, "b1 t g"],
-    p: Arrays,
+    p: Params,
     *,
     heads: int,
     class_mask: Bool[Array, "b1 t"] | None,
@@ -78,7 +79,7 @@ def no_sums(config: AggregatorConfig, images: int, side: int) -> Sums:
     return jnp.zeros((images, side, side, config.heads, depth, depth + 1), jnp.float32)
 
 
-def add_padding(sums: Sums, p: Arrays, *, heads: int, count: Float[Array, "b1"], dtype: Any) -> Sums:
+def add_padding(sums: Sums, p: Params, *, heads: int, count: Float[Array, "b1"], dtype: Any) -> Sums:
     """The sums with `count` equal padding tokens: their share of both is that count times one term."""
     token = p["padding_token"].astype(dtype)[None, None, None, None]
     share = attention_sums(token, p["padding_guidance"][None, None], p, heads=heads, class_mask=None)
@@ -86,7 +87,7 @@ def add_padding(sums: Sums, p: Arrays, *, heads: int, count: Float[Array, "b1"],
 
 
 def attend(
-    y: Float[Array, "b t h w c"], guidance: Float[Array, "b1 t g"], p: Arrays, sums: Sums, *, heads: int
+    y: Float[Array, "b t h w c"], guidance: Float[Array, "b1 t g"], p: Params, sums: Sums, *, heads: int
 ) -> Float[Array, "b t h w c"]:
     """What each class reads from the sums over all: `q (sum k v^T) / (q sum k + 1e-6)`."""
     query = _mapped(p, "query", layers.layer_norm(y, p["ln_1"]), guidance[:, :, None, None], heads)
@@ -102,17 +103,18 @@ class ClassLayer(nn.Module):
     """
 
     config: AggregatorConfig
+    initial: Initial = TORCH
 
     def setup(self) -> None:
-        c = self.config
+        c, declare = self.config, self.initial
         channels, joined, wide = c.hidden, c.hidden + c.text_guidance, c.mlp_ratio * c.hidden
         if c.pad_len:
-            self.padding_token = self.param("padding_token", layers.zeros, (channels,))
-            self.padding_guidance = self.param("padding_guidance", layers.zeros, (c.text_guidance,))
-        self.query, self.key = layers.affine(joined, channels), layers.affine(joined, channels)
-        self.value = layers.affine(channels, channels)
-        self.ln_1, self.ln_2 = layers.norm(channels), layers.norm(channels)
-        self.mlp_in, self.mlp_out = layers.affine(channels, wide), layers.affine(wide, channels)
+            self.padding_token = self.param("padding_token", zeros, (channels,))
+            self.padding_guidance = self.param("padding_guidance", zeros, (c.text_guidance,))
+        self.query, self.key = declare.affine(joined, channels), declare.affine(joined, channels)
+        self.value = declare.affine(channels, channels)
+        self.ln_1, self.ln_2 = norm(channels), norm(channels)
+        self.mlp_in, self.mlp_out = declare.affine(channels, wide), declare.affine(wide, channels)
 
     def _parameters(self) -> dict[str, Any]:
         names = ("query", "key", "value", "ln_1", "ln_2", "mlp_in", "mlp_out")

@@ -16,17 +16,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
-from ahs_seg_jax.models.layers import Parameters
+from ahs_seg_jax.models.initial import TORCH, Initial, norm
 from ahs_seg_jax.models.ops import products
 from ahs_seg_jax.models.ops.convolution import at_corners, to_one_channel
-from ahs_seg_jax.models.ops.products import Arrays
-
-# Each output pixel of a transposed convolution sees one kernel position: the fan-in is the channels alone.
-UP_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=2, out_axis=3, batch_axis=(0, 1))
+from ahs_seg_jax.models.parameters import Params
 
 
 class Prepared(NamedTuple):
-    """What a stage needs beside its norms, the same for every class."""
+    """Everything a stage needs that does not depend on the class, but for its norms."""
 
     upsampling: jax.Array  # `joined_kernel`
     share: jax.Array  # `guidance_share`
@@ -39,32 +36,38 @@ class Stage(nn.Module):
     features_in: int
     guidance: int
     features: int
+    initial: Initial = TORCH
 
     @nn.compact
-    def __call__(self) -> dict[str, Arrays]:
+    def __call__(self) -> dict[str, Params]:
         joined, c = self.features_in, self.features
         upsampled = joined - self.guidance
-        up = {"kernel": (UP_INIT, (2, 2, joined, upsampled)), "bias": (layers.zeros, (upsampled,))}
+        declare = self.initial
         return {
-            "up": Parameters(up, name="up")(),
-            "conv_1": layers.convolution(3, joined, c, bias=False, name="conv_1")(),
-            "norm_1": layers.norm(c, name="norm_1")(),
-            "conv_2": layers.convolution(3, c, c, bias=False, name="conv_2")(),
-            "norm_2": layers.norm(c, name="norm_2")(),
+            "up": declare.transposed(2, joined, upsampled, name="up")(),
+            "conv_1": declare.convolution(3, joined, c, bias=None, name="conv_1")(),
+            "norm_1": norm(c, name="norm_1")(),
+            "conv_2": declare.convolution(3, c, c, bias=None, name="conv_2")(),
+            "norm_2": norm(c, name="norm_2")(),
         }
 
 
-def guidance_share(guidance: Float[Array, "b h w g"], p: Arrays) -> Float[Array, "b 1 h w o"]:
-    """What a stage's first convolution makes of all that is the same for every class: the guidance, and the bias of the
-    transposed convolution, which the zero padding of the other cuts off at the edges."""
+def guidance_share(guidance: Float[Array, "b h w g"], p: Params) -> Float[Array, "b 1 h w o"]:
+    """The share of a stage's first convolution that is the same for every class.
+
+    It comes from the guidance, and from the bias of the transposed convolution before it. That bias is not just a
+    constant: the zero padding of the 3x3 convolution cuts it off at the edges.
+    """
     bias = jnp.broadcast_to(p["up"]["bias"].astype(guidance.dtype), (*guidance.shape[:-1], p["up"]["bias"].shape[0]))
     return layers.conv_same(jnp.concatenate([bias, guidance], -1), p["conv_1"])[:, None]
 
 
 @functools.cache
 def meeting() -> np.ndarray:
-    """`[i, a, p, s]`: 1 where tap a of the 3x3 kernel, at row i of an output block, meets row s of the 2x2 upsampled from
-    row p of its patch. A block lies around the corner between two input rows: its first row belongs to the upper one."""
+    """`[i, a, p, s]`: 1 where tap a of the 3x3 kernel, at row i of an output block, meets row s upsampled from row p.
+
+    A block lies around the corner between the two input rows p of its patch: its first row belongs to the upper one.
+    """
     found = np.zeros((2, 3, 2, 2), np.float32)
     for row in range(2):
         for tap in range(3):
@@ -72,10 +75,10 @@ def meeting() -> np.ndarray:
     return found
 
 
-def joined_kernel(p: Arrays) -> Float[Array, "p q c i j o"]:
+def joined_kernel(p: Params) -> Float[Array, "p q c i j o"]:
     """Transposed convolution and the 3x3 convolution after it as one map, of 2x2 input pixels to 2x2 output pixels.
 
-    Nothing stands between the two, so that they are one linear map: half the work of both.
+    Nothing stands between the two, so they are one linear map, which is half the work of both.
     """
     meets, up = meeting(), p["up"]["kernel"]
     kernel = p["conv_1"]["kernel"][:, :, : up.shape[-1]]
@@ -83,8 +86,8 @@ def joined_kernel(p: Arrays) -> Float[Array, "p q c i j o"]:
     return jnp.einsum("stcu,pqstuijo->pqcijo", up, spread, precision=jax.lax.Precision.HIGHEST)
 
 
-def prepare(guidance: Float[Array, "b h w g"], p: Arrays) -> Prepared:
-    """Of a stage whose output is of the guidance's size."""
+def prepare(guidance: Float[Array, "b h w g"], p: Params) -> Prepared:
+    """Everything a decoder stage needs that does not depend on the class."""
     return Prepared(joined_kernel(p), guidance_share(guidance, p), p["conv_2"]["kernel"])
 
 
@@ -97,7 +100,7 @@ def upsample(x: Float[Array, "b t h w c"], kernel: Float[Array, "p q c i j o"]) 
     return y[..., 1:-1, 1:-1, :]
 
 
-def run_stage(x: jax.Array, p: Arrays, prepared: Prepared, *, in_loop: bool) -> jax.Array:
+def run_stage(x: jax.Array, p: Params, prepared: Prepared, *, in_loop: bool) -> jax.Array:
     """`[b, t, h, w, c] -> [b, t, 2h, 2w, o]`; `prepared` as `prepare` makes it of the same parameters."""
     groups = p["norm_1"]["scale"].shape[0] // 16
     x = upsample(x, prepared.upsampling) + products.for_classes(prepared.share, x.shape[1])
@@ -106,7 +109,7 @@ def run_stage(x: jax.Array, p: Arrays, prepared: Prepared, *, in_loop: bool) -> 
     return jax.nn.relu(layers.group_norm(x, p["norm_2"], groups))
 
 
-def head(x: Float[Array, "*batch h w c"], p: Arrays) -> Float[Array, "*batch h w"]:
+def head(x: Float[Array, "*batch h w c"], p: Params) -> Float[Array, "*batch h w"]:
     """3x3 convolution to one channel."""
     kernel = p["kernel"].astype(x.dtype).reshape(9, x.shape[-1])
     return to_one_channel(x.reshape(-1, *x.shape[-3:]), kernel).reshape(x.shape[:-1]) + p["bias"].astype(x.dtype)[0]
@@ -114,9 +117,9 @@ def head(x: Float[Array, "*batch h w c"], p: Arrays) -> Float[Array, "*batch h w
 
 def decode(
     x: Float[Array, "b t h w c"],
-    stages: Sequence[Arrays],
+    stages: Sequence[Params],
     prepared: Sequence[Prepared],
-    head_parameters: Arrays,
+    head_parameters: Params,
     *,
     in_loop: bool,
 ) -> Float[Array, "b t h4 w4"]:

@@ -1,116 +1,76 @@
-"""Parameter declarations and the few layers that the whole model shares.
+"""The layers that the whole model shares, as pure functions.
 
-Modules own parameters; the arithmetic is pure functions over dictionaries of arrays, so that a stack of layers can
-be scanned, chunked over classes and rematerialised without lifting Flax transformations.
+Modules own parameters (`initial`); the arithmetic is functions of dictionaries of arrays, so that a stack of layers can
+be scanned, cut into chunks of classes and rematerialised without lifting Flax transformations.
 
 Axes: b image, h w rows and columns, c o input and output channels, k kernel side.
 """
 
-import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from ahs_seg_jax.models.ops import products
 from ahs_seg_jax.models.ops.convolution import same, same_in_loop
-from ahs_seg_jax.models.ops.products import Arrays
+from ahs_seg_jax.models.parameters import Params
 
 EPSILON = 1e-5  # PyTorch's default of LayerNorm and GroupNorm; Flax's differs
 
-zeros = nn.initializers.zeros_init()
-ones = nn.initializers.ones_init()
-normal = nn.initializers.normal
-fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+def _along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """`[c]` in x's dtype and with x's number of axes."""
+    return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
-def stacked(initializer: Any) -> Any:
-    """The initializer of one layer, applied to each index of a leading axis of layers."""
-
-    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        keys = jax.random.split(key, shape[0])
-        return jax.vmap(lambda key: initializer(key, shape[1:], dtype))(keys)
-
-    return initialize
+def _with_bias(y: jax.Array, p: Params) -> jax.Array:
+    return y + _along_last(p["bias"], y) if "bias" in p else y
 
 
-class Parameters(nn.Module):
-    """Named float32 arrays: `shapes` maps a name to (initializer, shape). Calling it hands them out."""
-
-    shapes: Mapping[str, tuple[Any, tuple[int, ...]]]
-
-    @nn.compact
-    def __call__(self) -> dict[str, jax.Array]:
-        return {name: self.param(name, init, shape) for name, (init, shape) in self.shapes.items()}
+def linear(x: Float[Array, "*batch c"], p: Params) -> Float[Array, "*batch o"]:
+    """`x kernel + bias` over the last axis, in x's dtype."""
+    return _with_bias(x @ p["kernel"].astype(x.dtype), p)
 
 
-def affine(features_in: int, features_out: int, name: str | None = None) -> Parameters:
-    """`kernel [in, out]` and `bias [out]` of a linear map."""
-    shapes = {"kernel": (fan_in, (features_in, features_out)), "bias": (zeros, (features_out,))}
-    return Parameters(shapes, name=name)
+def learned_linear(x: Float[Array, "*batch c"], p: Params) -> Float[Array, "*batch o"]:
+    """`linear` with a faster gradient of the kernel, for the aggregator: its kernels learn whatever else is frozen."""
+    return _with_bias(products.product(x, p["kernel"].astype(x.dtype)), p)
 
 
-def convolution(
-    side: int, features_in: int, features_out: int, name: str | None = None, *, bias: bool = True
-) -> Parameters:
-    """`kernel [k, k, in, out]` and, unless told otherwise, `bias [out]`."""
-    shapes = {"kernel": (fan_in, (side, side, features_in, features_out))}
-    return Parameters(shapes | ({"bias": (zeros, (features_out,))} if bias else {}), name=name)
-
-
-def norm(features: int, name: str | None = None) -> Parameters:
-    """`scale [c]` and `bias [c]` of a LayerNorm or GroupNorm."""
-    return Parameters({"scale": (ones, (features,)), "bias": (zeros, (features,))}, name=name)
-
-
-def linear(x: jax.Array, p: Arrays, *, learned: bool = False) -> jax.Array:
-    """`x kernel + bias` over the last axis, in x's dtype.
-
-    `learned` is for kernels that always learn: same result, a faster way to their gradient, computed even if frozen.
-    """
-    kernel = p["kernel"].astype(x.dtype)
-    y = products.product(x, kernel) if learned else x @ kernel
-    return y + products.broadcast(p["bias"], y) if "bias" in p else y
-
-
-learned_linear = functools.partial(linear, learned=True)  # of the aggregator, which learns whatever else is frozen
-
-
-def layer_norm(x: jax.Array, p: Arrays) -> jax.Array:
+def layer_norm(x: Float[Array, "*batch c"], p: Params) -> Float[Array, "*batch c"]:
     """LayerNorm over the last axis; statistics in float32, result in x's dtype."""
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(-1, keepdims=True)
     y = centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON)
-    return (y * products.broadcast(p["scale"], y) + products.broadcast(p["bias"], y)).astype(x.dtype)
+    return (y * _along_last(p["scale"], y) + _along_last(p["bias"], y)).astype(x.dtype)
 
 
 def _mean_of_group(x: jax.Array, groups: int) -> jax.Array:
     """`[..., h, w, c] -> [..., 1, 1, c]`: for each channel the mean over h, w and the channels of its group.
 
-    Each channel by itself first: XLA on a CPU then adds up many channels at once.
+    The mean of each channel comes first, because XLA on a CPU then adds up many channels at once.
     """
     of_channel = x.mean((-3, -2), keepdims=True)
     of_group = of_channel.reshape(*of_channel.shape[:-1], groups, -1).mean(-1, keepdims=True)
     return jnp.repeat(of_group, x.shape[-1] // groups, -1).reshape(of_channel.shape)
 
 
-def group_norm(x: jax.Array, p: Arrays, groups: int) -> jax.Array:
-    """GroupNorm of `[..., h, w, c]` over h, w and each group's channels; statistics in float32."""
+def group_norm(x: Float[Array, "*batch h w c"], p: Params, groups: int) -> Float[Array, "*batch h w c"]:
+    """GroupNorm over h, w and each group's channels; statistics in float32."""
     wide = x.astype(jnp.float32)
     mean = _mean_of_group(wide, groups)
     variance = _mean_of_group(jnp.square(wide - mean), groups)
-    scale = jax.lax.rsqrt(variance + EPSILON) * products.broadcast(p["scale"], wide)
+    scale = jax.lax.rsqrt(variance + EPSILON) * _along_last(p["scale"], wide)
     # One factor and one summand for each channel, so that nothing as large as x is written but the result.
-    return (wide * scale + (products.broadcast(p["bias"], wide) - mean * scale)).astype(x.dtype)
+    return (wide * scale + (_along_last(p["bias"], wide) - mean * scale)).astype(x.dtype)
 
 
-def l2_normalise(x: jax.Array, axis: int = -1) -> jax.Array:
-    """x divided by its float32 norm (at least 1e-12, as PyTorch's normalize); result in x's dtype."""
+def l2_normalise(x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+    """x divided by the float32 norm of its last axis (at least 1e-12, as PyTorch's normalize); result in x's dtype."""
     wide = x.astype(jnp.float32)
     # The maximum is taken under the root: the norm's gradient at zero would be NaN.
-    squares = jnp.maximum((wide * wide).sum(axis, keepdims=True), 1e-24)
+    squares = jnp.maximum((wide * wide).sum(-1, keepdims=True), 1e-24)
     return (wide * jax.lax.rsqrt(squares)).astype(x.dtype)
 
 
@@ -124,19 +84,21 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
-def conv_same(x: jax.Array, p: Arrays, *, in_loop: bool = False) -> jax.Array:
-    """Convolution `[..., h, w, c] -> [..., h, w, o]` with an odd kernel and zero padding, in x's dtype.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+
+def conv_same(x: Float[Array, "*batch h w c"], p: Params, *, in_loop: bool = False) -> Float[Array, "*batch h w o"]:
+    """Convolution with an odd kernel and zero padding, in x's dtype.
 
     `in_loop` says that the call stands inside a compiled loop: same result, another way to the gradient.
     """
     flat, kernel = x.reshape(-1, *x.shape[-3:]), p["kernel"].astype(x.dtype)
     y = same_in_loop(flat, kernel) if in_loop else same(flat, kernel)
-    y = y.reshape(*x.shape[:-1], y.shape[-1])
-    return y + products.broadcast(p["bias"], y) if "bias" in p else y
+    return _with_bias(y.reshape(*x.shape[:-1], y.shape[-1]), p)
 
 
-def conv_transpose(x: jax.Array, p: Arrays) -> jax.Array:
-    """Transposed convolution whose stride is its kernel's side: `[..., h, w, c] -> [..., k h, k w, o]`.
+def conv_transpose(x: Float[Array, "*batch h w c"], p: Params) -> Float[Array, "*batch h2 w2 o"]:
+    """Transposed convolution whose stride is its kernel's side k.
 
     Output pixels do not overlap, so that it is one matrix product and a rearrangement: output pixel (k y + i, k x + j)
     is `x[y, x] kernel[i, j] + bias`.
@@ -145,12 +107,11 @@ def conv_transpose(x: jax.Array, p: Arrays) -> jax.Array:
     side, _, _, features = p["kernel"].shape
     kernel = p["kernel"].astype(x.dtype).transpose(2, 0, 1, 3).reshape(channels, -1)
     y = (x.reshape(-1, channels) @ kernel).reshape(-1, rows, columns, side, side, features)
-    y = y.transpose(0, 1, 3, 2, 4, 5).reshape(*lead, rows * side, columns * side, features)
-    return y + products.broadcast(p["bias"], y)
+    return _with_bias(y.transpose(0, 1, 3, 2, 4, 5).reshape(*lead, rows * side, columns * side, features), p)
 
 
-def patches(x: jax.Array, side: int) -> jax.Array:
-    """Zero-padded neighbourhoods `[..., h, w, c] -> [..., h, w, side * side * c]`, row by row."""
+def patches(x: Float[Array, "*batch h w c"], side: int) -> Float[Array, "*batch h w kkc"]:
+    """Zero-padded neighbourhoods of `side` x `side` positions, row by row."""
     rows, columns = x.shape[-3:-1]
     reach = side // 2
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(reach, reach), (reach, reach), (0, 0)])
@@ -158,10 +119,10 @@ def patches(x: jax.Array, side: int) -> jax.Array:
     return jnp.concatenate(shifted, -1)
 
 
-def split_linear(p: Arrays, features: int) -> tuple[Arrays, jax.Array]:
+def split_linear(p: Params, features: int) -> tuple[Params, jax.Array]:
     """A linear map of `[features, guidance]` as the features' map (with the bias) and the guidance's kernel.
 
-    The rule that makes the aggregator cheap, exactly: such a map is the sum of two. Guidance is the same for all classes
-    of an image (or all positions of a class), so that its half is computed once and added.
+    Such a map is the sum of two. Guidance is the same for all classes of an image (or all positions of a class), so
+    that its half is computed once and added: this makes the aggregator cheap, and the result stays exact.
     """
     return {"kernel": p["kernel"][:features], "bias": p["bias"]}, p["kernel"][features:]

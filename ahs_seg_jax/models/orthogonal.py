@@ -15,10 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.models.clip import ATTENTION
-from ahs_seg_jax.models.ops import inverse
-from ahs_seg_jax.models.ops.products import Arrays
+from ahs_seg_jax.models.ops.inverse import inverse_of_one_plus
+from ahs_seg_jax.models.parameters import Params
+from ahs_seg_jax.models.towers import registry
+from ahs_seg_jax.models.towers.interface import SLOTS
+
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def cayley(x: Float[Array, "*batch B B"]) -> Float[Array, "*batch B B"]:
@@ -26,7 +30,7 @@ def cayley(x: Float[Array, "*batch B B"]) -> Float[Array, "*batch B B"]:
     skew = (x - jnp.swapaxes(x, -1, -2)) / 2
     # (I - K)(I + K)^-1 = (2 I - (I + K))(I + K)^-1.
     eye = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
-    return 2 * inverse.inverse_of_one_plus(skew) - eye
+    return 2 * inverse_of_one_plus(skew) - eye
 
 
 def modulate(
@@ -43,38 +47,35 @@ def energy_weights(layers: int) -> jax.Array:
     return jnp.linspace(1.0, 0.3, layers)
 
 
-def energy(
-    rotation: Float[Array, "l r j B B"], alpha: Float[Array, "all_l"], weights: Float[Array, "l"] | None = None
-) -> Float[Array, ""]:
-    """Hyperspherical energy of one tower's modulated matrices (method §3; parity: golden/ha_hem.npz).
+def energy(rotation: Float[Array, "l r j B B"], alpha: Float[Array, "l"]) -> Float[Array, ""]:
+    """Hyperspherical energy of one tower's modulated matrices (parity: golden/ha_hem.npz).
 
     `sum_l w_l sum_{r,j} ||R^T R - I||_F^2 - 0.1 Var(alpha) + 0.05 mean((alpha[l+1] - alpha[l])^2)`; Var is unbiased.
     """
-    weights = energy_weights(rotation.shape[0]) if weights is None else weights
     eye = jnp.broadcast_to(jnp.eye(rotation.shape[-1], dtype=rotation.dtype), rotation.shape)
-    excess = jnp.einsum("lrjki,lrjko->lrjio", rotation, rotation, precision=inverse.HIGHEST) - eye
-    orthogonality = (weights * (excess * excess).sum((1, 2, 3, 4))).sum()
+    excess = jnp.einsum("lrjki,lrjko->lrjio", rotation, rotation, precision=_HIGHEST) - eye
+    orthogonality = (energy_weights(rotation.shape[0]) * (excess * excess).sum((1, 2, 3, 4))).sum()
     if alpha.shape[0] < 2:
         return orthogonality
     return orthogonality - 0.1 * jnp.var(alpha, ddof=1) + 0.05 * jnp.mean(jnp.diff(alpha) ** 2)
 
 
-def rotate(kernels: Arrays, rotation: Float[Array, "l r j B B"]) -> dict[str, Float[Array, "l d d"]]:
+def rotate(kernels: Params, rotation: Float[Array, "l r j B B"]) -> dict[str, Float[Array, "l d d"]]:
     """Attention matrices `[l, in, out]` rotated block by block: query, key, value on their input, out on its output.
 
     With weights stored `[out, in]` this is `W Q` and `Q W` with block-diagonal Q, which is never built.
     """
     _, _, blocks, side, _ = rotation.shape
     rotated = {}
-    for slot, name in enumerate(ATTENTION):
+    for slot, name in enumerate(SLOTS):
         kernel, q = kernels[name], rotation[:, slot]
         layers, inside, outside = kernel.shape
         if name == "out":
             split = kernel.reshape(layers, inside, blocks, side)
-            product = jnp.einsum("lijk,ljok->lijo", split, q, precision=inverse.HIGHEST)
+            product = jnp.einsum("lijk,ljok->lijo", split, q, precision=_HIGHEST)
         else:
             split = kernel.reshape(layers, blocks, side, outside)
-            product = jnp.einsum("ljki,ljko->ljio", q, split, precision=inverse.HIGHEST)
+            product = jnp.einsum("ljki,ljko->ljio", q, split, precision=_HIGHEST)
         rotated[name] = product.reshape(kernel.shape)
     return rotated
 
@@ -113,17 +114,20 @@ class OrthogonalAdaptation(nn.Module):
         """The mixed matrices X of text `[l, r, j, B, B]` and image: slots once for both, then each layer's blocks."""
         c = self.config
         side, depth = c.block_size, self.block_mix.shape[0]
-        slots = jnp.einsum("rs,xysi->rixy", self.slot_mix, self.core, precision=inverse.HIGHEST)
+        slots = jnp.einsum("rs,xysi->rixy", self.slot_mix, self.core, precision=_HIGHEST)
         slots = slots.reshape(depth, 4, -1, side, side)
 
         def blocks(layers: int, rows: slice) -> jax.Array:
             mix = self.block_mix[:layers, rows]
-            return jnp.einsum("lrixy,lji->lrjxy", slots[:layers], mix, precision=inverse.HIGHEST)
+            return jnp.einsum("lrixy,lji->lrjxy", slots[:layers], mix, precision=_HIGHEST)
 
         return blocks(c.text.layers, slice(0, c.text_blocks)), blocks(c.image.layers, slice(c.text_blocks, None))
 
     def __call__(self) -> dict[str, Any]:
-        """`text` and `image`: rotations `[l, r, j, B, B]`; under HA-HEM modulated, with `alpha_*`, `beta_*`, `energy`."""
+        """`text` and `image`: rotations `[l, r, j, B, B]`.
+
+        Under HA-HEM they are modulated, and `alpha_*`, `beta_*` and `energy` come along.
+        """
         text, image = self._mixed()
         if self.config.adaptation == "orthogonal":
             # The published model uses the image tower's matrices as they are: free, not orthogonal.
@@ -146,7 +150,7 @@ class OrthogonalAdaptation(nn.Module):
         return {"text": text, "image": image, "energy": total, **strengths}
 
 
-def merge(config: ModelConfig, params: Arrays) -> tuple[ModelConfig, dict[str, Any]]:
+def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, dict[str, Any]]:
     """Folds the rotations into CLIP's weights: the same function as a plain CLIP, at no extra cost.
 
     Returns a configuration whose adaptation is "none" and parameters without `clip/adaptation`. The arguments are
@@ -156,10 +160,8 @@ def merge(config: ModelConfig, params: Arrays) -> tuple[ModelConfig, dict[str, A
         return config, dict(params)
     clip = dict(params["clip"])
     rotations: Any = OrthogonalAdaptation(config).apply({"params": clip.pop("adaptation")})
-    for tower in ("text", "image"):
-        blocks = dict(clip[tower]["blocks"])
-        kernels = rotate({name: blocks[name]["kernel"] for name in ATTENTION}, rotations[tower])
-        for name in ATTENTION:
-            blocks[name] = dict(blocks[name]) | {"kernel": kernels[name]}
-        clip[tower] = dict(clip[tower]) | {"blocks": blocks}
+    for side, tower in registry.towers(config.image, config.text).items():
+        leaves = dict(parameters.flatten(clip[side]))
+        kernels = rotate({slot: leaves[name] for slot, name in tower.rotated.items()}, rotations[side])
+        clip[side] = parameters.unflatten(leaves | {name: kernels[slot] for slot, name in tower.rotated.items()})
     return dataclasses.replace(config, adaptation="none"), dict(params) | {"clip": clip}

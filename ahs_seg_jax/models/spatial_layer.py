@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
-from ahs_seg_jax.models.ops import attention, passes, products
-from ahs_seg_jax.models.ops.products import Arrays
+from ahs_seg_jax.models.initial import TORCH, Initial, norm
+from ahs_seg_jax.models.ops import attention, chunks, products
+from ahs_seg_jax.models.parameters import Params
 
 
 def shift_mask(side: int, window: int, shift: int) -> np.ndarray:
@@ -45,7 +46,7 @@ def _unwindow(x: jax.Array, window: int, rows: int, columns: int) -> jax.Array:
 def swin_block(
     x: Float[Array, "b t h w c"],
     guidance: tuple[Float[Array, "b 1 h w c"], Float[Array, "b 1 h w c"]],
-    p: Arrays,
+    p: Params,
     *,
     heads: int,
     window: int,
@@ -73,9 +74,10 @@ class SwinBlock(nn.Module):
     """Parameters of one Swin block; `guidance` channels join queries and keys."""
 
     config: AggregatorConfig
+    initial: Initial = TORCH
 
     @nn.compact
-    def __call__(self) -> dict[str, Arrays]:
+    def __call__(self) -> dict[str, Params]:
         c = self.config.hidden
         joined = c + self.config.appearance_guidance
         shapes = {
@@ -86,27 +88,27 @@ class SwinBlock(nn.Module):
             "mlp_in": (c, self.config.mlp_ratio * c),
             "mlp_out": (self.config.mlp_ratio * c, c),
         }
-        p: dict[str, Arrays] = {name: layers.affine(*shape, name=name)() for name, shape in shapes.items()}
-        return p | {name: layers.norm(c, name=name)() for name in ("ln_1", "ln_2")}
+        p: dict[str, Params] = {name: self.initial.affine(*shape, name=name)() for name, shape in shapes.items()}
+        return p | {name: norm(c, name=name)() for name in ("ln_1", "ln_2")}
 
 
 class SpatialLayer(nn.Module):
     """Two Swin blocks over the grid, each class separately; the second shifted by half a window."""
 
     config: AggregatorConfig
+    initial: Initial = TORCH
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t h w c"], guidance: Float[Array, "b h w g"], *, chunk: int, remat: str
     ) -> Float[Array, "b t h w c"]:
         c = self.config
-        norm = layers.norm(c.appearance_guidance, name="guidance_norm")()
-        normed = layers.layer_norm(guidance, norm)[:, None]
+        normed = layers.layer_norm(guidance, norm(c.appearance_guidance, name="guidance_norm")())[:, None]
         side = min(x.shape[2:4])
         window, shift = (side, 0) if side <= c.window else (c.window, c.window // 2)
         blocks = []
         for name, by in (("block_1", 0), ("block_2", shift)):
-            p = SwinBlock(c, name=name)()
+            p = SwinBlock(c, self.initial, name=name)()
             kernels = [layers.split_linear(p[role], c.hidden)[1].astype(x.dtype) for role in ("query", "key")]
             blocks.append((p, (normed @ kernels[0], normed @ kernels[1]), by))
 
@@ -115,4 +117,4 @@ class SpatialLayer(nn.Module):
                 x = swin_block(x, share, p, heads=c.heads, window=window, shift=by)
             return x
 
-        return passes.over_classes(both, x, chunk=chunk, remat=remat)
+        return chunks.over_classes(both, x, chunk=chunk, remat=remat)

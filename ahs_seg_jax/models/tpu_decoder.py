@@ -1,11 +1,13 @@
-"""The decoder's stages with blocks of 2x2 pixels as channels: what suits a TPU.
+"""The decoder arranged for TPUs: the four pixels of a 2x2 block are channels of one position.
 
-A TPU works through 128 channels at a time, and the decoder has 64 and 32. Four pixels beside each other fill them up, and the
-joined upsampling (`decoder.joined_kernel`) makes such blocks by itself: around the corners between pixels, so that the first
-and last rows and columns lie beyond the edges. A 3x3 convolution takes four of them to one block of pixels, so that nothing
-is rearranged between the two. Same results as `decoder.run_stage` and `decoder.head`; docs/performance.md has the estimates.
+A TPU works through 128 channels at a time, and the decoder has 64 and 32: four pixels fill them up. The joined
+upsampling (`decoder.joined_kernel`) makes such blocks by itself. They lie around the corners between pixels, so that
+the first and last rows and columns of blocks reach beyond the edges. A 3x3 convolution takes four such blocks to one
+block of pixels, so that nothing is rearranged between the two. Same results as `decoder`; docs/performance.md has the
+estimates.
 
-Axes: n image x class, b image, h w grid before upsampling, c o input and output channels, i j row and column in a block.
+Axes: n image x class, b image, h w grid before upsampling, c o input and output channels, i j row and column in a
+block.
 """
 
 import functools
@@ -19,10 +21,7 @@ from jaxtyping import Array, Float
 from ahs_seg_jax.models import decoder, layers
 from ahs_seg_jax.models.decoder import Prepared
 from ahs_seg_jax.models.ops import convolution
-from ahs_seg_jax.models.ops.products import Arrays
-
-# The name of operations whose kernels have zeros where a block has no tap for a pixel, and what share of them has not.
-SPARSE, FILLED = "sparse_blocks", 9 / 16
+from ahs_seg_jax.models.parameters import Params
 
 
 def to_blocks(x: Float[Array, "*n 2h 2w c"]) -> Float[Array, "*n h w ijc"]:
@@ -41,7 +40,7 @@ def to_pixels(x: Float[Array, "*n h w ijc"]) -> Float[Array, "*n 2h 2w c"]:
 
 @functools.cache
 def inside(rows: int, columns: int, channels: int) -> np.ndarray:
-    """`[h + 1, w + 1, ijc]`: 1 where a pixel of the blocks around corners is one of the 2h x 2w, 0 beyond their edges."""
+    """`[h + 1, w + 1, ijc]`: 1 where a pixel of the blocks around corners is one of the 2h x 2w, 0 beyond the edges."""
     within = np.zeros((2 * rows + 2, 2 * columns + 2), np.float32)
     within[1:-1, 1:-1] = 1
     blocks = within.reshape(rows + 1, 2, columns + 1, 2).transpose(0, 2, 1, 3).reshape(rows + 1, columns + 1, 4)
@@ -55,17 +54,20 @@ def corner_kernel(kernel: Float[Array, "3 3 c o"]) -> Float[Array, "2 2 ijc ijo"
     return spread.reshape(2, 2, 4 * channels, 4 * features)
 
 
-def prepare(guidance: Float[Array, "b 2h 2w g"], p: Arrays) -> Prepared:
-    """Of a stage whose output is of the guidance's size: `upsampling` `[2, 2, c, ijo]`, `share` in blocks around corners
-    `[b, 1, h + 1, w + 1, ijo]`, and the second convolution as `corner_kernel`."""
+def prepare(guidance: Float[Array, "b 2h 2w g"], p: Params) -> Prepared:
+    """Everything a decoder stage needs that does not depend on the class.
+
+    `upsampling` is `[2, 2, c, ijo]`, `share` stands in blocks around corners `[b, 1, h + 1, w + 1, ijo]`, and the
+    second convolution is a `corner_kernel`.
+    """
     plain, dtype = decoder.prepare(guidance, p), guidance.dtype
     share = jnp.pad(plain.share, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
     upsampling = plain.upsampling.reshape(2, 2, plain.upsampling.shape[2], -1)
     return Prepared(upsampling.astype(dtype), to_blocks(share), corner_kernel(p["conv_2"]["kernel"]).astype(dtype))
 
 
-def _norm_relu(x: Float[Array, "n h w ijc"], p: Arrays, mask: np.ndarray | None = None) -> Float[Array, "n h w ijc"]:
-    """GroupNorm (16 channels a group), then ReLU, of the pixels that `mask` has (None: all); 0 elsewhere."""
+def _norm_relu(x: Float[Array, "n h w ijc"], p: Params, mask: np.ndarray | None = None) -> Float[Array, "n h w ijc"]:
+    """GroupNorm (16 channels a group), then ReLU, over the pixels where `mask` is 1 (None: all); 0 elsewhere."""
     channels, side = x.shape[-1] // 4, 16
     wide = x.astype(jnp.float32)
     count = side * (4 * x.shape[1] * x.shape[2] if mask is None else int(mask[..., ::channels].sum()))
@@ -84,15 +86,14 @@ def _norm_relu(x: Float[Array, "n h w ijc"], p: Arrays, mask: np.ndarray | None 
     return only(jax.nn.relu(wide * scale + (summand - middle * scale))).astype(x.dtype)
 
 
-def run_stage(x: Float[Array, "b t h w c"], p: Arrays, prepared: Prepared) -> Float[Array, "b t h w ijo"]:
+def run_stage(x: Float[Array, "b t h w c"], p: Params, prepared: Prepared) -> Float[Array, "b t h w ijo"]:
     """One stage: the 2h x 2w pixels of its output as blocks."""
     images, classes, rows, columns, channels = x.shape
     y = convolution.convolve(x.reshape(-1, rows, columns, channels), prepared.upsampling, ((1, 1), (1, 1)))
     y = y.reshape(images, classes, *y.shape[1:]) + prepared.share
     mask = inside(rows, columns, y.shape[-1] // 4)
     y = _norm_relu(y.reshape(-1, *y.shape[2:]), p["norm_1"], mask)
-    with jax.named_scope(SPARSE):
-        y = convolution.convolve(y, prepared.convolution, ((0, 0), (0, 0)))
+    y = convolution.convolve(y, prepared.convolution, ((0, 0), (0, 0)))
     y = _norm_relu(y, p["norm_2"])
     return y.reshape(images, classes, *y.shape[1:])
 
@@ -108,18 +109,19 @@ def _reach() -> np.ndarray:
 
 
 def _sources(row: int) -> tuple[tuple[slice, int], tuple[slice, int]]:
-    """Which blocks reach row `row` of a block, and with which of their four rows: itself, and the one next to that row.
-    One block of padding lies around the grid."""
+    """The blocks that reach row `row` of a block, and by which of their rows: itself and its neighbour on that side.
+
+    One block of padding lies around the grid.
+    """
     return (slice(1, -1), row + 1), (slice(0, -2), 3) if row == 0 else (slice(2, None), 0)
 
 
-def head(x: Float[Array, "b t h w ijc"], p: Arrays) -> Float[Array, "b t 2h 2w"]:
+def head(x: Float[Array, "b t h w ijc"], p: Params) -> Float[Array, "b t 2h 2w"]:
     """3x3 convolution of blocks to one channel: what each block adds to 4x4 pixels, then their sum."""
     *lead, rows, columns, channels = x.shape
     reach, kernel = _reach(), p["kernel"][..., 0]
     kernel = jnp.einsum("iau,jbv,abc->ijcuv", reach, reach, kernel, precision=jax.lax.Precision.HIGHEST)
-    with jax.named_scope(SPARSE):
-        added = x.reshape(-1, rows, columns, channels) @ kernel.reshape(channels, 16).astype(x.dtype)
+    added = x.reshape(-1, rows, columns, channels) @ kernel.reshape(channels, 16).astype(x.dtype)
     added = jnp.pad(added, [(0, 0), (1, 1), (1, 1), (0, 0)])
 
     def pixel(i: int, j: int) -> jax.Array:
@@ -131,9 +133,14 @@ def head(x: Float[Array, "b t h w ijc"], p: Arrays) -> Float[Array, "b t 2h 2w"]
 
 
 def decode(
-    x: Float[Array, "b t h w c"], stages: Sequence[Arrays], prepared: Sequence[Prepared], head_parameters: Arrays
+    x: Float[Array, "b t h w c"],
+    stages: Sequence[Params],
+    prepared: Sequence[Prepared],
+    head_parameters: Params,
+    *,
+    in_loop: bool,  # makes no difference here
 ) -> Float[Array, "b t h4 w4"]:
-    """Both stages and the head, to float32 logits."""
+    """Both stages and the head, to float32 logits: `decoder.decode`."""
     first, second = zip(stages, prepared, strict=True)
     x = to_pixels(run_stage(x, *first))
     return head(run_stage(x, *second), head_parameters).astype(jnp.float32)

@@ -15,7 +15,7 @@ PLOT_HEIGHT, COLUMN, AXIS_WIDTH = 220, 34, 40
 
 
 def sorted_bars(names: Sequence[str], values: np.ndarray, title: str) -> np.ndarray:
-    """A bar for each value in 0..1, the largest first; `ROWS` of them below one another, then the next column."""
+    """A bar for each value in 0..1, the largest first. A column holds `ROWS` bars; the others follow to its right."""
     order = np.argsort(-values, kind="stable").tolist()
     block = NAME_WIDTH + BAR_WIDTH + VALUE_WIDTH + 2 * MARGIN
     columns, rows = -(-len(order) // ROWS), min(len(order), ROWS)
@@ -32,8 +32,10 @@ def sorted_bars(names: Sequence[str], values: np.ndarray, title: str) -> np.ndar
 
 
 def layer_strengths(towers: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """HA-HEM by layer. For each tower, given as (title, alpha `[l]`, applied `[l]`), a column for each layer: alpha in a
-    light colour, and the part of it that is applied in a full one; both in 0..1."""
+    """HA-HEM by layer: a chart for each tower, given as (title, alpha `[l]`, applied `[l]`), side by side.
+
+    Each layer has a column: alpha in a light colour, and the part of it that is applied in a full one; both in 0..1.
+    """
     widths = [AXIS_WIDTH + max(len(alpha) * COLUMN, 9 * COLUMN) + 2 * MARGIN for _, alpha, _ in towers]
     title = "HA-HEM: how far each layer's rotation leaves the identity"
     canvas, draw = _canvas(sum(widths) + MARGIN, PLOT_HEIGHT + 4 * ROW + 3 * MARGIN, title)

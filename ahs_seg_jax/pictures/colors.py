@@ -12,14 +12,15 @@ import numpy as np
 
 CANDIDATES = 96
 SMALL = 24  # names; vocabularies up to this size share one least distance, so that another word moves few colours
-# Linear RGB as seen without the long-wave cones, and without the medium-wave ones (Machado, Oliveira and Fernandes, 2009).
+# Linear RGB as people see it who lack the long-wave cones, or the medium-wave ones. Source: Machado, Oliveira and
+# Fernandes (2009).
 _PROTANOPIA = np.array(
     [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
 )
 _DEUTERANOPIA = np.array(
     [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
 )
-_WEIGHTS = np.array([1.0, 2.0, 2.0])  # of squared distances: normal, protanopia, deuteranopia
+_WEIGHTS = np.array([1.0, 2.0, 2.0])  # factors of the squared distances in normal vision, protanopia, deuteranopia
 # Linear RGB -> cone responses -> OKLab (Ottosson, 2020).
 _TO_CONES = np.array(
     [
@@ -41,7 +42,8 @@ _TO_LAB = np.array(
 def assign_colors(names: tuple[str, ...]) -> np.ndarray:
     """RGB colours `uint8 [t, 3]` of class names (read-only, distinct, deterministic)."""
     palette, features = _palette()
-    # About half the distance that evenly spread colours keep; in steps, so that one class more or less moves few colours.
+    # About half the distance that evenly spread colours would keep. It changes in steps of a factor, so that one class
+    # more or less moves few colours.
     enough = 0.5 / np.sqrt(2.0 ** np.ceil(np.log2(max(len(names), SMALL) + 8)))
     hashes = {name: hashlib.sha256(name.strip().casefold().encode("utf-8")).digest() for name in names}
     chosen: dict[str, int] = {}
@@ -61,7 +63,7 @@ def assign_colors(names: tuple[str, ...]) -> np.ndarray:
 
 
 def _distance(features: np.ndarray, one: np.ndarray) -> np.ndarray:
-    """The smallest of the distances in normal and in both kinds of red-green blind vision (weighted: these are harder)."""
+    """The smallest of three distances: in normal vision and in both kinds of red-green blindness, which weigh more."""
     squares = ((features - one[None]) ** 2).reshape(len(features), -1, 3).sum(axis=-1)
     return np.sqrt((squares * _WEIGHTS).min(axis=1))
 

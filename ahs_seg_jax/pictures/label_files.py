@@ -23,8 +23,8 @@ CLASS_NAMES = "class_names"  # key of the names, a JSON list, in the metadata of
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey
 _ONE_NUMBER_A_PIXEL = ("1", "L", "P", *SIXTEEN_BIT)
 _FROM_COLOURS = (
-    "not class indices; save one 8-bit or 16-bit number a pixel, the line of its class in classes.txt counted from 0 (from "
-    "colours: look each colour up in your table, then PIL.Image.fromarray(indices.astype('uint8')).save(...))"
+    "not class indices; save one 8-bit or 16-bit number a pixel, the line of its class in classes.txt counted from 0 "
+    "(from colours: look each colour up in your table, then PIL.Image.fromarray(indices.astype('uint8')).save(...))"
 )
 _FROM_THE_DOWNLOAD = (
     "not one number each: palette files that some program saved anew lose their indices so; unpack the original again"

@@ -15,8 +15,8 @@ from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, Request
 from ahs_seg_jax.inference.protocols import CAT_SEG, WHOLE, Protocol, find_protocol
 from ahs_seg_jax.inference.tiles import ArrayRaster, Raster, Tile, assembled
-from ahs_seg_jax.models import sharding
-from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.segmenter.segmentation import Segmentation
 from ahs_seg_jax.segmenter.words import Names, Unknown, Words
@@ -63,8 +63,11 @@ class Segmenter:
         correlation before they are aggregated: "model" is what the model was trained with (256 for the published
         sizes), None keeps all. `memory_gb` bounds the memory of a call (1e9 bytes, an estimate); None sets no bound.
         """
+        if found := parameters.not_finite(parameters.flatten(params)):
+            found_in = parameters.listed(found)
+            raise ValueError(f"the parameters hold values that are not finite (NaN or infinity) in {found_in}")
         self.templates, self.protocol = templates, find_protocol(protocol)
-        model = AHSSeg(config, tpu=sharding.is_tpu())
+        model = build_model(config)
         self.engine = Engine(model, jax.device_put(params), keep=_classes_kept(config, keep), memory_gb=memory_gb)
         self.vocabulary: Vocabulary | None = None
 
@@ -237,13 +240,13 @@ class Segmenter:
         if isinstance(names, str):
             raise TypeError(f"names is the text {names!r}; pass a list of class names, such as [{names!r}]")
         if names is None or isinstance(names, Vocabulary):
-            return names or self.vocabulary  # type: ignore[return-value]
+            return self.vocabulary if names is None else names  # type: ignore[return-value]
         return Vocabulary(tuple(names), self.templates)
 
 
 def _classes_kept(config: ModelConfig, keep: Keep) -> int | None:
     if keep == "model":
         return config.aggregator.pad_len or None
-    if keep is None or (isinstance(keep, int) and keep > 0):
+    if keep is None or (isinstance(keep, int) and not isinstance(keep, bool) and keep > 0):
         return keep
     raise ValueError(f"keep is {keep!r}; pass a number of classes, None for all, or 'model' for the model's own")

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from ahs_seg_jax.config import LossConfig
 from ahs_seg_jax.models import layers
-from ahs_seg_jax.models.ops import passes, resize
+from ahs_seg_jax.models.ops import chunks, resize
 
 TEMPERATURE = 0.1
 MARGIN_PARENT, MARGIN_SIBLING = 0.3, 0.5
@@ -67,7 +67,7 @@ def segmentation_loss(logits: Float[Array, "b t h w"], labels: Int[Array, "b H W
 def _over_classes(function: Callable[..., jax.Array], logits: jax.Array, chunk: int) -> jax.Array:
     """`function(logits [b, s, h, w], class index [1, s])` over all classes."""
     index = jnp.arange(logits.shape[1])[None]
-    return passes.over_classes(function, logits, index, chunk=chunk, remat="all" if chunk else "none")
+    return chunks.over_classes(function, logits, index, chunk=chunk, remat="all" if chunk else "none")
 
 
 def sobel_magnitude(x: Float[Array, "*batch H W"]) -> Float[Array, "*batch H W"]:

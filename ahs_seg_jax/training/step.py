@@ -21,8 +21,7 @@ from ahs_seg_jax.config import Experiment, TrainConfig, training
 from ahs_seg_jax.devices import partition
 from ahs_seg_jax.devices.mesh import replicated
 from ahs_seg_jax.models import parameters, sharding
-from ahs_seg_jax.models.ahs_seg import AHSSeg
-from ahs_seg_jax.models.ops import passes
+from ahs_seg_jax.models.ahs_seg import AHSSeg, build_model
 from ahs_seg_jax.models.prompts import Prompts
 from ahs_seg_jax.training import losses, optimizer
 
@@ -103,10 +102,9 @@ def _finite(*values: Array) -> Bool[Array, ""]:
 
 
 def loss_settings(experiment: Experiment, model: AHSSeg, images: int) -> training.LossConfig:
-    """The loss settings; on TPUs the number of classes per pass is chosen from the global batch size `images`."""
-    if not model.tpu:
-        return experiment.losses
-    return dataclasses.replace(experiment.losses, class_chunk=passes.few_classes(images))
+    """The loss settings; on TPUs the number of classes per chunk is chosen from the global batch size `images`."""
+    chunk = model.arrangement.class_chunk(images, experiment.losses.class_chunk)
+    return dataclasses.replace(experiment.losses, class_chunk=chunk)
 
 
 def make_train_step(
@@ -118,7 +116,7 @@ def make_train_step(
     `learning_rate/...`, `skipped_updates` (only if they may be skipped), and what `watched` gives. Dropout depends on
     the seed, the step and the position in the global batch alone.
     """
-    train, model = experiment.train, AHSSeg(experiment.model, tpu=sharding.is_tpu(mesh))
+    train, model = experiment.train, build_model(experiment.model, mesh)
     adamw, rate = optimizer.make_optimizer(train), optimizer.learning_rate(train)
 
     def loss(trainable: Any, frozen: Any, batch: Batch, tokens: Tokens, key: Array) -> tuple[Array, Metrics]:

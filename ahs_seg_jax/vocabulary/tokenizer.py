@@ -30,7 +30,7 @@ class TextTooLong(ValueError):
 
 
 def clean(text: str) -> str:
-    """`text` as CLIP's tokenizer reads it: broken Unicode repaired, HTML entities undone, white space collapsed, lower case.
+    """`text` as CLIP's tokenizer reads it: in lower case, with broken Unicode and HTML entities repaired, and single spaces.
 
     Raises ValueError if the result spells one of the special tokens, which would end the text early.
     """

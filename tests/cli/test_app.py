@@ -36,35 +36,29 @@ def test_help_and_version_import_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+COMMANDS = (
+    "segment",
+    "compare",
+    "components",
+    "demo",
+    "benchmark",
+    "convert",
+    "export",
+    "parity",
+    "doctor",
+    "train",
+    "evaluate",
+    "memory",
+    "data",
+)
+
+
 def test_every_command_has_help():
-    for name in (
-        "segment",
-        "train",
-        "evaluate",
-        "compare",
-        "components",
-        "benchmark",
-        "convert",
-        "doctor",
-        "export",
-        "demo",
-    ):
-        assert invoke(name, "--help").exit_code == 0
-    listed = invoke("--help").output
-    for name in (
-        "segment",
-        "compare",
-        "components",
-        "benchmark",
-        "train",
-        "evaluate",
-        "convert",
-        "prepare",
-        "doctor",
-        "export",
-        "demo",
-    ):
-        assert f"  {name} " in listed
+    listed = invoke("--help").output.partition("Commands:\n")[2].partition("\n\n")[0]
+    assert tuple(line.split()[0] for line in listed.splitlines()) == COMMANDS
+    assert "..." not in listed  # no first sentence is cut off
+    for name in (*COMMANDS, "data prepare", "data doctor"):
+        assert invoke(*name.split(), "--help").exit_code == 0, name
     assert invoke("--version").output.strip() == f"ahs_seg_jax {ahs_seg_jax.__version__}"
 
 
@@ -96,10 +90,10 @@ def test_names_on_the_command_line():
 
 
 def test_train_and_evaluate_pass_their_arguments_on(monkeypatch):
-    from absl import app as absl_app
+    from ahs_seg_jax import main
 
     seen = []
-    monkeypatch.setattr(absl_app, "run", lambda main, argv, flags_parser: seen.append(argv))
+    monkeypatch.setattr(main, "program", seen.append)
     assert invoke("train", "--config=configs/tiny.py:smoke", "--workdir=x", "--config.train.steps=3").exit_code == 0
     assert invoke("evaluate", "--config", "configs/tiny.py", "--workdir", "x").exit_code == 0
     assert seen == [
@@ -109,10 +103,10 @@ def test_train_and_evaluate_pass_their_arguments_on(monkeypatch):
 
 
 def test_convert_takes_every_format(monkeypatch):
-    to = typing.get_type_hints(cli.convert, include_extras=True)["to"].__origin__
+    to = typing.get_type_hints(convert_command.convert, include_extras=True)["to"].__origin__
     assert typing.get_args(to) == ("orbax", *LAYOUTS)
     seen = []
-    monkeypatch.setattr(convert_command, "convert", lambda *arguments: seen.append(arguments) or 0)
+    monkeypatch.setattr(convert_command, "run", lambda *arguments: seen.append(arguments))
     assert invoke("convert", "a.pth", "b", "--to", "catseg", "--merge").exit_code == 0
     assert seen == [("a.pth", pathlib.Path("b"), "catseg", True)]
     assert "'orbax'" in invoke("convert", "a.pth", "b", "--to", "onnx").output
@@ -124,8 +118,16 @@ def test_convert_says_what_is_wrong():
     assert "error: " in done.output
 
 
-def test_prepare_passes_its_arguments_on():
-    assert "--root" in invoke("prepare", "--help").output
+def test_memory_takes_any_field_and_says_what_is_wrong(monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parents[2])
+    smoke = "--config=configs/tiny.py:smoke"
+    assert "Missing option '--config'" in invoke("memory").output
+    wrong = invoke("memory", smoke, "--config.train.batch_siz=3")
+    assert wrong.exit_code == 2
+    assert "did you mean train.batch_size?" in wrong.output
+    right = invoke("memory", smoke, "--config.train.batch_size=4")
+    assert right.exit_code == 0
+    assert "train, batch 4 over 4 devices (data 4" in right.output
 
 
 def test_cache_by_variable_and_by_custom(monkeypatch, tmp_path):

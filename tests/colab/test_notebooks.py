@@ -7,9 +7,12 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from ahs_seg_jax.segmenter import read_png
+from tests.support import ROOT
+
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 
@@ -75,4 +78,6 @@ def test_evaluate(tmp_path, monkeypatch):
 def test_segment(tmp_path, monkeypatch):
     printed = run(NOTEBOOKS[1], tmp_path, monkeypatch)
     assert printed.endswith("3 pictures")
-    assert len((tmp_path / "labels.txt").read_text().splitlines()) == 3
+    labels, names = read_png(tmp_path / "labels.png")
+    assert len(names) == 3
+    assert set(np.unique(labels)) <= {0, 1, 2}

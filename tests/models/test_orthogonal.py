@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.models import architecture, orthogonal
-from ahs_seg_jax.models.clip import ATTENTION
 from ahs_seg_jax.models.ops import inverse
-from tests.goldens import assert_close
+from ahs_seg_jax.models.towers.interface import SLOTS
+from tests.support.goldens import assert_close
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,9 @@ def test_rotated_projections_golden(stored, kind):
     matrices = jnp.stack([stored[f"R_{role}"] for role in "qkvo"])[None]
     rotation = orthogonal.cayley(matrices) if kind == "cayley" else jnp.eye(8)[None, None, None] + matrices
     plain = [*jnp.split(stored["qkv_weight"], 3), stored["out_weight"]]
-    kernels = dict(zip(ATTENTION, (weight.T[None] for weight in plain), strict=True))
+    kernels = dict(zip(SLOTS, (weight.T[None] for weight in plain), strict=True))
     rotated = orthogonal.rotate(kernels, rotation)
-    qkv = (
-        jnp.concatenate([stored["x"] @ rotated[name][0] for name in ATTENTION[:3]], -1) + stored["qkv_bias"][None, None]
-    )
+    qkv = jnp.concatenate([stored["x"] @ rotated[name][0] for name in SLOTS[:3]], -1) + stored["qkv_bias"][None, None]
     assert_close(qkv, stored[f"{kind}_qkv_out"], 1e-5)
     projected = stored["x"] @ rotated["out"][0] + stored["out_bias"][None, None]
     assert projected.shape[-1] == width
@@ -80,17 +78,19 @@ def test_cayley_gradient_agrees_with_finite_differences():
 def test_ha_hem_golden(energies, tower):
     part = {name.removeprefix(f"{tower}/"): value for name, value in energies.items() if name.startswith(tower)}
     layers = (0, 2, 4)
-    rotation = jnp.stack([part[f"layer{layer}/R"] for layer in layers])[:, None]
+    # The file has three layers of five. The identity, which has no energy, stands for the others.
+    rotation = jnp.broadcast_to(jnp.eye(part["layer0/R"].shape[-1]), (5, *part["layer0/R"].shape))
+    rotation = rotation.at[np.asarray(layers)].set(jnp.stack([part[f"layer{layer}/R"] for layer in layers]))[:, None]
 
     def value(alpha_logits, beta_logit):
         alpha, beta = jax.nn.sigmoid(alpha_logits), jax.nn.sigmoid(beta_logit)
-        modulated = orthogonal.modulate(rotation, alpha[np.asarray(layers)], beta)
-        return orthogonal.energy(modulated, alpha, orthogonal.energy_weights(5)[np.asarray(layers)]), modulated
+        modulated = orthogonal.modulate(rotation, alpha, beta)
+        return orthogonal.energy(modulated, alpha), modulated
 
     gradient = jax.grad(lambda *logits: value(*logits)[0], argnums=(0, 1))(part["alpha_logits"], part["beta_logit"])
     energy, modulated = value(part["alpha_logits"], part["beta_logit"])
-    for row, layer in enumerate(layers):
-        assert_close(modulated[row, 0], part[f"layer{layer}/R_adapt"], 1e-5)
+    for layer in layers:
+        assert_close(modulated[layer, 0], part[f"layer{layer}/R_adapt"], 1e-5)
     assert_close(energy, part["energy"], 1e-5)
     assert_close(gradient[0], part["grad_alpha_logits"], 1e-4)
     assert_close(gradient[1], part["grad_beta_logit"], 1e-4)

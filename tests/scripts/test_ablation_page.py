@@ -3,7 +3,7 @@
 import pytest
 
 from scripts import ablation_page
-from tests.test_ablation_study import STUDY
+from tests.scripts.test_ablation_study import STUDY
 
 
 @pytest.fixture

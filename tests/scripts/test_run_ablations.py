@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from ahs_seg_jax.ablation_study import Study
 from ahs_seg_jax.config import Experiment, TrainConfig, ablation, identity
 from ahs_seg_jax.models import architecture
 from scripts import run_ablations
+from scripts.ablation_study import Study
 
 TINY = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "tiny.py:smoke")
 COMPONENTS = {"none": "", "ha_hem": "h", "mh_fpn": "m", "dc_hsp": "d", "ha_hem_mh_fpn": "hm", "all": "hmd"}

@@ -1,1 +1,1 @@
-"""The published benchmarks as they are downloaded, and how they become one prepared form (see `data/prepare.py`)."""
+"""The published benchmarks as they are downloaded, each a value; `prepared` brings them into one form."""

@@ -1,4 +1,4 @@
-"""Examines benchmarks for what silently ruins scores: python -m ahs_seg_jax.data.doctor NAME [NAME...] --root ROOT
+"""Examines benchmarks for what silently ruins scores: the work of `ahs-seg data doctor`.
 
 Numbers of images, files that could not be read, labels shifted by one or never mapped, implausible statistics. Reads
 every label of the prepared data again, and draws eight examples to look at. Evaluation refuses what it refuses.
@@ -62,7 +62,7 @@ def examine(data: Source | pathlib.Path) -> Report:
         return _examine_source(data)
     facts = layout.read_facts(data)
     if "name" not in facts:
-        raise ValueError(f"{data} holds no finished preparation; run python -m ahs_seg_jax.data.prepare")
+        raise ValueError(f"{data} holds no finished preparation; run ahs-seg data prepare")
     splits = facts["splits"].items()
     return Report(facts["name"], {split: diagnose_prepared(facts["name"], found) for split, found in splits})
 

@@ -5,7 +5,7 @@
   dataset_info.json, features.json              TFDS's: `tfds.builder_from_directory(...)` reads the folder
   prepared.json                                 ours, written last: what was prepared, counted while it was read
   names-<split>.txt                             ours: names of the examples, one a line
-  doctor.json, contact_sheet-<split>.png        ours: the verdict on the data (see `data/doctor.py`)
+  doctor.json, contact_sheet-<split>.png        ours: the verdict on the data (see `doctor.py`)
   shards/                                       ours: one fact sheet for each finished shard
 """
 
@@ -58,7 +58,7 @@ def features(benchmark: Benchmark) -> tfds.features.FeaturesDict:
 
 def command(name: str, root: pathlib.Path) -> str:
     """The command that prepares a benchmark."""
-    return f"python -m ahs_seg_jax.data.prepare {name} --root {root}"
+    return f"ahs-seg data prepare {name} --root {root}"
 
 
 def read_facts(folder: pathlib.Path) -> dict[str, Any]:

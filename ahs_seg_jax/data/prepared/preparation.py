@@ -1,4 +1,4 @@
-"""From the downloads of a benchmark to its prepared folder: planned, written in parallel, continued where it stopped."""
+"""Makes the prepared folder of a benchmark from its downloads, in parallel; a stopped run continues where it was."""
 
 import collections
 import dataclasses
@@ -28,7 +28,7 @@ class DataAbsent(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to prepare: see `prepare.py` for the meaning of each."""
+    """How to prepare: `ahs-seg data prepare --help` gives the meaning of each."""
 
     jobs: int = 1
     limit: int = 0
@@ -52,7 +52,7 @@ def listings(benchmark: Benchmark, root: pathlib.Path, log: Callable[[str], None
 
 
 def absent(benchmark: Benchmark, root: pathlib.Path, cause: str = "") -> str:
-    """What to do about a benchmark whose downloads are not there."""
+    """The message about a benchmark whose downloads are missing: the cause, what to download, and the next command."""
     cause = cause or there(root)
     steps = (
         f"download and unpack, below {root}:\n{benchmark.downloads}\nthen run: {layout.command(benchmark.name, root)}"
@@ -61,7 +61,7 @@ def absent(benchmark: Benchmark, root: pathlib.Path, cause: str = "") -> str:
 
 
 def count_problems(benchmark: Benchmark, split: str, listing: Listing) -> list[str]:
-    """Why these are not the files of the published split; nothing if their number is right."""
+    """Why these files are not the published split: sentences, or none if their number is right."""
     expected, found = benchmark.counts[split], len(listing.pairs)
     if found in expected:
         return []
@@ -72,7 +72,7 @@ def count_problems(benchmark: Benchmark, split: str, listing: Listing) -> list[s
 def complete_listings(
     benchmark: Benchmark, root: pathlib.Path, settings: Settings, log: Callable[[str], None]
 ) -> dict[str, Listing]:
-    """As `listings`, and raises DataAbsent if a split is not whole (unless `partial`: then what is there will do)."""
+    """As `listings`, but raises DataAbsent if a split is not whole; with `partial`, incomplete splits are accepted."""
     found = listings(benchmark, root, log)
     problems = [f"{split}: {p}" for split, listing in found.items() for p in count_problems(benchmark, split, listing)]
     if problems and not settings.partial:
@@ -168,7 +168,7 @@ def _inputs(planned: Sequence[Shard]) -> str:
 def _write(
     planned: Sequence[Shard], jobs: int, name: str, log: Callable[[str], None]
 ) -> dict[pathlib.Path, dict[str, Any]]:
-    """The facts of every shard, of those written now and of those that were finished before."""
+    """Writes the shards that are missing; returns the facts of all of them, also of those an earlier run finished."""
     sheets = {shard.path: facts for shard in planned if (facts := shard.facts())}
     todo = [shard for shard in planned if shard.path not in sheets]
     total, left = (sum(len(shard.pairs) for shard in part) for part in (planned, todo))

@@ -1,4 +1,4 @@
-"""A prepared benchmark as a `sources.Source`: random access to records, decoded without TensorFlow."""
+"""A prepared benchmark as a `source.Source`: random access to records, decoded without TensorFlow."""
 
 import dataclasses
 import functools
@@ -161,7 +161,7 @@ class PreparedSource:
         try:
             verdict = json.loads((self.folder / layout.VERDICT).read_text("utf-8"))["splits"][self.split]
         except (OSError, ValueError, KeyError):
-            examine = f"python -m ahs_seg_jax.data.doctor {self.benchmark_name} --root {self.root}"
+            examine = f"ahs-seg data doctor {self.benchmark_name} --root {self.root}"
             return (f"the doctor has not examined these data; run {examine}",)
         return tuple(verdict["problems"])
 

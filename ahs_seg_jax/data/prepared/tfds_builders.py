@@ -2,7 +2,7 @@
 
 `tfds.builder("voc_20", data_dir=..., file_format="array_record")` after this module is imported, then
 `download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=<folder of the downloads>))`. The records
-are those of `data/prepare.py`, which writes the same layout in parallel and continues when it was stopped.
+are those of `ahs-seg data prepare`, which writes the same layout in parallel and continues when it was stopped.
 """
 
 import pathlib
@@ -23,7 +23,7 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(layout.VERSION)
     RELEASE_NOTES = layout.RELEASE_NOTES
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "see `python -m ahs_seg_jax.data.prepare --help`"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "see `ahs-seg data prepare --help`"
     name = "ahs_seg_benchmark"
     # Said here because TFDS finds it out with a package that it does not install.
     code_path = epath.Path(__file__)

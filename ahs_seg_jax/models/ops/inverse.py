@@ -1,16 +1,22 @@
-"""The inverse of (1 + A) for antisymmetric A without LAPACK."""
+"""`(I + K)^-1` for skew-symmetric K, by products and elimination, with a hand-written gradient.
+
+No LAPACK: batched LU is slow on a TPU, and independent LU calls can wait for each other for ever on a CPU with few
+threads. The gradient is written by hand because it needs the result alone, not the steps that led to it.
+
+Axes: B side of a matrix; any axes before the last two count matrices.
+"""
 
 import jax
 import jax.numpy as jnp
 
-HIGHEST = jax.lax.Precision.HIGHEST
-_RESIDUAL = 1e-4  # Frobenius norm; convergence is quadratic, so one more update brings it below float32's rounding
+_HIGHEST = jax.lax.Precision.HIGHEST
+_RESIDUAL = 1e-4  # Frobenius norm. Convergence is quadratic: one more update brings it below float32's rounding
 _MOST_ITERATIONS = 60
 _ELIMINATED = 32  # side of a block that is inverted by elimination; larger ones come from their quarters
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision=HIGHEST)
+    return jnp.matmul(x, y, precision=_HIGHEST)
 
 
 def _frobenius(x: jax.Array) -> jax.Array:
@@ -32,7 +38,7 @@ def _by_elimination(a: jax.Array) -> jax.Array:
 
 
 def _by_blocks(a: jax.Array) -> jax.Array:
-    """Inverse of `[..., n, n]` from those of its upper left quarter and of that one's Schur complement.
+    """Inverse of `[..., n, n]` from the inverses of its upper left quarter and of that quarter's Schur complement.
 
     For `I + K` no pivots are needed: the symmetric part of every Schur complement is at least I.
     """
@@ -51,11 +57,11 @@ def _by_blocks(a: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def inverse_of_one_plus(skew: jax.Array) -> jax.Array:
-    """`(I + K)^-1` of skew-symmetric blocks `[..., B, B]`, by products and elimination alone.
+    """`(I + K)^-1` of skew-symmetric matrices K `[..., B, B]`.
 
-    By blocks, and then to float32's rounding by `Y <- Y (2 I - (I + K) Y)`. Where K is so large that rounding spoils the
-    blocks, that starts from `Y = (I - K) / (1 + r^2)`, r >= ||K||_2, and converges for every K. No LAPACK: batched LU
-    is slow on TPU, and independent LU calls can wait for each other for ever on a CPU with few threads.
+    It is computed by blocks, and then improved to float32's rounding by `Y <- Y (2 I - (I + K) Y)`. Where K is so large
+    that rounding spoils the blocks, that iteration starts from `Y = (I - K) / (1 + r^2)`, r >= ||K||_2, from which it
+    converges for every K.
     """
     eye = jnp.broadcast_to(jnp.eye(skew.shape[-1], dtype=skew.dtype), skew.shape)
     # Singular values of a skew-symmetric matrix come in pairs: ||K||_2^2 <= ||K||_F^2 / 2.
@@ -77,7 +83,7 @@ def inverse_of_one_plus(skew: jax.Array) -> jax.Array:
     blocks = _by_blocks(eye + skew)
     r = residual(blocks)
     size = _frobenius(r)
-    good = size < 0.5  # not if it is no number
+    good = size < 0.5  # False also where the size is NaN
     start = jnp.where(good, blocks + _product(blocks, r), sure)
     return jax.lax.while_loop(unfinished, update, (start, jnp.where(good, size, jnp.inf).max(), jnp.asarray(0)))[0]
 

@@ -1,9 +1,9 @@
 """Resizes as products with constant matrices: no anti-aliasing, PyTorch's sampling positions.
 
-A resize along one axis is a linear map with a fixed matrix. Two small matrix products are fast on every
-accelerator, and the transpose is the gradient. What is resized once, after the model, is gathered instead (`interpolated`).
+A resize along one axis is a linear map with a fixed matrix. Two small matrix products are fast on every accelerator,
+and the transpose is the gradient. Logits are resized once, after the model, and gathered instead (`interpolated`).
 
-Axes: any array; `axes` names the two that are resized (rows, then columns).
+Axes: h w rows and columns, c channel; where a function takes `axes`, these name rows and columns of any array.
 Source: parity with PyTorch's interpolate, golden/resize.npz.
 """
 
@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 Taps = tuple[np.ndarray, np.ndarray, np.ndarray]  # per output: two source indices and the second one's weight
 
@@ -24,7 +25,7 @@ def _from_taps(size_in: int, indices: np.ndarray, weights: np.ndarray) -> np.nda
 
 
 def linear_taps(size_in: int, size_out: int, aligned_corners: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """What each output of linear interpolation reads: the indices and weights `[size_out, 2]` of two inputs."""
+    """Indices and weights `[size_out, 2]` of the two inputs that each output of a linear interpolation reads."""
     index = np.arange(size_out, dtype=np.float64)
     if aligned_corners:
         source = index * ((size_in - 1) / (size_out - 1)) if size_out > 1 else np.zeros(1)
@@ -88,29 +89,29 @@ def bilinear_through(
     return _apply(x, rows, columns, axes)
 
 
-def bicubic(x: jax.Array, size: tuple[int, int], axes: tuple[int, int] = (-3, -2)) -> jax.Array:
-    """Bicubic resize (a = -0.75) of two axes to `size` (rows, columns), without anti-aliasing."""
-    rows, columns = (bicubic_matrix(x.shape[axis], out) for axis, out in zip(axes, size, strict=True))
-    return _apply(x, rows, columns, axes)
+def bicubic(x: Float[Array, "*batch h w c"], size: tuple[int, int]) -> Float[Array, "*batch h2 w2 c"]:
+    """Bicubic resize (a = -0.75) to `size` (rows, columns), without anti-aliasing."""
+    rows, columns = (bicubic_matrix(n, out) for n, out in zip(x.shape[-3:-1], size, strict=True))
+    return _apply(x, rows, columns, (-3, -2))
 
 
-def nearest(x: jax.Array, size: tuple[int, int], axes: tuple[int, int] = (-2, -1)) -> jax.Array:
-    """Nearest-neighbour resize: output i reads input floor(i n / m), in integers. For labels."""
-    for axis, out in zip(axes, size, strict=True):
-        x = jnp.take(x, np.arange(out) * x.shape[axis] // out, axis=axis)
-    return x
+def nearest(labels: Shaped[Array, "*batch h w"], size: tuple[int, int]) -> Shaped[Array, "*batch h2 w2"]:
+    """Nearest-neighbour resize of labels: output i reads input floor(i n / m), in integers."""
+    for axis, out in zip((-2, -1), size, strict=True):
+        labels = jnp.take(labels, np.arange(out) * labels.shape[axis] // out, axis=axis)
+    return labels
 
 
 def interpolated(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
     """Bilinear resize of the last two axes. The taps may be arguments, so that one program serves all sizes.
 
-    Gathering two neighbours is far cheaper here than a product with a matrix of zeros, and needs no rounding mode.
+    Gathering two neighbours is far cheaper than a product with a matrix of mostly zeros, and needs no rounding mode.
     """
     return turned(jnp.swapaxes(x, -1, -2), column_taps, row_taps)
 
 
 def turned(x: jax.Array, row_taps: Taps, column_taps: Taps) -> jax.Array:
-    """`interpolated`, rows first, then columns, which change places: `[..., h, w] -> [..., W, H]`."""
+    """`interpolated`, transposed: `[..., h, w] -> [..., W, H]`."""
     return along(jnp.swapaxes(along(x, row_taps), -1, -2), column_taps)
 
 

@@ -1,0 +1,202 @@
+"""The published PyTorch program at work, in a process of its own: `python -m benchmarks.published.theirs JOB OUTPUT`.
+
+It runs in eager mode, as published. None of its code is here; its modules come from the folder that the job names.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import math
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.published import job as jobs
+from benchmarks.published import stand_ins
+from benchmarks.published.job import PROBABILITIES_EVERY, Job, picture, training_batch
+
+CONFIGS = ("configs/vitb_384_oft.yaml", "configs/vitb_384.yaml")  # the first that the folder has
+POOLING = {"training": [2, 2], "whole": [1, 1], "sliding": [1, 1], "weights": [1, 1]}  # as its scripts set it
+SHORTEST = 640  # pixels to which its reader brings the shortest edge before windows are cut
+
+
+def build(job: Job) -> nn.Module:
+    """The published model with CLIP, before any weights are loaded into it."""
+    registry = stand_ins.install(pathlib.Path(job.folder))
+    if not torch.cuda.is_available():
+        torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    # It prints every parameter's name, and reads the class names from files.
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as names:
+        config = _config(job, pathlib.Path(names) / "names.json")
+        for module in ("modeling.heads.cat_seg_head", "cat_seg_model"):
+            importlib.import_module(f"cat_seg.{module}")
+        predictor = importlib.import_module("cat_seg.modeling.transformer.cat_seg_predictor").CATSegPredictor
+        clip: Any = importlib.import_module("cat_seg.third_party.clip")
+        clip.load = lambda *_, **__: (clip.build_model(_clip_shapes()), None)
+        # Embeddings that its constructor makes and nobody reads, one class at a time.
+        predictor.class_embeddings = lambda self, names, *_: torch.zeros(1, len(names), 1)
+        return registry[config.MODEL.META_ARCHITECTURE](config).to(job.device)
+
+
+def _config(job: Job, names: pathlib.Path) -> stand_ins.Config:
+    """The published program's own configuration, with the job's classes in the file `names`."""
+    folder = pathlib.Path(job.folder)
+    config = stand_ins.Config()
+    importlib.import_module("cat_seg.config").add_cat_seg_config(config)
+    path = next((folder / name for name in CONFIGS if (folder / name).is_file()), folder / CONFIGS[-1])
+    for source in (path.with_name("config.yaml"), path):
+        config.update_from({k: v for k, v in yaml.safe_load(source.read_text()).items() if k != "_BASE_"})
+    head = config.MODEL.SEM_SEG_HEAD
+    names.write_text(json.dumps(job.names))
+    head.TRAIN_CLASS_JSON = head.TEST_CLASS_JSON = str(names)
+    head.POOLING_SIZES, head.NUM_CLASSES = POOLING[job.work], len(job.names)
+    config.TEST.SLIDING_WINDOW = job.work == "sliding"
+    return config
+
+
+def _clip_shapes() -> dict[str, torch.Tensor]:
+    """Empty tensors, from whose shapes the published `build_model` reads CLIP ViT-B/16's sizes.
+
+    Their values come later from the weights.
+    """
+    shapes: dict[str, tuple[int, ...]] = {
+        "visual.proj": (768, 512),
+        "visual.conv1.weight": (768, 3, 16, 16),
+        "visual.positional_embedding": (197, 768),
+        "text_projection": (512, 512),
+        "positional_embedding": (77, 512),
+        "token_embedding.weight": (49408, 512),
+        "ln_final.weight": (512,),
+    }
+    for layer in range(12):
+        shapes[f"visual.transformer.resblocks.{layer}.attn.in_proj_weight"] = (2304, 768)
+        shapes[f"transformer.resblocks.{layer}.ln_1.weight"] = (512,)
+    counts = {name: torch.tensor(0) for name in ("input_resolution", "context_length", "vocab_size")}
+    return {name: torch.zeros(shape) for name, shape in shapes.items()} | counts
+
+
+@torch.no_grad()
+def fill(model: nn.Module) -> None:
+    """Random weights of plausible size, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.copy_(_scaled(name, noise))
+
+
+def _scaled(name: str, noise: torch.Tensor) -> torch.Tensor:
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "attn_q_proj_oft_layer_R":  # [block, block, slots, text and image blocks]: the image's begin as identity
+        base = torch.zeros_like(noise)
+        base[..., 4:] = torch.eye(noise.shape[0])[:, :, None, None]
+        return base + 0.02 * noise
+    if "oft_relation" in name:
+        return torch.eye(noise.shape[0]) + 0.02 * noise
+    if leaf == "logit_scale":
+        return torch.full_like(noise, math.log(100.0))
+    if "embedding" in name or "padding" in name:
+        return 0.05 * noise
+    if noise.ndim == 1:
+        return 1.0 + 0.1 * noise if leaf == "weight" else 0.02 * noise
+    transposed = leaf in ("proj", "text_projection") or "upsample" in name or ".up." in name
+    return noise / math.sqrt(noise.shape[0] if transposed else math.prod(noise.shape[1:]))
+
+
+def load(model: nn.Module, path: str) -> None:
+    """Reads the checkpoint's tensors into the model. Raises ValueError if one of its parameters is not among them."""
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    missing, _ = model.load_state_dict(found.get("model", found), strict=False)
+    lacking = set(missing) & {name for name, _ in model.named_parameters()}
+    if lacking:
+        raise ValueError(f"{path} has no weights for {len(lacking)} parameters of the program, such as {min(lacking)}")
+
+
+# ------------------------------------------------------------------------------------------ the work
+
+Call = Callable[[int], Any]
+
+
+def _training(model: nn.Module, job: Job) -> Call:
+    model.train()
+
+    def call(index: int) -> Any:
+        images, labels = training_batch(job, index)
+        batch = [
+            {"image": torch.from_numpy(image).permute(2, 0, 1).float(), "sem_seg": torch.from_numpy(label)}
+            for image, label in zip(images, labels, strict=True)
+        ]
+        for parameter in model.parameters():
+            parameter.grad = None
+        loss = sum(model(batch).values())
+        loss.backward()
+        return loss
+
+    return call
+
+
+def _inference(model: nn.Module, job: Job) -> Call:
+    model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def call(index: int) -> Any:
+        image = picture(job, index)
+        height, width = image.shape[:2]
+        if job.work == "sliding":
+            scale = SHORTEST / min(height, width)
+            size = (int(width * scale + 0.5), int(height * scale + 0.5))
+            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        tensor = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
+        result = model([{"image": tensor, "height": height, "width": width}])[0]["sem_seg"]
+        return result, result.argmax(0)
+
+    return call
+
+
+def _answer(model: nn.Module, job: Job, call: Call) -> dict[str, np.ndarray]:
+    """The result that the other program must also find."""
+    if job.work == "training":
+        loss = call(0)
+        squares = [(p.grad.double() ** 2).sum() for p in model.parameters() if p.grad is not None]
+        return {"loss": np.asarray(loss.item()), "gradient_norm": np.asarray(float(sum(squares)) ** 0.5)}
+    result, labels = call(0)
+    every = PROBABILITIES_EVERY
+    return {"probabilities": result[:, ::every, ::every].cpu().numpy(), "labels": labels.cpu().numpy()}
+
+
+def main() -> None:
+    """Does the job, writes seconds, peak memory and FLOPs."""
+    job, output = Job.read(sys.argv[1]), pathlib.Path(sys.argv[2])
+    torch.set_num_threads(job.threads)
+    model = build(job)
+    if job.work == "weights":
+        fill(model)
+        torch.save({"model": model.state_dict()}, job.weights)
+        output.write_text("{}")
+        return
+    load(model, job.weights)
+    call = (_training if job.work == "training" else _inference)(model, job)
+    wait = torch.cuda.synchronize if job.device == "cuda" else lambda: None
+    counter: Any = FlopCounterMode(display=False) if job.count_flops else contextlib.nullcontext()
+    call(0) if job.work != "training" and job.count_flops else None  # the words are encoded once, and not counted
+    with counter:
+        call(1)
+    record = jobs.timed(call, job.repetitions, wait) | {
+        "device_bytes": torch.cuda.max_memory_allocated() if job.device == "cuda" else None,
+        "flops": counter.get_total_flops() if job.count_flops else None,
+        "versions": {"torch": torch.__version__},
+    }
+    jobs.reply(job, output, record, lambda: _answer(model, job, call))
+
+
+if __name__ == "__main__":
+    main()

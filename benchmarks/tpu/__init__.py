@@ -1,0 +1,1 @@
+"""Estimates for TPU chips and slices that are not there, from programs compiled ahead of time."""
