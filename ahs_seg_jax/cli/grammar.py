@@ -3,6 +3,8 @@
 Exit codes: 0 done; 1 done, but something in it failed (named on stderr); 2 a mistake to mend, nothing was done.
 """
 
+import errno
+import hashlib
 import os
 import pathlib
 import sys
@@ -61,6 +63,47 @@ def make_folder(path: pathlib.Path) -> None:
 def finish(command: Callable[[], int | None]) -> None:
     """Runs it and leaves with its exit code."""
     raise typer.Exit(mistakes(command) or 0)
+
+
+def cause(error: Exception) -> str:
+    """Why one image of several failed, in one line. Errors that nobody foresaw are named with their kind."""
+    from ahs_seg_jax.checkpoints.errors import CheckpointError
+
+    text = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"there is not enough memory ({text or type(error).__name__}); give a lower --memory-gb, which takes smaller "
+            "parts at once, or a smaller image"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"its results cannot be written ({error}); make room, and start the same command again"
+    foreseen = isinstance(error, ValueError | TypeError | OSError | ImportError | CheckpointError)
+    return text if foreseen and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+class Staged:
+    """Files that appear together, when all of them are written, or not at all."""
+
+    def __init__(self) -> None:
+        self._files: list[tuple[pathlib.Path, pathlib.Path]] = []
+
+    def __call__(self, path: pathlib.Path) -> pathlib.Path:
+        """Where to write the file `path` for now. Its folder is made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # any name fits into the system's limit
+        partial = path.with_name(f".{short}.partial{path.suffix}")
+        self._files.append((partial, path))
+        return partial
+
+    def __enter__(self) -> "Staged":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for partial, path in self._files:
+            if kind is None:
+                partial.replace(path)
+            else:
+                partial.unlink(missing_ok=True)
 
 
 def mistakes(command: Callable[[], Any]) -> Any:
