@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ahs_seg_jax.cli import options
+from ahs_seg_jax.storage import writing
 
 MOST = 4  # pictures side by side
 TITLE_NAMES = 3  # of a list of words, in a picture's title
@@ -68,7 +69,6 @@ def run(
     from PIL import Image
 
     from ahs_seg_jax.cli.segment_files import find_images
-    from ahs_seg_jax.errors import CheckpointError
     from ahs_seg_jax.pictures import legends
     from ahs_seg_jax.segmenter import Segmenter
     from ahs_seg_jax.vocabulary import Vocabulary
@@ -81,16 +81,23 @@ def run(
         found = segmenters[model]
         Vocabulary(names, found.templates).tokens(found.config.text.context)  # mistakes in the words, now
     options.make_folder(output)
-    failed = 0
+    failed: list[str] = []
+    taken: dict[pathlib.Path, pathlib.Path] = {}
     for number, job in enumerate(jobs, 1):
         try:
             results = [segmenters[model](job.path, names, protocol=protocol) for model, names in pairs]
             parts = [(title, r.labels, r.names, r.colors) for title, r in zip(titles(pairs), results, strict=True)]
-            target = output / job.name.with_suffix(".png")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(legends.comparison(results[0].image, parts)).save(target)
+            target = output / f"{job.name}.png"
+            if taken.setdefault(target, job.path) != job.path:
+                raise ValueError(
+                    f"its picture would have the same name as that of {taken[target]}; use another --output for it"
+                )
+            with writing.Staged() as staged:
+                Image.fromarray(legends.comparison(results[0].image, parts)).save(staged(target))
             said = str(target)
-        except (ValueError, TypeError, OSError, CheckpointError) as error:
-            failed, said = failed + 1, f"FAILED: {error}"
+        except Exception as error:  # whatever happens to one image, the others are compared; Ctrl-C still stops
+            said = f"FAILED: {options.cause(error)}"
+            failed.append(f"failed: {job.path}: {options.cause(error)}")
         print(f"[{number}/{len(jobs)}] {job.path}: {said}", file=sys.stderr)
+    print("\n".join([f"{len(jobs) - len(failed)} of {len(jobs)} images in {output}", *failed]), file=sys.stderr)
     return 1 if failed else 0

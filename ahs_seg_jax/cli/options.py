@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 done, but something in it failed (named on stderr); 2 a mistake to mend, nothing was done.
 """
 
+import errno
 import os
 import pathlib
 import sys
@@ -63,6 +64,22 @@ def make_folder(path: pathlib.Path) -> None:
 def finish(command: Callable[[], int | None]) -> None:
     """Runs it and leaves with its exit code."""
     raise typer.Exit(mistakes(command) or 0)
+
+
+def cause(error: Exception) -> str:
+    """Why one image of several failed, in one line. Errors that nobody foresaw are named with their kind."""
+    from ahs_seg_jax.errors import CheckpointError
+
+    text = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"there is not enough memory ({text or type(error).__name__}); give a lower --memory-gb, which takes smaller "
+            "parts at once, or a smaller image"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"its results cannot be written ({error}); make room, and start the same command again"
+    foreseen = isinstance(error, ValueError | TypeError | OSError | ImportError | CheckpointError)
+    return text if foreseen and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def mistakes(command: Callable[[], Any]) -> Any:

@@ -7,15 +7,16 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from ahs_seg_jax.checkpoints import packaged
+from ahs_seg_jax.cli import options
 from ahs_seg_jax.data.images import IMAGE_SUFFIXES
 from ahs_seg_jax.data.open_image import image_size
-from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import Segmentation, Segmenter, geotiff, large_tiff
 from ahs_seg_jax.storage import writing
@@ -158,6 +159,7 @@ def run(
             if folder.has(job):
                 print(f"{head}: done before", file=sys.stderr)
                 continue
+            folder.forget_another_file(job)
             started = time.monotonic()
             if settings.windows and _streamed(job):
                 entry = folder.stream(job, segmenter, vocabulary, settings)
@@ -172,14 +174,14 @@ def run(
                 )
                 entry = folder.write(job, result)
             print(f"{head}: {_described(entry)}  {time.monotonic() - started:.1f} s", file=sys.stderr)
-        except (ValueError, TypeError, OSError, CheckpointError) as error:
-            failed.append((job, str(error)))
+        except Exception as error:  # whatever happens to one image, the others are segmented; Ctrl-C still stops
+            failed.append((job, options.cause(error)))
             print(f"{head}: FAILED", file=sys.stderr)
     folder.finish(failed)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} images in {output}", file=sys.stderr)
     for job, reason in failed:
         where = "" if str(job.path) in reason else f"{job.path}: "
-        print(f"failed: {where}{reason.splitlines()[0]}", file=sys.stderr)
+        print(f"failed: {where}{reason}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -200,8 +202,8 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings, 
     for job in jobs:
         try:
             sizes.append(geotiff.tiff_size(job.path) if settings.windows and _streamed(job) else image_size(job.path))
-        except (OSError, ValueError) as error:
-            print(f"{job.path}: {error}", file=sys.stderr)
+        except Exception as error:
+            print(f"{job.path}: {options.cause(error)}", file=sys.stderr)
     if not sizes:
         return 1
     words = settings.unknown if isinstance(settings.unknown, tuple) else ()
@@ -241,7 +243,7 @@ class _Folder:
             path.mkdir(parents=True, exist_ok=True)
             before = path / SUMMARY
             if before.is_file() and not again:
-                self._check(json.loads(before.read_text("utf-8")))
+                self._check(before)
             elif again:
                 (path / RESULTS).unlink(missing_ok=True)
             self._done = self._read_done()
@@ -249,9 +251,16 @@ class _Folder:
         except OSError as error:
             raise OSError(f"results cannot be written to {path} ({error}); choose another --output") from error
 
-    def _check(self, before: dict[str, Any]) -> None:
+    def _check(self, file: pathlib.Path) -> None:
+        try:
+            before = dict(json.loads(file.read_text("utf-8"))["settings"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(
+                f"{file} is damaged ({type(error).__name__}), so it does not tell with which settings the results beside "
+                "it were made; choose another --output, or start over with --overwrite"
+            ) from error
         settings = self._about["settings"]
-        differing = [name for name, value in settings.items() if before.get("settings", {}).get(name) != value]
+        differing = [name for name, value in settings.items() if before.get(name) != value]
         if differing:
             raise ValueError(
                 f"{self._path} holds results with another {', '.join(differing)}; choose another --output, or start "
@@ -260,14 +269,16 @@ class _Folder:
 
     def _read_done(self) -> dict[str, dict[str, Any]]:
         file = self._path / RESULTS
-        lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+        lines = file.read_text("utf-8", errors="replace").splitlines() if file.is_file() else []
         done = {}
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:  # the line that was being written when a run was killed
+            except (ValueError, RecursionError):  # the line that was being written when a run was killed
                 continue
-            done[entry["name"]] = entry
+            # Another line that no run wrote is of no image either: what it was about is segmented again.
+            if isinstance(entry, dict) and isinstance(entry.get("name"), str) and "file" in entry:
+                done[entry["name"]] = entry
         return done
 
     def has(self, job: Job) -> bool:
@@ -275,6 +286,16 @@ class _Folder:
         entry = self._done.get(str(job.name))
         wanted = [path for path in (*self._targets(job), self._maps(job)) if path]
         return entry is not None and entry["file"] == job.fingerprint() and all(path.exists() for path in wanted)
+
+    def forget_another_file(self, job: Job) -> None:
+        """Removes the results of an earlier file of this name, so that none of them stands for the one that is now."""
+        entry = self._done.get(str(job.name))
+        if entry is not None and job.path.is_file() and entry["file"] != job.fingerprint():
+            del self._done[str(job.name)]
+            for path in filter(None, self._targets(job)):
+                path.unlink(missing_ok=True)
+            if maps := self._maps(job):
+                shutil.rmtree(maps, ignore_errors=True)
 
     def _targets(self, job: Job) -> tuple[pathlib.Path, pathlib.Path | None, pathlib.Path | None]:
         place = lambda folder, suffix: self._path / folder / f"{job.name}{suffix}"
@@ -287,34 +308,30 @@ class _Folder:
         """The folder of an image's heat maps."""
         return self._path / "heat_maps" / job.name if self._heat_maps else None
 
-    def _made_targets(self, job: Job) -> tuple[pathlib.Path, pathlib.Path | None, pathlib.Path | None]:
-        targets = self._targets(job)
-        for path in filter(None, targets):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        return targets
-
     def write(self, job: Job, result: Segmentation) -> dict[str, Any]:
-        """The files of one image; its line in RESULTS comes last, and is returned."""
-        labels, overlay, coco = self._made_targets(job)
-        result.save_png(labels)
-        if overlay:
-            result.overlay().save(overlay)
-        if coco:
-            coco.write_text(json.dumps(result.to_coco(str(job.name))), "utf-8")
-        if maps := self._maps(job):
-            maps.mkdir(parents=True, exist_ok=True)
-            for index, name in enumerate(result.names):
-                result.heat_map(name).save(maps / f"{index:03d}_{_file_name(name)}.png")
+        """The files of one image, all or none; its line in RESULTS comes last, and is returned."""
+        labels, overlay, coco = self._targets(job)
+        with writing.Staged() as staged:
+            result.save_png(staged(labels))
+            if overlay:
+                result.overlay().save(staged(overlay))
+            if coco:
+                staged(coco).write_text(json.dumps(result.to_coco(str(job.name))), "utf-8")
+            if maps := self._maps(job):
+                for index, name in enumerate(result.names):
+                    result.heat_map(name).save(staged(maps / f"{index:03d}_{_file_name(name)}.png"))
         return self._note(job, result.summary())
 
     def stream(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings) -> dict[str, Any]:
         """As `write`, of a TIFF that is never whole in memory; its overlay shows it reduced."""
-        labels, overlay, _ = self._made_targets(job)
+        labels, overlay, _ = self._targets(job)
+        labels.parent.mkdir(parents=True, exist_ok=True)
         summary = large_tiff.segment_tiff(
             segmenter, job.path, labels, vocabulary, settings.windows, unknown=settings.unknown
         )
         if overlay:
-            large_tiff.overlay(job.path, labels).save(overlay)
+            with writing.Staged() as staged:
+                large_tiff.overlay(job.path, labels).save(staged(overlay))
         return self._note(job, summary)
 
     def _note(self, job: Job, summary: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +343,12 @@ class _Folder:
 
     def finish(self, failed: Sequence[tuple[Job, str]]) -> None:
         """Writes the summary of everything in the folder."""
-        self._write_summary([{"image": str(job.path), "reason": reason} for job, reason in failed], finished=True)
+        try:
+            self._write_summary([{"image": str(job.path), "reason": reason} for job, reason in failed], finished=True)
+        except OSError as error:
+            raise OSError(
+                f"the summary of {self._path} cannot be written ({error}); make room, and start the same command again"
+            ) from error
 
     def _write_summary(self, failed: list[dict[str, str]], finished: bool) -> None:
         summary = self._about | {"finished": finished, "images": list(self._done.values()), "failed": failed}

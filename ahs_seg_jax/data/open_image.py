@@ -1,18 +1,41 @@
-"""A person's image, in whatever form it comes, as the uint8 RGB array that the program works on."""
+"""A person's image, in whatever form it comes, as the uint8 RGB array that the program works on.
 
-import contextlib
+Files may be anybody's. Only the formats of FORMATS are decoded, by Pillow; their size is looked at before anything is
+decoded, and pixels are converted a strip at a time.
+"""
+
 import io
 import os
 import pathlib
-from collections.abc import Iterator
+import struct
 from typing import IO, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from ahs_seg_jax.data import images
 
 MAX_PIXELS = 256 * 10**6
+FORMATS = {  # and who enters each into Image.OPEN; JPEG with previews (MPO) is JPEG
+    "JPEG": JpegImagePlugin,
+    "PNG": PngImagePlugin,
+    "WEBP": WebPImagePlugin,
+    "TIFF": TiffImagePlugin,
+    "BMP": BmpImagePlugin,
+    "GIF": GifImagePlugin,
+}
+STRIP = 2**20  # pixels that are converted at once
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -33,7 +56,7 @@ def open_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return _from_array(image, max_pixels)
     if isinstance(image, Image.Image):
         _check_size(*image.size, "the image", max_pixels)
-        return _from_pillow(image)
+        return _from_upright(ImageOps.exif_transpose(image), "the image")
     if isinstance(image, bytes | bytearray):
         return _decode(io.BytesIO(image), f"these {len(image)} bytes", len(image), max_pixels)
     if not isinstance(image, str | os.PathLike):
@@ -51,56 +74,103 @@ def open_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return _decode(file, str(path), path.stat().st_size, max_pixels)
 
 
+class _Refused(ValueError):
+    """What is wrong with an image is said already."""
+
+
 def _decode(file: IO[bytes], name: str, size: int, max_pixels: int) -> np.ndarray:
     if not size:
         raise ValueError(f"{name}: the file is empty; copy or download it again")
     try:
-        with _any_size(), Image.open(file) as opened:
+        with _identified(file, name, max_pixels) as opened:
             frames = getattr(opened, "n_frames", 1)
             if frames > 1 and opened.format not in _STILL_IN_SEVERAL_FRAMES:
-                raise ValueError(
+                raise _Refused(
                     f"{name} is an animation of {frames} frames; save the frame you mean as an image of its own"
                 )
             _check_size(*opened.size, name, max_pixels)
             opened.load()
-            return _from_pillow(opened, name)
+            _check_size(*opened.size, name, max_pixels)  # a GIF's first frame may be larger than its header says
+            ImageOps.exif_transpose(opened, in_place=True)
+            return _from_upright(opened, name)
+    except (_Refused, MemoryError):
+        raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...)") from error
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"{name} is damaged or cut off ({error}); copy or download it again") from error
+        raise ValueError(
+            f"{name} is not an image that can be read ({', '.join(FORMATS)}); save it in one of these formats"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{name} has more pixels than Pillow decodes of its format ({error}); save it as a PNG, or as a tiled TIFF "
+            "and segment that with --windows native"
+        ) from error
+    except Exception as error:  # decoders raise what they like for broken bytes
+        cause = str(error) or type(error).__name__
+        raise ValueError(f"{name} is damaged or cut off ({cause}); copy or download it again") from error
 
 
-@contextlib.contextmanager
-def _any_size() -> Iterator[None]:
-    """Pillow's own limit is off: ours is checked before anything is decoded."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+def _identified(file: IO[bytes], name: str, max_pixels: int) -> ImageFile.ImageFile:
+    """The image in an open file, by its content, not decoded yet. Raises UnidentifiedImageError.
+
+    `Image.open` would do the same with a lower limit of pixels, which could only be changed for the whole process.
+    """
+    head = file.read(32)
+    for kind in FORMATS:
+        factory, accept = Image.OPEN[kind]
+        if accept is None or accept(head) is not True:
+            continue
+        if kind == "WEBP":  # its decoder allocates all pixels when it opens a file
+            _check_size(*_webp_size(head), name, max_pixels)
+        file.seek(0)
+        try:
+            return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # as Pillow: this is of another format
+            continue
+    raise UnidentifiedImageError(name)
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """(w, h) in the first 32 bytes of a WebP file, see RFC 9649."""
+    kind = head[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if not width * height:
-        raise ValueError(f"{name} has no pixels: its size is {width} x {height}")
+        raise _Refused(f"{name} has no pixels: its size is {width} x {height}")
     if width * height > max_pixels:
-        raise ValueError(
+        raise _Refused(
             f"{name} has {width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is "
             f"{max_pixels / 1e6:.0f}: reduce it, or save it as a tiled TIFF and segment that with --windows native, which "
             "reads it piece by piece"
         )
 
 
-def _from_pillow(image: Image.Image, name: str = "the image") -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BIT:
-        return _from_array(np.asarray(image).astype(np.uint16), image.width * image.height)
+def _from_upright(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of an image whose orientation is applied already, converted strip by strip."""
     if image.mode in ("I", "F"):
-        raise ValueError(f"{name} has 32-bit pixels, whose range is not known; save it with 8 bits a channel")
+        raise _Refused(f"{name} has 32-bit pixels, whose range is not known; save it with 8 bits a channel")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        pixels[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)))
+    return pixels
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """uint8 `[H, W, 3]`, or `[H, W, 1]` of grey."""
+    if image.mode in _SIXTEEN_BIT:
+        return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None]
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return np.array(image.convert("RGB"))
+    return np.asarray(image.convert("RGB"))
 
 
 def _from_array(image: np.ndarray, max_pixels: int) -> np.ndarray:
@@ -120,7 +190,7 @@ def _from_array(image: np.ndarray, max_pixels: int) -> np.ndarray:
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.shape[2] == 4:
-        return _from_pillow(Image.fromarray(image))
+        return _from_upright(Image.fromarray(image), "the image")
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else np.ascontiguousarray(image)
 
 
@@ -130,7 +200,11 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}")
     try:
-        with _any_size():
-            return images.image_size(path)
-    except OSError as error:
-        raise ValueError(f"{path} is not an image that can be read ({error})") from error
+        with path.open("rb") as file, _identified(file, str(path), MAX_PIXELS) as opened:
+            small = opened.width * opened.height <= MAX_PIXELS  # Pillow decodes a PNG to look for its orientation
+            turned = small and images.orientation(opened) in images.SIDEWAYS
+            return opened.size if turned else opened.size[::-1]
+    except (_Refused, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not an image that can be read ({str(error) or type(error).__name__})") from error

@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all: nobody ever sees a part of one under its name."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -58,6 +59,31 @@ def write_text(path: Any, text: str) -> None:
 def write_json(path: Any, content: Any, **options: Any) -> None:
     """As `write_text`, one value a line; `options` are those of `json.dumps`."""
     write_text(path, json.dumps(content, indent=1, **options) + "\n")
+
+
+class Staged:
+    """Files that appear together, when all of them are written, or not at all."""
+
+    def __init__(self) -> None:
+        self._files: list[tuple[pathlib.Path, pathlib.Path]] = []
+
+    def __call__(self, path: pathlib.Path) -> pathlib.Path:
+        """Where to write the file `path` for now. Its folder is made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # any name fits into the system's limit
+        partial = path.with_name(f".{short}.partial{path.suffix}")
+        self._files.append((partial, path))
+        return partial
+
+    def __enter__(self) -> "Staged":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for partial, path in self._files:
+            if kind is None:
+                partial.replace(path)
+            else:
+                partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

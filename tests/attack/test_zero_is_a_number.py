@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import ahs_seg_jax
 from ahs_seg_jax.checkpoints import packaged
-from ahs_seg_jax.cli import segment
+from ahs_seg_jax.cli import segment_files as segment
 from ahs_seg_jax.cli.app import app
 from ahs_seg_jax.devices import distributed
 from ahs_seg_jax.inference.native_windows import NativeWindows
