@@ -15,7 +15,6 @@ from ahs_seg_jax.data import images
 MAX_PIXELS = 256 * 10**6
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _STILL_IN_SEVERAL_FRAMES = ("MPO", "TIFF")  # a photograph with previews or pages: the first is the image
 
 
@@ -86,21 +85,15 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ValueError(
             f"{name} has {width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is "
-            f"{max_pixels / 1e6:.0f}: reduce it, or save it as a tiled TIFF and segment that with --windows native, which "
-            "reads it piece by piece"
+            f"{max_pixels / 1e6:.0f}: reduce it, or save it as a tiled TIFF and segment that with --windows native, "
+            "which reads it piece by piece"
         )
 
 
 def _from_pillow(image: Image.Image, name: str = "the image") -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BIT:
-        return _from_array(np.asarray(image).astype(np.uint16), image.width * image.height)
-    if image.mode in ("I", "F"):
+    if image.mode in images.THIRTY_TWO_BIT:
         raise ValueError(f"{name} has 32-bit pixels, whose range is not known; save it with 8 bits a channel")
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return np.array(image.convert("RGB"))
+    return images.to_rgb(ImageOps.exif_transpose(image))
 
 
 def _from_array(image: np.ndarray, max_pixels: int) -> np.ndarray:
