@@ -1,4 +1,7 @@
-"""What can go wrong by what a user gives or a machine does, and how a run ends; every message names cause, value, remedy."""
+"""What can go wrong by what a user gives or a machine does, and how a run ends.
+
+Every message names the cause, the value seen and the remedy.
+"""
 
 import contextlib
 import enum
@@ -50,8 +53,8 @@ def checking_input() -> Iterator[None]:
 class Ending(enum.IntEnum):
     """How a run ended; the value is the program's exit code.
 
-    The same command continues a run that was told to stop: from the step where it stopped or, if that could not be saved
-    (which is said), from the newest checkpoint. 75 is sysexits.h's EX_TEMPFAIL, "try again":
+    The same command continues a run that was told to stop: from the step where it stopped or, if that could not be
+    saved (which is said), from the newest checkpoint. 75 is sysexits.h's EX_TEMPFAIL, "try again":
     a shell reports 143 for a program that SIGTERM killed, which would not tell a saved run from a dead one.
     """
 

@@ -33,8 +33,14 @@ def golden() -> pathlib.Path:
 def stand_in():
     """Puts the stand-in in the model's place, for tests of what is built around the model."""
     from ahs_seg_jax.models import ahs_seg
-    from tests.standin import StandIn
+    from tests.support.standin import StandIn
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ahs_seg, "AHSSeg", StandIn)
         yield
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, which the extra `convert` brings."""
+    return pytest.importorskip("torch")

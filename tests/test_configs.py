@@ -33,6 +33,13 @@ RECIPES = [(name, variant) for name in ("vitb", "vitl") for variant in ("orthogo
 
 
 @pytest.mark.parametrize(
+    ("name", "init"), [("vitb", "torch"), ("vitl", "torch"), ("tiny", "scratch"), ("folder", "scratch")]
+)
+def test_published_sizes_start_from_pytorchs_values_and_small_ones_from_those_for_nothing(name, init):
+    assert experiment(name, "").model.init == init
+
+
+@pytest.mark.parametrize(
     ("name", "variant"), [*((name, variant) for name in PATHS for variant in ("", "smoke")), *RECIPES]
 )
 def test_init_and_training_step_trace(name, variant):

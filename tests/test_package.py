@@ -26,6 +26,22 @@ def test_importing_the_package_imports_no_framework():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from ahs_seg_jax import Segmenter",
+        "from ahs_seg_jax.errors import CheckpointError",
+        "import ahs_seg_jax.checkpoints",
+        "import ahs_seg_jax.checkpoints.manifest",
+    ],
+)
+def test_reading_checkpoints_and_data_is_imported_where_it_is_done(statement):
+    """They take seconds, and a model in memory needs none of them."""
+    code = f"import sys; {statement}; print(sorted({{'orbax.checkpoint', 'tensorflow_datasets', 'grain'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_versions_name_what_is_installed_and_nothing_else(monkeypatch):
     monkeypatch.setattr(versions, "PACKAGES", ("numpy", "no-such-package"))
     found = versions.versions()

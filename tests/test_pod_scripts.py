@@ -1,10 +1,11 @@
 """The scripts for Cloud TPU and SLURM: what they would do, printed instead of done."""
 
 import os
-import pathlib
 import subprocess
 
-SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
+from tests.support import ROOT
+
+SCRIPTS = ROOT / "scripts"
 SLICE = {"NAME": "ahs", "ZONE": "us-west4-a", "TYPE": "v5litepod-16", "CONFIG": "configs/vitb.py"}
 SLICE |= {"WORKDIR": "gs://bucket/runs/vitb", "DATA": "gs://bucket/data"}
 

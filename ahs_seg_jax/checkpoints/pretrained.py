@@ -9,7 +9,7 @@ import numpy as np
 
 from ahs_seg_jax.checkpoints import converted
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import convert, readers, writers
+from ahs_seg_jax.checkpoints.formats import convert, hub, readers, writers
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ModelConfig
@@ -68,7 +68,7 @@ def _location(path: str | os.PathLike[str]) -> Any:
         paths.check(path, "the checkpoint")
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    return paths.location(path).expanduser()
+    return hub.expanded(paths.location(path))
 
 
 def _is_workdir(path: Any) -> bool:

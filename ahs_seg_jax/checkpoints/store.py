@@ -1,8 +1,8 @@
 """A run's checkpoints: saving them beside the training, the newest that is whole, and the weights alone.
 
-A working directory holds `checkpoints/<step>/` with `state` (trainable, frozen, opt_state, ema, step), `meta` (JSON: the
-configuration, the vocabulary, versions, and a hash of every array) and `metrics`. A step's directory gets its name only
-when it is complete, so a run that is killed or a disk that fills up leaves the earlier ones as they were.
+A working directory holds `checkpoints/<step>/` with `state` (trainable, frozen, opt_state, ema, step), `meta` (JSON:
+the configuration, the vocabulary, versions, and a hash of every array) and `metrics`. A step's directory gets its name
+only when it is complete, so a run that is killed or a disk that fills up leaves the earlier ones as they were.
 """
 
 import contextlib
@@ -52,8 +52,8 @@ class CheckpointStore:
         """Starts saving `state` (a pytree of arrays, None allowed) in the background; returns whether it was started.
 
         The arrays may be donated or changed as soon as this returns. The previous save is complete by then. `miou` in
-        percent makes it a candidate for the best checkpoint. `patience`: seconds to wait for an answer of the directory.
-        Failures, this one's or the previous one's, are printed, not raised: see `finish`.
+        percent makes it a candidate for the best checkpoint. `patience` is how many seconds the directory may take to
+        answer. Failures, this one's or the previous one's, are printed, not raised: see `finish`.
         """
         self._unsaved = self._start(step, state, meta, miou, patience)
         if self._unsaved:

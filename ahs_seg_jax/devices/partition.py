@@ -10,16 +10,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ahs_seg_jax.devices.mesh import replicated
 from ahs_seg_jax.models.sharding import FSDP_AXIS
+from ahs_seg_jax.models.towers import registry
 
 # The first pattern that matches a parameter's whole name says which of its axes may be split over `fsdp`: those from
-# this number on; None means that it is copied. The first axis of a tower's blocks counts its layers, which are visited
-# one after the other, so that axis must stay whole.
+# this number on; None means that it is copied. What no pattern matches may be a tower's parameter (models/towers/).
 PARTITION_RULES: tuple[tuple[str, int | None], ...] = (
     (r".*/(bias|scale|radius)", None),
     (r"clip/logit_scale", None),
-    (r"clip/(image|text)/blocks/.*", 1),
-    (r"clip/(image|text)/(class|position|token|patch)_embedding(/kernel)?", 0),
-    (r"clip/(image|text)/projection/kernel", 0),
     (r"clip/adaptation/(core|block_mix|slot_mix)", 0),
     (r"clip/adaptation/(alpha|beta)_(image|text)", None),
     (r"guidance_up_[12]/kernel", 0),
@@ -35,10 +32,12 @@ class UnmatchedParameters(ValueError):
 
 
 def first_axis(name: str) -> int | None:
-    """The first axis of a parameter that may be split, by PARTITION_RULES. Raises UnmatchedParameters."""
+    """The first axis of a parameter that may be split, by PARTITION_RULES or its tower. Raises UnmatchedParameters."""
     for pattern, axis in PARTITION_RULES:
         if re.fullmatch(pattern, name):
             return axis
+    if row := registry.parameter(name):
+        return row.split_from
     raise UnmatchedParameters(name)
 
 

@@ -59,7 +59,7 @@ class Run:
         self.source, self.classes, self.crop = source, ScoredClasses.of(source), weights.model.config.image.crop
         self._protocol, self._class_pooling = find_protocol(settings.protocol), settings.class_pooling
         self._mesh, self._num_threads = mesh, num_threads
-        self._engine = Engine(weights.model, put_replicated(weights.params, mesh))
+        self._engine = Engine(weights.model, put_replicated(weights.params, mesh), few_images=False)
         text = encoding.encode_vocabulary(self._engine.model, self._engine.params, source.vocabulary)
         self._text, self._mask = encoding.padded_text(text, labelling.CLASSES_AT_ONCE)
         self._rows = -(-max(settings.batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()

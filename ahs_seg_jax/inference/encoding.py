@@ -24,6 +24,18 @@ def merged(model: Any, params: Any) -> tuple[Any, Any]:
     return model.clone(config=config.replace(adaptation="none")), _merge(config, params)
 
 
+@jax.jit
+def listed(params: Any) -> Any:
+    """Parameters of a merged model with those of each block of the image tower by itself: `towers.transformer.Blocks`.
+
+    XLA copies a layer's part of a stacked array before it uses it. One picture takes 3 % longer with these copies.
+    """
+    image = dict(params["clip"]["image"])
+    count = jax.tree.leaves(image["blocks"])[0].shape[0]
+    image["blocks"] = {str(i): jax.tree.map(lambda a, i=i: a[i], image["blocks"]) for i in range(count)}
+    return dict(params) | {"clip": dict(params["clip"]) | {"image": image}}
+
+
 @functools.partial(jax.jit, static_argnames=("config",))
 def _merge(config: ModelConfig, params: Any) -> Any:
     return orthogonal.merge(config, params)[1]

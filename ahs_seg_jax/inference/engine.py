@@ -38,14 +38,21 @@ class Engine:
     """
 
     def __init__(
-        self, model: AHSSeg, params: Mapping[str, Any], *, keep: int | None = None, memory_gb: float | None = None
+        self,
+        model: AHSSeg,
+        params: Mapping[str, Any],
+        *,
+        keep: int | None = None,
+        memory_gb: float | None = None,
+        few_images: bool = True,
     ) -> None:
         """`params` as `model` has them, on the device or devices where they shall be used.
 
         `keep` is the number of classes that each view keeps (None: all), `memory_gb` the bound of a call's memory in
-        1e9 bytes (None: no bound).
+        1e9 bytes (None: no bound). `few_images` lays the weights out for a few images at a time on one device.
         """
-        self.model, self.params = encoding.merged(model, params)
+        self.model, merged = encoding.merged(model, params)
+        self.params = encoding.listed(merged) if few_images else merged
         self.keep, self.memory_gb = keep, memory_gb
         self._texts: collections.OrderedDict[Vocabulary, np.ndarray] = collections.OrderedDict()
         self._features = FeatureCache()

@@ -19,6 +19,7 @@ from ahs_seg_jax.models import decoder, layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
 from ahs_seg_jax.models.arrangement import DEFAULT, Arrangement
 from ahs_seg_jax.models.class_layer import ClassLayer
+from ahs_seg_jax.models.initial import TORCH, Initial, normal
 from ahs_seg_jax.models.ops import chunks
 from ahs_seg_jax.models.spatial_layer import SpatialLayer
 
@@ -57,11 +58,12 @@ class AggregationLayer(nn.Module):
     """A spatial and a class layer."""
 
     config: AggregatorConfig
+    initial: Initial = TORCH
 
     def setup(self) -> None:
-        self.spatial = SpatialLayer(self.config)
+        self.spatial = SpatialLayer(self.config, self.initial)
         # `class` is a reserved word: the attribute is set by name so that the parameters are called what they are.
-        setattr(self, "class", ClassLayer(self.config))
+        setattr(self, "class", ClassLayer(self.config, self.initial))
 
     @property
     def classes(self) -> ClassLayer:
@@ -82,26 +84,23 @@ class Aggregator(nn.Module):
     chunk: int = 0
     remat: str = "none"
     arrangement: Arrangement = DEFAULT
+    initial: Initial = TORCH
 
     def setup(self) -> None:
-        c = self.config
-        # LayerNorm does not see a vector's length, and a correlation of one number is little else. A bias of similar size
-        # turns the length into a direction from the first step on.
-        embedding = {
-            "kernel": (layers.fan_in, (7, 7, c.prompts, c.hidden)),
-            "bias": (layers.normal(0.5), (c.hidden,)),
-        }
-        self.correlation_embedding = layers.Parameters(embedding)
-        self.appearance_guidance = layers.convolution(3, self.features, c.appearance_guidance)
-        self.text_guidance = layers.affine(self.features, c.text_guidance)
-        self.decoder_guidance_1 = layers.convolution(3, c.guidance_up[0], c.decoder_guidance[0])
-        self.decoder_guidance_2 = layers.convolution(3, c.guidance_up[1], c.decoder_guidance[1])
-        self.layers = [AggregationLayer(c) for _ in range(c.layers)]
+        c, declare = self.config, self.initial
+        # LayerNorm does not see a vector's length, and a correlation of one number is little else. From nothing, a bias
+        # of similar size turns the length into a direction from the first step on.
+        self.correlation_embedding = declare.convolution(7, c.prompts, c.hidden, bias=normal(0.5))
+        self.appearance_guidance = declare.convolution(3, self.features, c.appearance_guidance)
+        self.text_guidance = declare.affine(self.features, c.text_guidance)
+        self.decoder_guidance_1 = declare.convolution(3, c.guidance_up[0], c.decoder_guidance[0])
+        self.decoder_guidance_2 = declare.convolution(3, c.guidance_up[1], c.decoder_guidance[1])
+        self.layers = [AggregationLayer(c, self.initial) for _ in range(c.layers)]
         first, second = c.decoder
         # The guidance replaces the last of the incoming channels: 128 -> 96 + 32 and 64 -> 48 + 16.
-        self.decoder_1 = decoder.Stage(c.hidden, c.decoder_guidance[0], first)
-        self.decoder_2 = decoder.Stage(first, c.decoder_guidance[1], second)
-        self.head = layers.convolution(3, second, 1)
+        self.decoder_1 = decoder.Stage(c.hidden, c.decoder_guidance[0], first, self.initial)
+        self.decoder_2 = decoder.Stage(first, c.decoder_guidance[1], second, self.initial)
+        self.head = declare.convolution(3, second, 1)
 
     def embed(self, correlation: Float[Array, "b t h w p"]) -> Float[Array, "b t h w c"]:
         """7x7 convolution of each class's correlation."""

@@ -15,22 +15,28 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from ahs_seg_jax.models import aggregator, clip, decoder, layers, orthogonal, prompts, sharding
+from ahs_seg_jax.models import aggregator, layers, orthogonal, prompts, sharding
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.arrangement import DEFAULT, TPU, Arrangement
 from ahs_seg_jax.models.dc_hsp import DCHSP
+from ahs_seg_jax.models.initial import INITIAL
 from ahs_seg_jax.models.mh_fpn import MHFPN
+from ahs_seg_jax.models.ops import resize
 from ahs_seg_jax.models.prompts import Prompts
+from ahs_seg_jax.models.towers import registry
+from ahs_seg_jax.models.towers.config import ImageTowerConfig
 
 
 class CLIP(nn.Module):
     """Both towers and the rotations of their attention."""
 
     config: ModelConfig
-    scan_layers: bool = True
 
     def setup(self) -> None:
-        self.image, self.text = clip.towers(self.config, self.scan_layers)
+        c = self.config
+        options = c.embed_dim, jnp.dtype(c.dtype), c.remat
+        self.image = registry.IMAGE_TOWERS[c.image.tower].make(c.image, *options)
+        self.text = registry.TEXT_TOWERS[c.text.tower].make(c.text, *options)
         if self.config.adaptation != "none":
             self.adaptation = orthogonal.OrthogonalAdaptation(self.config)
         # CLIP's temperature: no part of segmentation, kept so that a checkpoint survives a round trip.
@@ -58,27 +64,24 @@ class CLIP(nn.Module):
 class AHSSeg(nn.Module):
     """The whole model. `encode_text` once for a vocabulary, `encode_image` once for a view, `segment` for each pair.
 
-    `scan_layers=False`, for a model without rotations: parameters as `clip.listed` makes them, faster for few images.
     `build_model` takes the arrangement that suits the devices; results do not depend on it.
     """
 
     config: ModelConfig
-    scan_layers: bool = True
     arrangement: Arrangement = DEFAULT
 
     def setup(self) -> None:
-        c = self.config
-        self.clip = CLIP(c, self.scan_layers)
+        c, initial = self.config, INITIAL[self.config.init]
+        self.clip = CLIP(c)
         for index, channels in enumerate(c.aggregator.guidance_up, 1):
-            side = 2**index
-            kernel = (decoder.UP_INIT, (side, side, c.image.width, channels))
-            bias = (layers.zeros, (channels,))
-            setattr(self, f"guidance_up_{index}", layers.Parameters({"kernel": kernel, "bias": bias}))
-        self.aggregator = aggregator.Aggregator(c.aggregator, c.embed_dim, c.class_chunk, c.remat, self.arrangement)
+            setattr(self, f"guidance_up_{index}", initial.transposed(2**index, c.image.width, channels))
+        self.aggregator = aggregator.Aggregator(
+            c.aggregator, c.embed_dim, c.class_chunk, c.remat, self.arrangement, initial
+        )
         if c.mh_fpn:
-            self.mh_fpn = MHFPN(c.embed_dim, c.mh_fpn_fusion)
+            self.mh_fpn = MHFPN(c.embed_dim, c.mh_fpn_fusion, initial)
         if c.dc_hsp:
-            self.dc_hsp = DCHSP(c.embed_dim, c.dc_hsp_rank)
+            self.dc_hsp = DCHSP(c.embed_dim, c.dc_hsp_rank, initial)
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
@@ -147,7 +150,7 @@ class AHSSeg(nn.Module):
 
     def _image(self, images: jax.Array, rotations: dict[str, Any]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         c = self.config
-        images = sharding.by_image(clip.normalise_pixels(images, c.image.crop))
+        images = sharding.by_image(normalise_pixels(images, c.image))
         taps = (*c.guidance_taps, *(c.mh_fpn_taps if c.mh_fpn else ()))
         dense, found = self.clip.encode_image(images, taps, rotations)
         first, second = (
@@ -202,6 +205,12 @@ def _even(text: jax.Array, class_mask: jax.Array | None) -> tuple[jax.Array, jax
         return text, class_mask
     mask = jnp.ones(classes, bool) if class_mask is None else class_mask
     return jnp.pad(text, ((0, extra), (0, 0), (0, 0)), mode="edge"), jnp.pad(mask, (0, extra))
+
+
+def normalise_pixels(images: Float[Array, "b H W 3"], config: ImageTowerConfig) -> Float[Array, "b crop crop 3"]:
+    """RGB 0..255 -> zero mean and unit variance by channel, then bilinear to the tower's crop."""
+    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, 3) for v in (config.pixel_mean, config.pixel_std))
+    return resize.bilinear((images.astype(jnp.float32) - mean) / std, (config.crop, config.crop))
 
 
 def mean_text(text: Float[Array, "t p e"]) -> Float[Array, "t e"]:

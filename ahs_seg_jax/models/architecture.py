@@ -6,38 +6,13 @@ Source: method.md's table of sizes; CLIP ViT-B/16 and ViT-L/14@336; CAT-Seg's ag
 import dataclasses
 from typing import Any
 
+from ahs_seg_jax.models.towers.config import ACTIVATIONS, ImageTowerConfig, TextTowerConfig
+
 ADAPTATIONS = ("none", "orthogonal", "ha_hem")
 FUSIONS = ("weighted", "attention", "concat")
+INITS = ("torch", "scratch")
 DTYPES = ("float32", "bfloat16")
-REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and long products (layers.rematerialised)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageTowerConfig:
-    """CLIP's image tower. `crop` and `patch_size` are in pixels, `pretrained_grid` in patches."""
-
-    layers: int = 12
-    width: int = 768
-    heads: int = 12
-    patch_size: int = 16
-    crop: int = 384
-    pretrained_grid: int = 14
-
-    @property
-    def grid(self) -> int:
-        """Side of the feature grid, in tokens."""
-        return self.crop // self.patch_size
-
-
-@dataclasses.dataclass(frozen=True)
-class TextTowerConfig:
-    """CLIP's text tower. `context` is the longest prompt in tokens, start and end included."""
-
-    layers: int = 12
-    width: int = 512
-    heads: int = 8
-    vocab_size: int = 49408
-    context: int = 77
+REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and long products (ops.remat)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +37,8 @@ class AggregatorConfig:
 class ModelConfig:
     """The whole model. The defaults are ViT-B/16 with all three components."""
 
-    image: ImageTowerConfig = ImageTowerConfig()
-    text: TextTowerConfig = TextTowerConfig()
+    image: ImageTowerConfig = dataclasses.field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = dataclasses.field(default_factory=TextTowerConfig)
     embed_dim: int = 512  # CLIP's joint embedding, e
     adaptation: str = "ha_hem"  # none | orthogonal | ha_hem
     block_size: int = 128  # side of a rotation block
@@ -77,6 +52,7 @@ class ModelConfig:
     dc_hsp: bool = True
     dc_hsp_rank: int = 64
     aggregator: AggregatorConfig = AggregatorConfig()
+    init: str = "torch"  # values of fresh parameters: torch (PyTorch's defaults) | scratch (to train all from nothing)
     dtype: str = "float32"  # activations: float32 (parity) | bfloat16
     class_chunk: int = 0  # classes per pass of the spatial layers and the decoder; 0 = all at once (same results)
     remat: str = "none"  # computed again in the backward pass of tower blocks and class chunks: none | cheap | all
@@ -131,7 +107,13 @@ class ModelConfig:
 
     def _choice_problems(self) -> list[str]:
         found = []
-        choices = (("adaptation", ADAPTATIONS), ("mh_fpn_fusion", FUSIONS), ("dtype", DTYPES), ("remat", REMAT))
+        choices = (
+            ("adaptation", ADAPTATIONS),
+            ("mh_fpn_fusion", FUSIONS),
+            ("dtype", DTYPES),
+            ("remat", REMAT),
+            ("init", INITS),
+        )
         for field, valid in choices:
             if getattr(self, field) not in valid:
                 found.append(f"model.{field} is {getattr(self, field)!r}; choose one of {', '.join(valid)}")
@@ -143,8 +125,20 @@ class ModelConfig:
         return found
 
     def _tower_problems(self) -> list[str]:
+        from ahs_seg_jax.models.towers import registry  # only here: it brings JAX, which a configuration can do without
+
         found = []
+        if min(self.image.pixel_std) <= 0:
+            found.append(f"model.image.pixel_std is {self.image.pixel_std}; it must be positive")
         for name, tower in (("image", self.image), ("text", self.text)):
+            for field, valid in (("tower", tuple(registry.TOWERS[name])), ("activation", ACTIVATIONS)):
+                if (value := getattr(tower, field)) not in valid:
+                    found.append(f"model.{name}.{field} is {value!r}; choose one of {', '.join(valid)}")
+            known = registry.TOWERS[name].get(tower.tower)
+            if known and not known.rotated and self.adaptation != "none":
+                found.append(
+                    f"model.{name}.tower is {tower.tower!r}, which cannot be rotated; set model.adaptation to none"
+                )
             if tower.width % tower.heads:
                 found.append(
                     f"model.{name}.width is {tower.width}, not a multiple of model.{name}.heads = {tower.heads}"
@@ -167,8 +161,9 @@ class ModelConfig:
         for stage, ((field, channels), guidance) in enumerate(zip(inputs, c.decoder_guidance, strict=True)):
             if channels <= guidance:
                 found.append(
-                    f"model.aggregator.{field} is {channels}; it must exceed model.aggregator.decoder_guidance[{stage}] "
-                    f"= {guidance}, which leaves the rest to the upsampled features"
+                    f"model.aggregator.{field} is {channels}; it must exceed "
+                    f"model.aggregator.decoder_guidance[{stage}] = {guidance}, "
+                    "which leaves the rest to the upsampled features"
                 )
         for stage, channels in enumerate(c.decoder):
             if channels % 16:
@@ -204,7 +199,8 @@ class ModelConfig:
             taps.append(("mh_fpn_taps", self.mh_fpn_taps))
             if self.mh_fpn_taps[-1] != layers - 1:
                 found.append(
-                    f"model.mh_fpn_taps is {self.mh_fpn_taps}; its last level must be the last image block, {layers - 1}"
+                    f"model.mh_fpn_taps is {self.mh_fpn_taps}; "
+                    f"its last level must be the last image block, {layers - 1}"
                 )
         for field, values in taps:
             if any(not 0 <= tap < layers for tap in values) or list(values) != sorted(set(values)):
@@ -216,12 +212,12 @@ class ModelConfig:
 
 
 def vitb16() -> ModelConfig:
-    """ViT-B/16 at 384 pixels, the published base size."""
+    """ViT-B/16 at 384 pixels, the published base size; fresh parameters are PyTorch's."""
     return ModelConfig()
 
 
 def vitl14_336() -> ModelConfig:
-    """ViT-L/14 at 336 pixels, the published large size."""
+    """ViT-L/14 at 336 pixels, the published large size; fresh parameters are PyTorch's."""
     return ModelConfig(
         image=ImageTowerConfig(layers=24, width=1024, heads=16, patch_size=14, crop=336, pretrained_grid=24),
         text=TextTowerConfig(layers=12, width=768, heads=12),
@@ -237,6 +233,7 @@ def tiny() -> ModelConfig:
         image=ImageTowerConfig(layers=4, width=128, heads=4, patch_size=8, crop=64, pretrained_grid=8),
         text=TextTowerConfig(layers=2, width=64, heads=4, context=32),
         embed_dim=64,
+        init="scratch",
         block_size=16,
         guidance_taps=(0, 1),
         mh_fpn_taps=(0, 1, 3),

@@ -34,8 +34,8 @@ def _by_memory_of_tpu(images: int, chunk: int) -> int:
 class Arrangement:
     """The parts of the model that have one way for each platform.
 
-    `decoder` is a module with `prepare` and `decode`; `embed` is the 7x7 convolution of the correlation; `class_chunk` is
-    (images, configured chunk) -> number of classes in a chunk, 0 for all at once.
+    `decoder` is a module with `prepare` and `decode`; `embed` is the 7x7 convolution of the correlation; `class_chunk`
+    is (images, configured chunk) -> number of classes in a chunk, 0 for all at once.
     """
 
     decoder: ModuleType

@@ -1,7 +1,7 @@
 """The aggregator's class layer: linear attention across the classes of each position.
 
-Classes meet in two sums only, so that padding, masks, chunks and shards of classes are exact: `sums` of some classes may
-be added to those of others before any class is updated.
+Classes meet in two sums only, so that padding, masks, chunks and shards of classes are exact: `sums` of some classes
+may be added to those of others before any class is updated.
 
 Axes: b image (b1: b or 1), t class, h w grid, c hidden channels, g guidance channels, m head, d e channels of a head.
 
@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from ahs_seg_jax.models import layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
+from ahs_seg_jax.models.initial import TORCH, Initial, norm, zeros
 from ahs_seg_jax.models.ops import resize
 from ahs_seg_jax.models.parameters import Params
 
@@ -102,17 +103,18 @@ class ClassLayer(nn.Module):
     """
 
     config: AggregatorConfig
+    initial: Initial = TORCH
 
     def setup(self) -> None:
-        c = self.config
+        c, declare = self.config, self.initial
         channels, joined, wide = c.hidden, c.hidden + c.text_guidance, c.mlp_ratio * c.hidden
         if c.pad_len:
-            self.padding_token = self.param("padding_token", layers.zeros, (channels,))
-            self.padding_guidance = self.param("padding_guidance", layers.zeros, (c.text_guidance,))
-        self.query, self.key = layers.affine(joined, channels), layers.affine(joined, channels)
-        self.value = layers.affine(channels, channels)
-        self.ln_1, self.ln_2 = layers.norm(channels), layers.norm(channels)
-        self.mlp_in, self.mlp_out = layers.affine(channels, wide), layers.affine(wide, channels)
+            self.padding_token = self.param("padding_token", zeros, (channels,))
+            self.padding_guidance = self.param("padding_guidance", zeros, (c.text_guidance,))
+        self.query, self.key = declare.affine(joined, channels), declare.affine(joined, channels)
+        self.value = declare.affine(channels, channels)
+        self.ln_1, self.ln_2 = norm(channels), norm(channels)
+        self.mlp_in, self.mlp_out = declare.affine(channels, wide), declare.affine(wide, channels)
 
     def _parameters(self) -> dict[str, Any]:
         names = ("query", "key", "value", "ln_1", "ln_2", "mlp_in", "mlp_out")

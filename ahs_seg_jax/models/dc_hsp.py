@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
+from ahs_seg_jax.models.initial import TORCH, Initial, Parameters, norm, zeros
 
 DROPOUT = 0.1
 
@@ -23,14 +24,16 @@ DROPOUT = 0.1
 class Complexity(nn.Module):
     """Text embedding `[t, e]` -> complexity `[t]` in 0..1. Dropout acts in training only."""
 
+    initial: Initial = TORCH
+
     @nn.compact
     def __call__(self, text: Float[Array, "t e"], train: bool = False) -> Float[Array, "t"]:
-        x = layers.linear(text, layers.affine(text.shape[-1], 256, name="dense_0")())
-        x = layers.gelu(layers.layer_norm(x, layers.norm(256, name="norm_0")()))
+        x = layers.linear(text, self.initial.affine(text.shape[-1], 256, name="dense_0")())
+        x = layers.gelu(layers.layer_norm(x, norm(256, name="norm_0")()))
         x = nn.Dropout(DROPOUT, deterministic=not train)(x)
-        x = layers.linear(x, layers.affine(256, 128, name="dense_1")())
-        x = layers.gelu(layers.layer_norm(x, layers.norm(128, name="norm_1")()))
-        return jax.nn.sigmoid(layers.linear(x, layers.affine(128, 1, name="dense_2")())[:, 0])
+        x = layers.linear(x, self.initial.affine(256, 128, name="dense_1")())
+        x = layers.gelu(layers.layer_norm(x, norm(128, name="norm_1")()))
+        return jax.nn.sigmoid(layers.linear(x, self.initial.affine(128, 1, name="dense_2")())[:, 0])
 
 
 class DCHSP(nn.Module):
@@ -38,19 +41,20 @@ class DCHSP(nn.Module):
 
     features: int
     rank: int
+    initial: Initial = TORCH
 
     def setup(self) -> None:
         e, r = self.features, self.rank
-        # Identity: the losses start from the alignment that CLIP has, and teach it to a model that has none yet.
-        base = {"base": (nn.initializers.constant(jnp.eye(e)), (e, e))}
+        # From nothing, the identity: the losses then teach the alignment of the features themselves.
+        base = {"base": (self.initial.matrix(e, scratch=nn.initializers.constant(jnp.eye(e))), (e, e))}
         delta = {
             "scale": (nn.initializers.constant(0.1), ()),
-            "a": (layers.fan_in, (e, r)),
-            "b": (layers.zeros, (r, e)),
+            "a": (self.initial.matrix(e), (e, r)),
+            "b": (zeros, (r, e)),
         }
-        self.complexity = Complexity()
-        self.image = layers.Parameters(base)
-        self.text = layers.Parameters(base | delta)
+        self.complexity = Complexity(self.initial)
+        self.image = Parameters(base)
+        self.text = Parameters(base | delta)
         self.radius = self.param("radius", nn.initializers.constant(e**0.5), ())
 
     def __call__(

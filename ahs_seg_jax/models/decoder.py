@@ -16,13 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
-from ahs_seg_jax.models.layers import Parameters
+from ahs_seg_jax.models.initial import TORCH, Initial, norm
 from ahs_seg_jax.models.ops import products
 from ahs_seg_jax.models.ops.convolution import at_corners, to_one_channel
 from ahs_seg_jax.models.parameters import Params
-
-# Each output pixel of a transposed convolution sees one kernel position: the fan-in is the channels alone.
-UP_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=2, out_axis=3, batch_axis=(0, 1))
 
 
 class Prepared(NamedTuple):
@@ -39,26 +36,27 @@ class Stage(nn.Module):
     features_in: int
     guidance: int
     features: int
+    initial: Initial = TORCH
 
     @nn.compact
     def __call__(self) -> dict[str, Params]:
         joined, c = self.features_in, self.features
         upsampled = joined - self.guidance
-        up = {"kernel": (UP_INIT, (2, 2, joined, upsampled)), "bias": (layers.zeros, (upsampled,))}
+        declare = self.initial
         return {
-            "up": Parameters(up, name="up")(),
-            "conv_1": layers.convolution(3, joined, c, bias=False, name="conv_1")(),
-            "norm_1": layers.norm(c, name="norm_1")(),
-            "conv_2": layers.convolution(3, c, c, bias=False, name="conv_2")(),
-            "norm_2": layers.norm(c, name="norm_2")(),
+            "up": declare.transposed(2, joined, upsampled, name="up")(),
+            "conv_1": declare.convolution(3, joined, c, bias=None, name="conv_1")(),
+            "norm_1": norm(c, name="norm_1")(),
+            "conv_2": declare.convolution(3, c, c, bias=None, name="conv_2")(),
+            "norm_2": norm(c, name="norm_2")(),
         }
 
 
 def guidance_share(guidance: Float[Array, "b h w g"], p: Params) -> Float[Array, "b 1 h w o"]:
     """The share of a stage's first convolution that is the same for every class.
 
-    It comes from the guidance, and from the bias of the transposed convolution before it. That bias is not just a constant:
-    the zero padding of the 3x3 convolution cuts it off at the edges.
+    It comes from the guidance, and from the bias of the transposed convolution before it. That bias is not just a
+    constant: the zero padding of the 3x3 convolution cuts it off at the edges.
     """
     bias = jnp.broadcast_to(p["up"]["bias"].astype(guidance.dtype), (*guidance.shape[:-1], p["up"]["bias"].shape[0]))
     return layers.conv_same(jnp.concatenate([bias, guidance], -1), p["conv_1"])[:, None]
@@ -66,7 +64,7 @@ def guidance_share(guidance: Float[Array, "b h w g"], p: Params) -> Float[Array,
 
 @functools.cache
 def meeting() -> np.ndarray:
-    """`[i, a, p, s]`: 1 where tap a of the 3x3 kernel at row i of an output block meets row s of those upsampled from row p.
+    """`[i, a, p, s]`: 1 where tap a of the 3x3 kernel, at row i of an output block, meets row s upsampled from row p.
 
     A block lies around the corner between the two input rows p of its patch: its first row belongs to the upper one.
     """

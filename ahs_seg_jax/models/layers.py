@@ -1,15 +1,13 @@
-"""Declarations of parameters, and the layers that the whole model shares.
+"""The layers that the whole model shares, as pure functions.
 
-Modules own parameters; the arithmetic is pure functions over dictionaries of arrays, so that a stack of layers can be
-scanned, cut into chunks of classes and rematerialised without lifting Flax transformations.
+Modules own parameters (`initial`); the arithmetic is functions of dictionaries of arrays, so that a stack of layers can
+be scanned, cut into chunks of classes and rematerialised without lifting Flax transformations.
 
 Axes: b image, h w rows and columns, c o input and output channels, k kernel side.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,50 +17,6 @@ from ahs_seg_jax.models.ops.convolution import same, same_in_loop
 from ahs_seg_jax.models.parameters import Params
 
 EPSILON = 1e-5  # PyTorch's default of LayerNorm and GroupNorm; Flax's differs
-
-zeros = nn.initializers.zeros_init()
-ones = nn.initializers.ones_init()
-normal = nn.initializers.normal
-fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-
-def stacked(initializer: Any) -> Any:
-    """The initializer of one layer, applied to each index of a leading axis of layers."""
-
-    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        keys = jax.random.split(key, shape[0])
-        return jax.vmap(lambda key: initializer(key, shape[1:], dtype))(keys)
-
-    return initialize
-
-
-class Parameters(nn.Module):
-    """Named float32 arrays: `shapes` maps a name to (initializer, shape). Calling it hands them out."""
-
-    shapes: Mapping[str, tuple[Any, tuple[int, ...]]]
-
-    @nn.compact
-    def __call__(self) -> dict[str, jax.Array]:
-        return {name: self.param(name, init, shape) for name, (init, shape) in self.shapes.items()}
-
-
-def affine(features_in: int, features_out: int, name: str | None = None) -> Parameters:
-    """`kernel [in, out]` and `bias [out]` of a linear map."""
-    shapes = {"kernel": (fan_in, (features_in, features_out)), "bias": (zeros, (features_out,))}
-    return Parameters(shapes, name=name)
-
-
-def convolution(
-    side: int, features_in: int, features_out: int, name: str | None = None, *, bias: bool = True
-) -> Parameters:
-    """`kernel [k, k, in, out]` and, unless told otherwise, `bias [out]`."""
-    shapes = {"kernel": (fan_in, (side, side, features_in, features_out))}
-    return Parameters(shapes | ({"bias": (zeros, (features_out,))} if bias else {}), name=name)
-
-
-def norm(features: int, name: str | None = None) -> Parameters:
-    """`scale [c]` and `bias [c]` of a LayerNorm or GroupNorm."""
-    return Parameters({"scale": (ones, (features,)), "bias": (zeros, (features,))}, name=name)
 
 
 def _along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
@@ -80,7 +34,7 @@ def linear(x: Float[Array, "*batch c"], p: Params) -> Float[Array, "*batch o"]:
 
 
 def learned_linear(x: Float[Array, "*batch c"], p: Params) -> Float[Array, "*batch o"]:
-    """`linear` for the aggregator, whose kernels learn whatever else is frozen: a faster way to the kernel's gradient."""
+    """`linear` with a faster gradient of the kernel, for the aggregator: its kernels learn whatever else is frozen."""
     return _with_bias(products.product(x, p["kernel"].astype(x.dtype)), p)
 
 
@@ -130,6 +84,9 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+
 def conv_same(x: Float[Array, "*batch h w c"], p: Params, *, in_loop: bool = False) -> Float[Array, "*batch h w o"]:
     """Convolution with an odd kernel and zero padding, in x's dtype.
 
@@ -165,7 +122,7 @@ def patches(x: Float[Array, "*batch h w c"], side: int) -> Float[Array, "*batch 
 def split_linear(p: Params, features: int) -> tuple[Params, jax.Array]:
     """A linear map of `[features, guidance]` as the features' map (with the bias) and the guidance's kernel.
 
-    Such a map is the sum of two. Guidance is the same for all classes of an image (or all positions of a class), so that
-    its half is computed once and added: this makes the aggregator cheap, and the result stays exact.
+    Such a map is the sum of two. Guidance is the same for all classes of an image (or all positions of a class), so
+    that its half is computed once and added: this makes the aggregator cheap, and the result stays exact.
     """
     return {"kernel": p["kernel"][:features], "bias": p["bias"]}, p["kernel"][features:]

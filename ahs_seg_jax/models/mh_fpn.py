@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
-from ahs_seg_jax.models.layers import Parameters
+from ahs_seg_jax.models.initial import TORCH, Initial, norm, zeros
 from ahs_seg_jax.models.parameters import Params
 
 LEVELS = 3
@@ -35,18 +35,18 @@ class Level(nn.Module):
     """One depth: aligned to a sphere of learned radius, then enhanced in space."""
 
     features: int
+    initial: Initial = TORCH
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
         e = self.features
-        aligned = layers.linear(x, layers.affine(x.shape[-1], e, name="align")())
-        aligned = layers.gelu(layers.layer_norm(aligned, layers.norm(e, name="align_norm")()))
+        aligned = layers.linear(x, self.initial.affine(x.shape[-1], e, name="align")())
+        aligned = layers.gelu(layers.layer_norm(aligned, norm(e, name="align_norm")()))
         radius = self.param("radius", nn.initializers.constant(e**0.5), ())
         x = layers.l2_normalise(aligned) * radius.astype(x.dtype)
-        depthwise = {"kernel": (layers.normal(1 / 3), (3, 3, 1, e)), "bias": (layers.zeros, (e,))}
-        x = _depthwise(x, Parameters(depthwise, name="depthwise")())
-        x = layers.conv_same(x, layers.convolution(1, e, e, name="pointwise")())
-        return layers.gelu(layers.group_norm(x, layers.norm(e, name="norm")(), e // 16))
+        x = _depthwise(x, self.initial.depthwise(3, e, name="depthwise")())
+        x = layers.conv_same(x, self.initial.convolution(1, e, e, name="pointwise")())
+        return layers.gelu(layers.group_norm(x, norm(e, name="norm")(), e // 16))
 
 
 class MHFPN(nn.Module):
@@ -58,18 +58,19 @@ class MHFPN(nn.Module):
 
     features: int
     fusion: str = "weighted"
+    initial: Initial = TORCH
 
     @nn.compact
     def __call__(self, levels: Sequence[Float[Array, "b h w d"]]) -> tuple[Float[Array, "b h w e"], dict[str, Any]]:
         """Returns the fused features, and `weights`: `[3]`, `[b, 3]` or absent (concat)."""
         e = self.features
-        aligned = [Level(e, name=f"level_{v}")(x) for v, x in enumerate(levels)]
+        aligned = [Level(e, self.initial, name=f"level_{v}")(x) for v, x in enumerate(levels)]
         out: dict[str, Any] = {}
         if self.fusion == "concat":
             fused = layers.conv_same(
-                jnp.concatenate(aligned, -1), layers.convolution(1, LEVELS * e, e, name="fusion")()
+                jnp.concatenate(aligned, -1), self.initial.convolution(1, LEVELS * e, e, name="fusion")()
             )
-            fused = layers.gelu(layers.group_norm(fused, layers.norm(e, name="fusion_norm")(), e // 16))
+            fused = layers.gelu(layers.group_norm(fused, norm(e, name="fusion_norm")(), e // 16))
         else:
             weights = self._weights(aligned)
             out["weights"] = weights
@@ -78,13 +79,13 @@ class MHFPN(nn.Module):
                 jnp.stack(aligned),
                 weights.astype(aligned[0].dtype),
             )
-        x = layers.conv_same(fused, layers.convolution(3, e, e, name="out_conv_1")())
-        x = layers.gelu(layers.group_norm(x, layers.norm(e, name="out_norm")(), e // 16))
-        return layers.conv_same(x, layers.convolution(1, e, e, name="out_conv_2")()), out
+        x = layers.conv_same(fused, self.initial.convolution(3, e, e, name="out_conv_1")())
+        x = layers.gelu(layers.group_norm(x, norm(e, name="out_norm")(), e // 16))
+        return layers.conv_same(x, self.initial.convolution(1, e, e, name="out_conv_2")()), out
 
     def _weights(self, aligned: list[jax.Array]) -> jax.Array:
         if self.fusion == "weighted":
-            return jax.nn.softmax(self.param("fusion_weights", layers.zeros, (LEVELS,)))
+            return jax.nn.softmax(self.param("fusion_weights", zeros, (LEVELS,)))
         means = jnp.concatenate([x.astype(jnp.float32).mean((1, 2)) for x in aligned], -1)
-        scores = layers.linear(means, layers.affine(LEVELS * self.features, LEVELS, name="fusion")())
+        scores = layers.linear(means, self.initial.affine(LEVELS * self.features, LEVELS, name="fusion")())
         return jax.nn.softmax(scores, axis=-1)

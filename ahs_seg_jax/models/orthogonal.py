@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.models.clip import ATTENTION
 from ahs_seg_jax.models.ops.inverse import inverse_of_one_plus
 from ahs_seg_jax.models.parameters import Params
+from ahs_seg_jax.models.towers import registry
+from ahs_seg_jax.models.towers.interface import SLOTS
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -65,7 +67,7 @@ def rotate(kernels: Params, rotation: Float[Array, "l r j B B"]) -> dict[str, Fl
     """
     _, _, blocks, side, _ = rotation.shape
     rotated = {}
-    for slot, name in enumerate(ATTENTION):
+    for slot, name in enumerate(SLOTS):
         kernel, q = kernels[name], rotation[:, slot]
         layers, inside, outside = kernel.shape
         if name == "out":
@@ -122,7 +124,10 @@ class OrthogonalAdaptation(nn.Module):
         return blocks(c.text.layers, slice(0, c.text_blocks)), blocks(c.image.layers, slice(c.text_blocks, None))
 
     def __call__(self) -> dict[str, Any]:
-        """`text` and `image`: rotations `[l, r, j, B, B]`; under HA-HEM modulated, with `alpha_*`, `beta_*`, `energy`."""
+        """`text` and `image`: rotations `[l, r, j, B, B]`.
+
+        Under HA-HEM they are modulated, and `alpha_*`, `beta_*` and `energy` come along.
+        """
         text, image = self._mixed()
         if self.config.adaptation == "orthogonal":
             # The published model uses the image tower's matrices as they are: free, not orthogonal.
@@ -155,10 +160,8 @@ def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, dict[str, A
         return config, dict(params)
     clip = dict(params["clip"])
     rotations: Any = OrthogonalAdaptation(config).apply({"params": clip.pop("adaptation")})
-    for tower in ("text", "image"):
-        blocks = dict(clip[tower]["blocks"])
-        kernels = rotate({name: blocks[name]["kernel"] for name in ATTENTION}, rotations[tower])
-        for name in ATTENTION:
-            blocks[name] = dict(blocks[name]) | {"kernel": kernels[name]}
-        clip[tower] = dict(clip[tower]) | {"blocks": blocks}
+    for side, tower in registry.towers(config.image, config.text).items():
+        leaves = dict(parameters.flatten(clip[side]))
+        kernels = rotate({slot: leaves[name] for slot, name in tower.rotated.items()}, rotations[side])
+        clip[side] = parameters.unflatten(leaves | {name: kernels[slot] for slot, name in tower.rotated.items()})
     return dataclasses.replace(config, adaptation="none"), dict(params) | {"clip": clip}

@@ -1,8 +1,8 @@
 """Where the model's large activations lie on a mesh of devices.
 
 The caller makes a mesh known (`on`, inside a traced function); without one everything here does nothing. Classes are
-independent but for the class attention's two sums, so that splitting them over the axis `classes` costs one small reduction
-in each aggregation layer.
+independent but for the class attention's two sums, so that splitting them over the axis `classes` costs one small
+reduction in each aggregation layer.
 
 Axes: b image, t class.
 """
@@ -35,7 +35,10 @@ def _constrained(x: jax.Array, *axes: str | tuple[str, ...]) -> jax.Array:
 
 
 def whole(x: jax.Array) -> jax.Array:
-    """A whole copy on each device, also of the gradient: how classes are split further on does not reach further back."""
+    """A whole copy on each device, of the gradient too.
+
+    It stops the class sharding of later stages from propagating into earlier ones.
+    """
     return _constrained(x)
 
 

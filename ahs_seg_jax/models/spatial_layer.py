@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
+from ahs_seg_jax.models.initial import TORCH, Initial, norm
 from ahs_seg_jax.models.ops import attention, chunks, products
 from ahs_seg_jax.models.parameters import Params
 
@@ -73,6 +74,7 @@ class SwinBlock(nn.Module):
     """Parameters of one Swin block; `guidance` channels join queries and keys."""
 
     config: AggregatorConfig
+    initial: Initial = TORCH
 
     @nn.compact
     def __call__(self) -> dict[str, Params]:
@@ -86,27 +88,27 @@ class SwinBlock(nn.Module):
             "mlp_in": (c, self.config.mlp_ratio * c),
             "mlp_out": (self.config.mlp_ratio * c, c),
         }
-        p: dict[str, Params] = {name: layers.affine(*shape, name=name)() for name, shape in shapes.items()}
-        return p | {name: layers.norm(c, name=name)() for name in ("ln_1", "ln_2")}
+        p: dict[str, Params] = {name: self.initial.affine(*shape, name=name)() for name, shape in shapes.items()}
+        return p | {name: norm(c, name=name)() for name in ("ln_1", "ln_2")}
 
 
 class SpatialLayer(nn.Module):
     """Two Swin blocks over the grid, each class separately; the second shifted by half a window."""
 
     config: AggregatorConfig
+    initial: Initial = TORCH
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t h w c"], guidance: Float[Array, "b h w g"], *, chunk: int, remat: str
     ) -> Float[Array, "b t h w c"]:
         c = self.config
-        norm = layers.norm(c.appearance_guidance, name="guidance_norm")()
-        normed = layers.layer_norm(guidance, norm)[:, None]
+        normed = layers.layer_norm(guidance, norm(c.appearance_guidance, name="guidance_norm")())[:, None]
         side = min(x.shape[2:4])
         window, shift = (side, 0) if side <= c.window else (c.window, c.window // 2)
         blocks = []
         for name, by in (("block_1", 0), ("block_2", shift)):
-            p = SwinBlock(c, name=name)()
+            p = SwinBlock(c, self.initial, name=name)()
             kernels = [layers.split_linear(p[role], c.hidden)[1].astype(x.dtype) for role in ("query", "key")]
             blocks.append((p, (normed @ kernels[0], normed @ kernels[1]), by))
 

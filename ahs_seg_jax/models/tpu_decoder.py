@@ -1,11 +1,13 @@
 """The decoder arranged for TPUs: the four pixels of a 2x2 block are channels of one position.
 
-A TPU works through 128 channels at a time, and the decoder has 64 and 32: four pixels fill them up. The joined upsampling
-(`decoder.joined_kernel`) makes such blocks by itself. They lie around the corners between pixels, so that the first and last
-rows and columns of blocks reach beyond the edges. A 3x3 convolution takes four such blocks to one block of pixels, so that
-nothing is rearranged between the two. Same results as `decoder`; docs/performance.md has the estimates.
+A TPU works through 128 channels at a time, and the decoder has 64 and 32: four pixels fill them up. The joined
+upsampling (`decoder.joined_kernel`) makes such blocks by itself. They lie around the corners between pixels, so that
+the first and last rows and columns of blocks reach beyond the edges. A 3x3 convolution takes four such blocks to one
+block of pixels, so that nothing is rearranged between the two. Same results as `decoder`; docs/performance.md has the
+estimates.
 
-Axes: n image x class, b image, h w grid before upsampling, c o input and output channels, i j row and column in a block.
+Axes: n image x class, b image, h w grid before upsampling, c o input and output channels, i j row and column in a
+block.
 """
 
 import functools
@@ -38,7 +40,7 @@ def to_pixels(x: Float[Array, "*n h w ijc"]) -> Float[Array, "*n 2h 2w c"]:
 
 @functools.cache
 def inside(rows: int, columns: int, channels: int) -> np.ndarray:
-    """`[h + 1, w + 1, ijc]`: 1 where a pixel of the blocks around corners is one of the 2h x 2w, 0 beyond their edges."""
+    """`[h + 1, w + 1, ijc]`: 1 where a pixel of the blocks around corners is one of the 2h x 2w, 0 beyond the edges."""
     within = np.zeros((2 * rows + 2, 2 * columns + 2), np.float32)
     within[1:-1, 1:-1] = 1
     blocks = within.reshape(rows + 1, 2, columns + 1, 2).transpose(0, 2, 1, 3).reshape(rows + 1, columns + 1, 4)
@@ -55,8 +57,8 @@ def corner_kernel(kernel: Float[Array, "3 3 c o"]) -> Float[Array, "2 2 ijc ijo"
 def prepare(guidance: Float[Array, "b 2h 2w g"], p: Params) -> Prepared:
     """Everything a decoder stage needs that does not depend on the class.
 
-    `upsampling` is `[2, 2, c, ijo]`, `share` stands in blocks around corners `[b, 1, h + 1, w + 1, ijo]`, and the second
-    convolution is a `corner_kernel`.
+    `upsampling` is `[2, 2, c, ijo]`, `share` stands in blocks around corners `[b, 1, h + 1, w + 1, ijo]`, and the
+    second convolution is a `corner_kernel`.
     """
     plain, dtype = decoder.prepare(guidance, p), guidance.dtype
     share = jnp.pad(plain.share, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
@@ -107,7 +109,7 @@ def _reach() -> np.ndarray:
 
 
 def _sources(row: int) -> tuple[tuple[slice, int], tuple[slice, int]]:
-    """The two blocks that reach row `row` of a block (itself and the neighbour on that side), and by which of their rows.
+    """The blocks that reach row `row` of a block, and by which of their rows: itself and its neighbour on that side.
 
     One block of padding lies around the grid.
     """

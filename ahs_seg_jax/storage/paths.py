@@ -1,7 +1,7 @@
 """Paths on Google Cloud Storage (`gs://bucket/...`): what can lie there, and what must lie on a disk.
 
-A run's working directory can, and prepared benchmarks: Orbax, ArrayRecord, TensorBoard's writer and etils read and write
-there by themselves. Single images and other programs' checkpoints are opened by libraries that need a file.
+A run's working directory can, and prepared benchmarks: Orbax, ArrayRecord, TensorBoard's writer and etils read and
+write there by themselves. Single images and other programs' checkpoints are opened by libraries that need a file.
 """
 
 import importlib.util
@@ -27,8 +27,8 @@ def on_disk(path: str | os.PathLike[str], what: str) -> pathlib.Path:
     """The path of something that is only read from a disk. Raises ValueError if it is remote."""
     if is_remote(path):
         raise ValueError(
-            f"{what} is {os.fspath(path)}, but that is only read from a disk: copy it here (gcloud storage cp -r), or mount "
-            "the bucket (gcsfuse)"
+            f"{what} is {os.fspath(path)}, but that is only read from a disk: copy it here (gcloud storage cp -r), or "
+            "mount the bucket (gcsfuse)"
         )
     return pathlib.Path(path)
 

@@ -21,34 +21,35 @@ from ahs_seg_jax.config import TrainConfig
 from ahs_seg_jax.config.training import FINETUNE
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.parameters import Params
+from ahs_seg_jax.models.towers import registry
 
-# The first pattern that matches the whole name gives the group.
+# The first pattern that matches the whole name gives the group; a tower's parameters have theirs in models/towers/.
 GROUPS = (
     (r"clip/adaptation/.*", "adaptation"),
-    (r"clip/(image|text)/blocks/(query|value)/kernel", "attention"),
-    (r"clip/image/blocks/(query|key|value|out)/bias", "image_biases"),
-    (r"clip/(image|text)/blocks/.*", "blocks"),
-    (r"clip/.*", "clip"),
+    (r"clip/logit_scale", "clip"),
     (r"guidance_up_[12]/.*", "guidance"),
     (r"mh_fpn/.*", "mh_fpn"),
     (r"dc_hsp/.*", "dc_hsp"),
     (r"aggregator/.*", "aggregator"),
 )
 INSIDE_CLIP = FINETUNE["scratch"]
+LABELS = tuple(dict.fromkeys((*INSIDE_CLIP, *(label for _, label in GROUPS))))
 
-NO_DECAY = (
-    r".*(norm|ln)_?[a-z0-9]*/(scale|bias)",  # LayerNorm and GroupNorm
-    r"clip/(image|text)/(class|position|token)_embedding",
-)
+
+NORMS = r".*(norm|ln)_?[a-z0-9]*/(scale|bias)"  # LayerNorm and GroupNorm
 
 
 def group(name: str) -> str:
-    """The group of a parameter, by the first of GROUPS that matches. Raises ValueError if none does."""
+    """The group of a parameter, by its tower or the first of GROUPS that matches. Raises ValueError if none does."""
+    if row := registry.parameter(name):
+        return row.group
     for pattern, label in GROUPS:
         if re.fullmatch(pattern, name):
             return label
     known = ", ".join(pattern for pattern, _ in GROUPS)
-    raise ValueError(f"parameter {name!r} belongs to no group of the optimiser; the patterns are {known}")
+    raise ValueError(
+        f"parameter {name!r} belongs to no group of the optimiser; the patterns are {known}, and those of models/towers"
+    )
 
 
 def is_trainable(name: str, finetune: str) -> bool:
@@ -59,7 +60,8 @@ def is_trainable(name: str, finetune: str) -> bool:
 
 def decays(name: str) -> bool:
     """Whether weight decay acts on a parameter: on all but norms and embeddings (biases of linear layers decay)."""
-    return not any(re.fullmatch(pattern, name) for pattern in NO_DECAY)
+    row = registry.parameter(name)
+    return not re.fullmatch(NORMS, name) and (row is None or row.decays)
 
 
 def split(params: Params, finetune: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -81,6 +81,22 @@ def _split_batch(batch: Batch, parts: int) -> Batch:
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
 
 
+def _averaged(differentiated: Any, parts: int, state: TrainState, batch: Batch, tokens: Tokens, key: Array) -> Any:
+    """What `differentiated` gives (loss, its parts, gradients), averaged over `parts` micro-batches."""
+    if parts == 1:
+        return differentiated(state.trainable, state.frozen, batch, tokens, key)
+
+    def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+        share = differentiated(state.trainable, state.frozen, part[0], tokens, part[1])
+        return jax.tree.map(lambda old, new: old + new / parts, total, share), None
+
+    micro = _split_batch(batch, parts), jax.random.split(key, parts)
+    first = jax.tree.map(lambda x: x[0], micro)
+    shapes = jax.eval_shape(differentiated, state.trainable, state.frozen, first[0], tokens, first[1])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zeros, micro)[0]
+
+
 def _finite(*values: Array) -> Bool[Array, ""]:
     return jnp.isfinite(jnp.stack(values)).all()
 
@@ -118,22 +134,6 @@ def make_train_step(
 
     differentiated = jax.value_and_grad(loss, has_aux=True)
 
-    def accumulated(state: TrainState, batch: Batch, tokens: Tokens, key: Array) -> Any:
-        """Loss, parts and gradients, averaged over the micro-batches."""
-
-        def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
-            share = differentiated(state.trainable, state.frozen, part[0], tokens, part[1])
-            return jax.tree.map(lambda old, new: old + new / train.accumulation, total, share), None
-
-        if train.accumulation == 1:
-            return differentiated(state.trainable, state.frozen, batch, tokens, key)
-        parts = _split_batch(batch, train.accumulation)
-        keys = jax.random.split(key, train.accumulation)
-        one = jax.tree.map(lambda x: x[0], (parts, keys))
-        shapes = jax.eval_shape(differentiated, state.trainable, state.frozen, one[0], tokens, one[1])
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add, zeros, (parts, keys))[0]
-
     def update(state: TrainState, gradients: Any) -> TrainState:
         updates, opt_state = adamw.update(gradients, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
@@ -144,7 +144,7 @@ def make_train_step(
         traces["train_step"] += 1
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
         with sharding.on(mesh):
-            (total, parts), gradients = accumulated(state, batch, tokens, key)
+            (total, parts), gradients = _averaged(differentiated, train.accumulation, state, batch, tokens, key)
         norm, new = optax.tree.norm(gradients), update(state, gradients)
         metrics = {
             "loss/total": total,

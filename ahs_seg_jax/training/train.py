@@ -91,7 +91,7 @@ def announce(experiment: Experiment, state: TrainState, done: int, source: Sourc
         return f"{label:<12}{learning:>14,}{frozen:>14,}{size / 2**20:>14,.1f}"
 
     lines = [f"{'group':<12}{'learning':>14}{'frozen':>14}{'MiB a device':>14}"]
-    for label in dict.fromkeys(label for _, label in optimizer.GROUPS):
+    for label in optimizer.LABELS:
         learning, frozen = (count(optimizer.only(part, label)) for part in (state.trainable, state.frozen))
         if learning or frozen:
             lines.append(line(label, learning, frozen, held[label]))

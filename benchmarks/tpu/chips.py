@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ahs_seg_jax import memory
+from ahs_seg_jax.ahead_of_time import memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,36 +6,42 @@ import pytest
 from ahs_seg_jax.checkpoints.formats.entry import target_shapes
 from ahs_seg_jax.checkpoints.formats.layouts import entries
 from ahs_seg_jax.models import parameters
-from ahs_seg_jax.models.architecture import AggregatorConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from ahs_seg_jax.models.architecture import AggregatorConfig
+from tests.support.small import changed, small_model
 
-SMALL = ModelConfig(
-    image=ImageTowerConfig(layers=3, width=28, heads=7, patch_size=5, crop=30, pretrained_grid=7),
-    text=TextTowerConfig(layers=2, width=20, heads=5, vocab_size=97, context=13),
-    embed_dim=16,
+SMALL = small_model(
+    image__width=28,
+    image__heads=7,
+    image__patch_size=5,
+    image__crop=30,
+    image__pretrained_grid=7,
+    text__layers=2,
+    text__width=20,
+    text__heads=5,
+    text__vocab_size=97,
+    text__context=13,
     block_size=4,
-    guidance_taps=(0, 1),
-    mh_fpn_taps=(0, 1, 2),
-    dc_hsp_rank=3,
-    aggregator=AggregatorConfig(
-        hidden=12,
-        layers=2,
-        heads=3,
-        window=6,
-        mlp_ratio=3,
-        prompts=2,
-        appearance_guidance=5,
-        text_guidance=7,
-        decoder=(32, 16),
-        decoder_guidance=(3, 6),
-        guidance_up=(11, 13),
-        pad_len=19,
-    ),
+    aggregator__hidden=12,
+    aggregator__layers=2,
+    aggregator__heads=3,
+    aggregator__mlp_ratio=3,
+    aggregator__prompts=2,
+    aggregator__appearance_guidance=5,
+    aggregator__text_guidance=7,
+    aggregator__decoder=(32, 16),
+    aggregator__decoder_guidance=(3, 6),
+    aggregator__guidance_up=(11, 13),
+    aggregator__pad_len=19,
 )
 PLAIN = SMALL.replace(adaptation="none", mh_fpn=False, dc_hsp=False)
-# The sizes that a file shows by itself: 64 channels a head, and as published whatever no shape tells.
-VISIBLE = PLAIN.replace(
-    image=ImageTowerConfig(layers=3, width=128, heads=2, patch_size=5, crop=120, pretrained_grid=7),
-    text=TextTowerConfig(layers=2, width=64, heads=1, vocab_size=97, context=13),
+# A file shows these sizes by itself: heads have 64 channels, and what no shape tells is as published.
+VISIBLE = changed(
+    PLAIN,
+    image__width=128,
+    image__heads=2,
+    image__crop=120,
+    text__width=64,
+    text__heads=1,
     aggregator=AggregatorConfig(),
     block_size=128,
     dc_hsp_rank=64,
@@ -83,9 +89,3 @@ def random_params():
 def assert_same():
     """(tree, tree): equal names and bit-equal values."""
     return _assert_same
-
-
-@pytest.fixture
-def torch():
-    """PyTorch, of the `convert` extra."""
-    return pytest.importorskip("torch")

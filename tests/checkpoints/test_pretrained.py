@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from ahs_seg_jax.checkpoints.pretrained import convert_checkpoint, load_pretrain
 from ahs_seg_jax.checkpoints.starting import initialise_from
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
+from tests.support import ROOT
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_the_model_that_takes_the_weights_tells_what_the_file_does_not(plain, ra
 
 
 def test_the_command_converts_and_explains(source, tmp_path):
-    script = pathlib.Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
+    script = ROOT / "scripts" / "convert_checkpoint.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
     def command(*arguments):

@@ -137,7 +137,7 @@ def test_options_of_windows():
 def test_windows_and_georeferenced_files(tmp_path, capsys):
     geotiff = pytest.importorskip("ahs_seg_jax.segmenter.geotiff")
     pytest.importorskip("rasterio")
-    from tests.test_geotiff import PLACE, write
+    from tests.support.tiffs import PLACE, write
 
     image = np.random.default_rng(0).integers(0, 256, (70, 530, 3), np.uint8)
     (tmp_path / "in").mkdir()

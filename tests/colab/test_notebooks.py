@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.segmenter import read_png
+from tests.support import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 

@@ -61,7 +61,7 @@ def test_fingerprint_follows_the_files(root):
     assert before != json.dumps(FolderSource(root, "train").fingerprint())
 
 
-def test_a_good_folder_passes(root):
+def test_a_good_folder_raises_no_error_in_either_check(root):
     check_folder(root)
     check_folder(root, check="full")
 

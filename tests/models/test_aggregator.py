@@ -11,8 +11,7 @@ import pytest
 from ahs_seg_jax.checkpoints.formats import layouts
 from ahs_seg_jax.models import aggregator, architecture, arrangement, layers, spatial_layer
 from ahs_seg_jax.models.class_layer import ClassLayer
-from ahs_seg_jax.models.ops import chunks
-from tests.goldens import assert_close, assert_trees_close, parameters
+from tests.support.goldens import assert_close, assert_trees_close, parameters
 
 SIZES = architecture.AggregatorConfig(
     hidden=48,
@@ -96,15 +95,6 @@ def test_golden_selection_and_no_padding(shared, name):
     _check(*_case(shared / "golden" / "aggregator.npz", name))
 
 
-def test_chunks_change_nothing():
-    x = jax.random.normal(jax.random.key(0), (2, 7, 3, 5))
-    index = jnp.arange(7.0)[None]
-    weigh = lambda x, index: x * index[:, :, None, None]
-    for chunk, remat in ((0, "all"), (1, "none"), (3, "cheap"), (7, "none"), (9, "all")):
-        result = chunks.over_classes(weigh, x, index, chunk=chunk, remat=remat)
-        np.testing.assert_array_equal(result, weigh(x, index))
-
-
 def test_sums_of_parts_of_the_classes_add_up():
     """The class layer over all classes, and in two parts whose sums are added; with padding tokens."""
     layer = ClassLayer(dataclasses.replace(SIZES, pad_len=11))
@@ -146,18 +136,3 @@ def test_keep_best_by_hand():
     np.testing.assert_allclose(back[..., 0, 0], [[-100, 0.9, -100, 0.7], [0.8, -100, 0.6, -100]])
     masked = aggregator.keep_best(correlation, 2, jnp.asarray([True, False, True, True]))
     assert masked.indices.tolist() == [[2, 3], [0, 2]]
-
-
-@pytest.mark.parametrize(("side", "channels", "features"), [(3, 5, 7), (3, 4, 1), (1, 3, 2), (5, 2, 3)])
-def test_convolutions_in_loops_are_the_same_and_have_the_same_gradient(side, channels, features):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (2, 7, 11, channels))
-    p = {"kernel": jax.random.normal(keys[1], (side, side, channels, features))}
-    cotangent = jax.random.normal(keys[2], (2, 7, 11, features))
-    plain, looped = (
-        jax.vjp(lambda x, p, i=in_loop: layers.conv_same(x, p, in_loop=i), x, p) for in_loop in (False, True)
-    )
-    np.testing.assert_array_equal(layers.conv_same(x, p), layers.conv_same(x, p, in_loop=True))
-    np.testing.assert_allclose(plain[0], looped[0], rtol=1e-5, atol=1e-5)  # another way, where a gradient is asked for
-    for expected, actual in zip(*(jax.tree.leaves(back(cotangent)) for _, back in (plain, looped)), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)

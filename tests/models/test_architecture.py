@@ -1,21 +1,10 @@
 """The presets agree with themselves, and every kind of contradiction is named: field, value seen, what is valid."""
 
-import dataclasses
-
 import pytest
 
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.architecture import ModelConfig
-
-
-def changed(**changes) -> ModelConfig:
-    """ViT-B/16 with some fields changed; `image__width` is the field `width` of `image`."""
-    config = ModelConfig()
-    for path, value in changes.items():
-        group, _, name = path.rpartition("__")
-        value = dataclasses.replace(getattr(config, group), **{name: value}) if group else value
-        config = config.replace(**{group or name: value})
-    return config
+from tests.support.small import changed
 
 
 @pytest.mark.parametrize("name", sorted(architecture.PRESETS))
@@ -37,6 +26,10 @@ def test_derived_sizes(name, grid, blocks):
         ({"adaptation": "oft"}, "model.adaptation is 'oft'; choose one of none, orthogonal, ha_hem"),
         ({"mh_fpn_fusion": "sum"}, "model.mh_fpn_fusion is 'sum'; choose one of weighted, attention, concat"),
         ({"dtype": "float16"}, "model.dtype is 'float16'; choose one of float32, bfloat16"),
+        ({"init": "lecun"}, "model.init is 'lecun'; choose one of torch, scratch"),
+        ({"image__tower": "siglip"}, "model.image.tower is 'siglip'; choose one of clip"),
+        ({"text__activation": "relu"}, "model.text.activation is 'relu'; choose one of quick_gelu, gelu"),
+        ({"image__pixel_std": (1.0, 0.0, 1.0)}, "model.image.pixel_std is (1.0, 0.0, 1.0); it must be positive"),
         ({"alpha": 0.0}, "model.alpha is 0.0; it must lie strictly between 0 and 1"),
         ({"beta_text": 1.0}, "model.beta_text is 1.0; it must lie strictly between 0 and 1"),
         ({"beta_image": -0.5}, "model.beta_image is -0.5; it must lie strictly between 0 and 1"),
@@ -96,17 +89,19 @@ def test_derived_sizes(name, grid, blocks):
     ],
 )
 def test_a_contradiction_is_the_only_problem_and_says_all(changes, text):
-    assert changed(**changes).problems() == [text]
+    assert changed(ModelConfig(), **changes).problems() == [text]
 
 
 def test_parts_that_are_off_ask_for_nothing():
-    assert changed(adaptation="none", text__width=520).problems() == []
-    assert changed(mh_fpn=False, mh_fpn_taps=(0, 0, 0), embed_dim=520).problems() == []
+    assert changed(ModelConfig(), adaptation="none", text__width=520).problems() == []
+    assert changed(ModelConfig(), mh_fpn=False, mh_fpn_taps=(0, 0, 0), embed_dim=520).problems() == []
 
 
 def test_a_grid_within_one_window_may_have_any_size():
-    assert changed(image__crop=112, aggregator__window=12).problems() == []
+    assert changed(ModelConfig(), image__crop=112, aggregator__window=12).problems() == []
 
 
 def test_all_contradictions_are_named_at_once():
-    assert len(changed(dtype="int8", image__heads=7, image__crop=390, aggregator__heads=5).problems()) == 4
+    assert (
+        len(changed(ModelConfig(), dtype="int8", image__heads=7, image__crop=390, aggregator__heads=5).problems()) == 4
+    )

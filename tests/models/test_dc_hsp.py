@@ -9,7 +9,7 @@ from ahs_seg_jax.checkpoints.formats import component_layouts, layouts
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.dc_hsp import DCHSP
 from ahs_seg_jax.training import losses
-from tests.goldens import assert_close, parameters
+from tests.support.goldens import assert_close, parameters
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from ahs_seg_jax.models import decoder, layers
 from ahs_seg_jax.models.ops import products
-from tests.goldens import assert_close
+from tests.support.goldens import assert_close
 
 
 def stage(up=5, guidance=3, features=7, out=16):

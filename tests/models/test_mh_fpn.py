@@ -8,7 +8,7 @@ import pytest
 from ahs_seg_jax.checkpoints.formats import component_layouts, layouts
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.mh_fpn import MHFPN
-from tests.goldens import assert_close, assert_trees_close, parameters
+from tests.support.goldens import assert_close, assert_trees_close, parameters
 
 
 @pytest.mark.parametrize("fusion", architecture.FUSIONS)

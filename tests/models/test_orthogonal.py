@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.models import architecture, orthogonal
-from ahs_seg_jax.models.clip import ATTENTION
 from ahs_seg_jax.models.ops import inverse
-from tests.goldens import assert_close
+from ahs_seg_jax.models.towers.interface import SLOTS
+from tests.support.goldens import assert_close
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,9 @@ def test_rotated_projections_golden(stored, kind):
     matrices = jnp.stack([stored[f"R_{role}"] for role in "qkvo"])[None]
     rotation = orthogonal.cayley(matrices) if kind == "cayley" else jnp.eye(8)[None, None, None] + matrices
     plain = [*jnp.split(stored["qkv_weight"], 3), stored["out_weight"]]
-    kernels = dict(zip(ATTENTION, (weight.T[None] for weight in plain), strict=True))
+    kernels = dict(zip(SLOTS, (weight.T[None] for weight in plain), strict=True))
     rotated = orthogonal.rotate(kernels, rotation)
-    qkv = (
-        jnp.concatenate([stored["x"] @ rotated[name][0] for name in ATTENTION[:3]], -1) + stored["qkv_bias"][None, None]
-    )
+    qkv = jnp.concatenate([stored["x"] @ rotated[name][0] for name in SLOTS[:3]], -1) + stored["qkv_bias"][None, None]
     assert_close(qkv, stored[f"{kind}_qkv_out"], 1e-5)
     projected = stored["x"] @ rotated["out"][0] + stored["out_bias"][None, None]
     assert projected.shape[-1] == width

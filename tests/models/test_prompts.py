@@ -8,7 +8,7 @@ import pytest
 from ahs_seg_jax.models import architecture, prompts
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.vocabulary import Vocabulary
-from tests.goldens import assert_close, assert_trees_close
+from tests.support.goldens import assert_close, assert_trees_close
 
 START, END = 90, 91
 

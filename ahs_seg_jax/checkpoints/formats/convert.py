@@ -21,6 +21,7 @@ Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 Tensors = Iterator[tuple[tuple[str, ...], np.ndarray]]  # (names that hold it, tensor)
 
 SHOWN = 10  # names of each kind of difference in an error
+COMPARED = 2000  # names that are compared with it; more take minutes
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _CLIP_LAYOUTS = ("openai_clip", "hf_clip")
 
@@ -40,6 +41,7 @@ def read(
     with readers.open_tensors(source) as file:
         layout = sizes.recognise(file.shapes, file.where)
         config = _config_of(layout, file, expected)
+        _check_layers(config, file)
         table = entries(layout, config)
         _check_names(layout, table, file)
         leaves = _fill(table, file, progress)
@@ -51,6 +53,17 @@ def _config_of(layout: str, file: readers.TensorFile, expected: ModelConfig | No
     if file.config is not None:
         return manifests.config_from_json(file.config, file.where)
     return sizes.model_config(layout, file.shapes, file.where, file.hf_config, expected)
+
+
+def _check_layers(config: ModelConfig, file: readers.TensorFile) -> None:
+    """Raises CheckpointError before a table of layers is made that the file cannot hold."""
+    layers = {"image": config.image.layers, "text": config.text.layers, "aggregator": config.aggregator.layers}
+    for part, count in layers.items():
+        if not 0 < count <= len(file.tensors):
+            raise CheckpointError(
+                f"{file.where} has {len(file.tensors)} tensors, and by their names or its configuration {count} layers "
+                f"of the {part} part; the file is malformed"
+            )
 
 
 def _check_names(layout: str, table: list[Entry], file: readers.TensorFile) -> None:
@@ -90,7 +103,7 @@ def _listed(title: str, shown: list[str]) -> list[str]:
 
 
 def _with_nearest(name: str, others: list[str], what: str) -> str:
-    near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(name, others[:COMPARED], n=1, cutoff=0.8)
     return f"{name} (nearest name {what}: {near[0]})" if near else name
 
 

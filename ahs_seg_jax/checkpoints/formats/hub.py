@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+from typing import Any
 
 from ahs_seg_jax.errors import CheckpointError
 
@@ -24,13 +25,21 @@ def is_hub_name(source: str | os.PathLike[str]) -> bool:
     )
 
 
+def expanded(path: Any) -> Any:
+    """The path with `~` and `~user` in their place. Raises CheckpointError if there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(f"there is no checkpoint at {path}: {error}") from error
+
+
 def locate(source: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a file or directory, downloaded from the hub if `source` is a name there.
 
     Raises:
       CheckpointError: there is no such path, or the hub cannot be reached or has no such model.
     """
-    path = pathlib.Path(source).expanduser()
+    path = expanded(pathlib.Path(source))
     if path.exists():
         return path
     if not is_hub_name(source):

@@ -7,7 +7,6 @@ tensors, npz without pickles. Only torch pickles need torch (the `convert` extra
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import zipfile
@@ -17,11 +16,16 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from ahs_seg_jax.checkpoints import hashes
+from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import hub, torchscript
-from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.errors import CheckpointError, reason
+from ahs_seg_jax.models import parameters
 
 CONFIG_KEY = "ahs_seg_jax_config"  # our model configuration as JSON, in the files that this project writes
+HASHES_KEY = "ahs_seg_jax_hashes"  # and the hashes of their tensors, where the format has no checksum of its own
 STATE_KEYS = ("model", "state_dict")  # where training programs put the tensors within their dictionary
+EXPANSION = 100  # times its own size that a zip file may take unpacked; weights can hardly be compressed
 _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
 
 
@@ -73,7 +77,10 @@ def weight_files(path: pathlib.Path) -> list[pathlib.Path]:
     index = path / "model.safetensors.index.json"
     if not index.is_file():
         return [file for file in (path / "model.safetensors", path / "pytorch_model.bin") if file.is_file()][:1]
-    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index} is malformed: its weight_map does not give a file for each tensor")
+    names = sorted(set(weight_map.values()))
     if any(pathlib.PurePath(name).name != name for name in names):
         raise CheckpointError(f"{index} names files outside its directory; the file is malformed")
     files = [path / name for name in names]
@@ -97,13 +104,7 @@ def _open_directory(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFi
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__} where a JSON object is expected")
-    return value
+    return manifests.parse_json(path.read_bytes(), path)
 
 
 def _open_file(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
@@ -131,6 +132,7 @@ def _open_zip(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{path} is damaged or cut off ({error}); download it again") from error
     names = archive.namelist()
+    _check_members(archive, path)
     if names and all(name.endswith(".npy") for name in names):
         return _open_npz(path, stack)
     if not any(name.endswith("/data.pkl") for name in names):
@@ -140,11 +142,40 @@ def _open_zip(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
     return _open_torch(path, stack)
 
 
+def _check_members(archive: zipfile.ZipFile, path: pathlib.Path) -> None:
+    """Raises CheckpointError for a zip file that holds what no checkpoint needs, before any of it is read."""
+    members = archive.infolist()
+    if any(member.flag_bits & 1 for member in members):
+        raise CheckpointError(f"{path} is encrypted; give the file as it was before")
+    size = sum(member.file_size for member in members)
+    if size > EXPANSION * path.stat().st_size + 2**26:
+        raise CheckpointError(f"{path} is refused: unpacked it would take {size} bytes, {EXPANSION} times its own size")
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path, what: str) -> Iterator[None]:
+    """What a library says of a damaged file, in many kinds of errors, becomes a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is damaged: {what} cannot be read ({reason(error)}); download it again"
+        ) from error
+
+
 def _open_npz(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
-    file = stack.enter_context(np.load(path, allow_pickle=False))
+    with _naming(path, "its list of arrays"):
+        file = stack.enter_context(np.load(path, allow_pickle=False))
+
+    def load(name: str) -> np.ndarray:
+        with _naming(path, f"the array {name}"):  # zipfile compares the checksum
+            return file[name]
+
     tensors, config = {}, None
     for name in file.files:
-        with file.zip.open(f"{name}.npy") as member:
+        with _naming(path, f"the array {name}"), file.zip.open(f"{name}.npy") as member:
             version = np.lib.format.read_magic(member)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(member)
@@ -154,9 +185,9 @@ def _open_npz(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
                 "from the file; save plain arrays"
             )
         if name == CONFIG_KEY:
-            config = _parse_config(file[name].item(), path)
+            config = _parse_config(load(name).tolist(), path)
         else:
-            tensors[name] = LazyTensor(shape, dtype.name, functools.partial(file.__getitem__, name))
+            tensors[name] = LazyTensor(shape, dtype.name, functools.partial(load, name))
     return TensorFile(str(path), "npz", (path,), tensors, config)
 
 
@@ -165,12 +196,27 @@ def _open_safetensors(path: pathlib.Path, stack: contextlib.ExitStack) -> Tensor
         file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no valid safetensors file ({error}); download it again") from error
+    metadata = file.metadata() or {}
+    stored: Any = {}
+    if HASHES_KEY in metadata:
+        about, stored = hashes.unsealed(_parse_config(metadata[HASHES_KEY], path), str(path))
+        if stored is None or about.get(CONFIG_KEY) != metadata.get(CONFIG_KEY):
+            raise CheckpointError(f"damaged: {path} is not what was written there")
+
+    def load(name: str) -> np.ndarray:
+        tensor = file.get_tensor(name)
+        if name in stored:
+            hashes.check({name: tensor}, {name: stored[name]}, str(path))
+        return tensor
+
     tensors = {}
     for name in file.keys():  # not a dictionary: it has no iterator
         part = file.get_slice(name)
         dtype = _SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype())
-        tensors[name] = LazyTensor(tuple(part.get_shape()), dtype, functools.partial(file.get_tensor, name))
-    config = _parse_config((file.metadata() or {}).get(CONFIG_KEY), path)
+        tensors[name] = LazyTensor(tuple(part.get_shape()), dtype, functools.partial(load, name))
+    if lost := [name for name in stored if name not in tensors]:
+        raise CheckpointError(f"damaged: {path} lacks the arrays {parameters.listed(lost)}")
+    config = _parse_config(metadata.get(CONFIG_KEY), path)
     return TensorFile(str(path), "safetensors", (path,), tensors, config)
 
 
@@ -178,10 +224,8 @@ def _open_torchscript(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFil
     root = torchscript.record_root(archive)
 
     def load(spec: torchscript.TensorSpec) -> np.ndarray:
-        try:
+        with _naming(path, f"the tensor of {spec.key}"):  # zipfile compares the checksum
             return spec.view(archive.read(f"{root}/data/{spec.key}"))
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise CheckpointError(f"{path} is damaged: {error}; download it again") from error
 
     specs = torchscript.tensor_specs(archive, str(path))
     tensors = {n: LazyTensor(spec.shape, spec.dtype.name, functools.partial(load, spec)) for n, spec in specs.items()}
@@ -196,8 +240,14 @@ def _open_torch(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
             f"{path} is a torch pickle, and reading it needs torch: pip install 'ahs_seg_jax[convert]'. "
             "safetensors, npz, TorchScript archives and converted checkpoints need no torch"
         ) from error
+    if zipfile.is_zipfile(path):
+        with _naming(path, "one of its records"), zipfile.ZipFile(path) as archive:
+            if torn := archive.testzip():  # torch does not look at the checksums of what it maps into memory
+                raise CheckpointError(
+                    f"damaged: {path} holds other bytes in {torn} than were written; download it again"
+                )
     try:
-        # Memory-mapped, so that a training checkpoint's optimiser state is never read.
+        # Memory-mapped, so that a training checkpoint's optimiser state takes no memory.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -210,12 +260,15 @@ def _open_torch(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
     config = _parse_config(loaded.get(CONFIG_KEY), path)
     state = next((loaded[key] for key in STATE_KEYS if isinstance(loaded.get(key), dict)), loaded)
 
-    def load(tensor: Any) -> np.ndarray:
-        tensor = tensor.detach()
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    def load(name: str, tensor: Any) -> np.ndarray:
+        with _naming(path, f"the tensor {name}"):
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise CheckpointError(f"{path} is refused: its tensor {name} is larger than what is stored of it")
+            tensor = tensor.detach()
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
     tensors = {
-        str(name): LazyTensor(tuple(t.shape), str(t.dtype).removeprefix("torch."), functools.partial(load, t))
+        str(name): LazyTensor(tuple(t.shape), str(t.dtype).removeprefix("torch."), functools.partial(load, name, t))
         for name, t in state.items()
         if isinstance(t, torch.Tensor)
     }
@@ -226,8 +279,6 @@ def _open_torch(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
 def _parse_config(text: Any, path: pathlib.Path) -> dict[str, Any] | None:
     if text is None:
         return None
-    try:
-        value = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its {CONFIG_KEY} is not JSON: {error}") from error
-    return value
+    if not isinstance(text, str):
+        raise CheckpointError(f"{path}: its {CONFIG_KEY} is no text")
+    return manifests.parse_json(text, f"the JSON in {path}")

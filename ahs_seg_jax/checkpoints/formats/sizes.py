@@ -115,6 +115,8 @@ def _stated(hf_config: Mapping[str, Any], where: str) -> dict[str, dict[str, int
     found = {}
     for tower, key in (("image", "vision_config"), ("text", "text_config")):
         stated = hf_config.get(key) or {}
+        if not isinstance(stated, Mapping):
+            raise CheckpointError(f"{where}: {key} in config.json is a {type(stated).__name__}, not a JSON object")
         activation, eps = stated.get("hidden_act", "quick_gelu"), stated.get("layer_norm_eps", 1e-5)
         if activation != "quick_gelu" or eps != 1e-5:
             raise CheckpointError(
@@ -122,7 +124,12 @@ def _stated(hf_config: Mapping[str, Any], where: str) -> dict[str, dict[str, int
                 "computes CLIP as OpenAI published it, with quick_gelu and 1e-05"
             )
         names = {"layers": "num_hidden_layers", "heads": "num_attention_heads"}
-        found[tower] = {ours: int(stated[theirs]) for ours, theirs in names.items() if theirs in stated}
+        found[tower] = {ours: stated[theirs] for ours, theirs in names.items() if theirs in stated}
+        for ours, value in found[tower].items():
+            if type(value) is not int or value < 1:
+                raise CheckpointError(
+                    f"{where}: {key}.{names[ours]} in config.json is {value!r}, not a number of {ours}"
+                )
     return found
 
 

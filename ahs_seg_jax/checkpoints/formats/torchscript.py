@@ -7,6 +7,7 @@ inert records, and any other name in the pickle is refused.
 
 import dataclasses
 import io
+import itertools
 import math
 import pickle
 import zipfile
@@ -20,6 +21,8 @@ import numpy as np
 from ahs_seg_jax.errors import CheckpointError
 
 MAX_DEPTH = 64  # of nested modules; deeper means a malformed file
+MAX_NAMES = 100_000  # of attributes on all ways to them; modules that share children have very many
+MAX_PICKLE = 2**26  # bytes; a CLIP's is below one megabyte
 
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -158,6 +161,8 @@ def tensor_specs(archive: zipfile.ZipFile, where: str) -> dict[str, TensorSpec]:
       CheckpointError: the pickle is malformed, or names anything that an archive of tensors does not need.
     """
     root = record_root(archive)
+    if (size := archive.getinfo(f"{root}/data.pkl").file_size) > MAX_PICKLE:
+        raise CheckpointError(f"{where} is refused: its pickle has {size} bytes, a model's has at most {MAX_PICKLE}")
     try:
         module = _RestrictedUnpickler(io.BytesIO(archive.read(f"{root}/data.pkl"))).load()
     except Exception as error:  # a malformed pickle can raise anything
@@ -166,7 +171,7 @@ def tensor_specs(archive: zipfile.ZipFile, where: str) -> dict[str, TensorSpec]:
             "Nothing of it was executed"
         ) from error
     specs: dict[str, TensorSpec] = {}
-    _collect(module, "", 0, specs, where)
+    _collect(module, "", 0, specs, where, itertools.count())
     return specs
 
 
@@ -175,11 +180,15 @@ def record_root(archive: zipfile.ZipFile) -> str:
     return next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("/data.pkl")
 
 
-def _collect(value: Any, name: str, depth: int, specs: dict[str, TensorSpec], where: str) -> None:
+def _collect(
+    value: Any, name: str, depth: int, specs: dict[str, TensorSpec], where: str, names: "itertools.count[int]"
+) -> None:
+    if next(names) > MAX_NAMES:
+        raise CheckpointError(f"{where} is refused: its modules have more than {MAX_NAMES} attributes")
     if depth > MAX_DEPTH:
         raise CheckpointError(f"{where}: its modules nest deeper than {MAX_DEPTH}; the file is malformed")
     if isinstance(value, TensorSpec):
         specs[name] = value
     elif isinstance(value, _Module):
         for key, child in value.attributes.items():
-            _collect(child, f"{name}.{key}" if name else str(key), depth + 1, specs, where)
+            _collect(child, f"{name}.{key}" if name else str(key), depth + 1, specs, where, names)

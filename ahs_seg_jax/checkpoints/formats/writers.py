@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, readers
 from ahs_seg_jax.errors import CheckpointError
-from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
 from ahs_seg_jax.storage import writing
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -86,7 +87,11 @@ def _write_file(path: pathlib.Path, layout: str, config: ModelConfig, params: Ma
     if path.suffix in TORCH_SUFFIXES:
         _write_torch(path, tensors, stored if layout in NESTED_LAYOUTS else None)
     elif path.suffix == ".safetensors":
-        _write_safetensors(path, convert.tensor_names(layout, written), tensors, stored)
+        names_and_shapes = convert.tensor_names(layout, written)
+        digests = {name: hashes.digest(value) for names, value in tensors for name in names}
+        checks = hashes.sealed({hashes.HASHES: digests, readers.CONFIG_KEY: stored})
+        tensors = convert.state_dict(layout, config, params)  # made twice: the header comes first
+        _write_safetensors(path, names_and_shapes, tensors, {readers.CONFIG_KEY: stored, readers.HASHES_KEY: checks})
     else:
         _write_npz(path, tensors, stored)
 
@@ -104,10 +109,11 @@ def _write_safetensors(
     path: pathlib.Path,
     names_and_shapes: list[tuple[tuple[str, ...], tuple[int, ...]]],
     tensors: convert.Tensors,
-    stored: str,
+    about: Mapping[str, Any],
 ) -> None:
     # The format is a length, a JSON header and the raw tensors. The library's writer would hold a second copy of all.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", readers.CONFIG_KEY: stored}}
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} | texts}
     end = 0
     for names, shape in names_and_shapes:
         for name in names:
@@ -132,7 +138,7 @@ def _write_npz(path: pathlib.Path, tensors: convert.Tensors, stored: str) -> Non
 
 def hf_config(config: ModelConfig) -> dict[str, Any]:
     """config.json of a Hugging Face CLIPModel of these sizes."""
-    common = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": config.embed_dim}
+    common = {"layer_norm_eps": 1e-5, "projection_dim": config.embed_dim}
     image, text = config.image, config.text
     return {
         "architectures": ["CLIPModel"],
@@ -140,7 +146,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "projection_dim": config.embed_dim,
         "text_config": {
             **common,
-            **_hf_tower(text.width, text.layers, text.heads),
+            **_hf_tower(text),
             "model_type": "clip_text_model",
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.context,
@@ -150,7 +156,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         },
         "vision_config": {
             **common,
-            **_hf_tower(image.width, image.layers, image.heads),
+            **_hf_tower(image),
             "model_type": "clip_vision_model",
             "image_size": image.pretrained_grid * image.patch_size,
             "patch_size": image.patch_size,
@@ -158,10 +164,11 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _hf_tower(width: int, layers: int, heads: int) -> dict[str, int]:
+def _hf_tower(config: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
     return {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
+        "hidden_act": config.activation,
+        "hidden_size": config.width,
+        "intermediate_size": 4 * config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
     }

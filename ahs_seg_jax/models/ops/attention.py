@@ -16,9 +16,9 @@ def attend(
 ) -> Float[Array, "*batch n m d"]:
     """`softmax(query key^T / sqrt(d) + bias) value` by head; scores, their sum and its division in float32.
 
-    Equal to `jax.nn.dot_product_attention` up to rounding, and faster on a CPU (docs/performance.md): the division comes
-    after the product with the values, where there are fewer numbers, and heads come before tokens, so that every product
-    is one of plain matrices. `bias` must be finite.
+    Equal to `jax.nn.dot_product_attention` up to rounding, and faster on a CPU (docs/performance.md): the division
+    comes after the product with the values, where there are fewer numbers, and heads come before tokens, so that every
+    product is one of plain matrices. `bias` must be finite.
     """
     query, key, value = (jnp.moveaxis(x, -2, -3) for x in (query * query.shape[-1] ** -0.5, key, value))
     scores = jnp.einsum("...nd,...kd->...nk", query, key).astype(jnp.float32)

@@ -41,8 +41,8 @@ def over_classes(function: Callable[..., jax.Array], *arrays: jax.Array, chunk: 
     def one_chunk(*parts: jax.Array) -> jax.Array:
         return function(*(sharding.by_class(part) if part.ndim > 2 else part for part in parts))
 
-    # The constraint stands inside what is rematerialised: then the backward pass keeps slices of the input. Outside of it,
-    # JAX would keep constrained copies.
+    # The constraint stands inside what is rematerialised: then the backward pass keeps slices of the input. Outside of
+    # it, JAX would keep constrained copies.
     one_chunk = rematerialised(one_chunk, remat, in_loop=True)
     y = jax.lax.map(lambda parts: one_chunk(*parts), tuple(split(x) for x in arrays))
     y = jnp.moveaxis(y.reshape(chunks, y.shape[1], shards, size, *y.shape[3:]), 0, 2)

@@ -1,8 +1,8 @@
 """Convolutions of stride 1 with hand-written gradients, arranged for the platform.
 
-XLA on a CPU computes the gradients of a convolution many times slower than equal products: fifty times and more inside a
-compiled loop. Three convolutions of the decoder therefore bring their gradients along: `same_in_loop`, `at_corners` (2x2 at
-the corners between pixels) and `to_one_channel` (3x3 to one channel).
+XLA on a CPU computes the gradients of a convolution many times slower than equal products: fifty times and more inside
+a compiled loop. Three convolutions of the decoder therefore bring their gradients along: `same_in_loop`, `at_corners`
+(2x2 at the corners between pixels) and `to_one_channel` (3x3 to one channel).
 
 Axes: n image x class, h w rows and columns, c o input and output channels, k kernel side.
 """
@@ -17,7 +17,8 @@ from ahs_seg_jax.models.ops.products import backward_precision
 
 _Saved = tuple[jax.Array, jax.Array]  # x and kernel, for the backward pass
 
-# ---------------------------------------------------------------------------------------------- any kernel, zero padding
+# ---------------------------------------------------------------------------------------------- any kernel, zero
+# padding
 
 
 def convolve(
@@ -90,8 +91,8 @@ def _kernel_gradient_as_convolution(x: jax.Array, kernel: jax.Array, cotangent: 
 
 def _same_backward(saved: _Saved, cotangent: jax.Array) -> _Saved:
     x, kernel = saved
-    # Inside a loop on a CPU, the input's gradient as it stands here is twenty times faster than what XLA derives, and the
-    # kernel's gradient by products at least fifty times.
+    # Inside a loop on a CPU, the input's gradient as it stands here is twenty times faster than what XLA derives, and
+    # the kernel's gradient by products at least fifty times.
     x_gradient = _same_by_platform(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), backward_precision(x))
     return x_gradient, jax.lax.platform_dependent(
         x, kernel, cotangent, cpu=_kernel_gradient_as_products, default=_kernel_gradient_as_convolution
@@ -100,7 +101,8 @@ def _same_backward(saved: _Saved, cotangent: jax.Array) -> _Saved:
 
 same_in_loop.defvjp(_same_forward, _same_backward)
 
-# ---------------------------------------------------------------------------------------- 2x2, at corners between pixels
+# ---------------------------------------------------------------------------------------- 2x2, at corners between
+# pixels
 
 
 def _padded(x: jax.Array) -> jax.Array:

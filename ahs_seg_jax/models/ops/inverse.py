@@ -1,7 +1,7 @@
 """`(I + K)^-1` for skew-symmetric K, by products and elimination, with a hand-written gradient.
 
-No LAPACK: batched LU is slow on a TPU, and independent LU calls can wait for each other for ever on a CPU with few threads.
-The gradient is written by hand because it needs the result alone, not the steps that led to it.
+No LAPACK: batched LU is slow on a TPU, and independent LU calls can wait for each other for ever on a CPU with few
+threads. The gradient is written by hand because it needs the result alone, not the steps that led to it.
 
 Axes: B side of a matrix; any axes before the last two count matrices.
 """

@@ -1,7 +1,8 @@
 """Matrix products and repetitions with hand-written gradients.
 
-The gradients that JAX derives are right, but XLA computes some of them badly on a CPU: the gradient of a kernel transposes
-the wider operand, and the sum over repeated rows is a slow reduction. Both are products of a better shape here.
+The gradients that JAX derives are right, but XLA computes some of them badly on a CPU: the gradient of a kernel
+transposes the wider operand, and the sum over repeated rows is a slow reduction. Both are products of a better shape
+here.
 """
 
 import functools

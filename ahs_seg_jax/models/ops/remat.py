@@ -23,11 +23,11 @@ def _is_worth_keeping(primitive: Any, *operands: Any, **parameters: Any) -> bool
 def rematerialised(function: Callable[..., Any], remat: str, *, in_loop: bool) -> Callable[..., Any]:
     """`function`, of which the backward pass computes again what `remat` says.
 
-    "none": nothing. "cheap": everything but convolutions and products of long vectors with parameters, whose results are
-    kept. "all": everything. `in_loop` says that the call stands inside a compiled loop.
+    "none": nothing. "cheap": everything but convolutions and products of long vectors with parameters, whose results
+    are kept. "all": everything. `in_loop` says that the call stands inside a compiled loop.
 
-    A primitive inside a function with a gradient of its own (`jax.custom_vjp`) is seen only where the forward rule calls
-    that primitive itself. A rule that calls the function hides the primitive, and all of it is computed again.
+    A primitive inside a function with a gradient of its own (`jax.custom_vjp`) is seen only where the forward rule
+    calls that primitive itself. A rule that calls the function hides the primitive, and all of it is computed again.
     """
     if remat == "none":
         return function

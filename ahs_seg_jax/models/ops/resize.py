@@ -1,7 +1,7 @@
 """Resizes as products with constant matrices: no anti-aliasing, PyTorch's sampling positions.
 
-A resize along one axis is a linear map with a fixed matrix. Two small matrix products are fast on every accelerator, and
-the transpose is the gradient. Logits are resized once, after the model, and gathered instead (`interpolated`).
+A resize along one axis is a linear map with a fixed matrix. Two small matrix products are fast on every accelerator,
+and the transpose is the gradient. Logits are resized once, after the model, and gathered instead (`interpolated`).
 
 Axes: h w rows and columns, c channel; where a function takes `axes`, these name rows and columns of any array.
 Source: parity with PyTorch's interpolate, golden/resize.npz.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ahs_seg_jax import memory
+from ahs_seg_jax.ahead_of_time import memory
 from benchmarks import results_file
 from benchmarks.counting.program_text import parse
 from benchmarks.tpu import chips, estimate, report

@@ -10,7 +10,7 @@ from benchmarks import inputs
 from benchmarks.counting import flops
 from benchmarks.settings import Settings, complete
 from benchmarks.work import host, serving
-from tests.small import small_model
+from tests.support.training import small_model
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from ahs_seg_jax.models import architecture
 from benchmarks.counting import flops
 from benchmarks.settings import Settings, complete
 from benchmarks.work import training
-from tests.small import small_model
+from tests.support.training import small_model
 
 QUICK = ("rotations", "decoder", "image_losses")
 SLOW = ("text_tower", "image_tower", "spatial", "class_layers", "update")

@@ -12,8 +12,8 @@ from ahs_seg_jax.data.benchmarks import ade20k, pascal_context
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS, benchmark
 from ahs_seg_jax.errors import NotAnIndexMask
 from ahs_seg_jax.pictures import label_files
-from tests.data.benchmarks import trees
-from tests.data.benchmarks.trees import rows
+from tests.support import trees
+from tests.support.trees import rows
 
 
 def labels_of(name, root, split="val"):

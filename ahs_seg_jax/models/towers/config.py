@@ -1,0 +1,39 @@
+"""Sizes of the towers, without any model code: `model.image` and `model.text` of a configuration."""
+
+import dataclasses
+
+ACTIVATIONS = ("quick_gelu", "gelu")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTowerConfig:
+    """The image tower. `crop` and `patch_size` are in pixels, `pretrained_grid` in patches."""
+
+    tower: str = "clip"  # its name in towers.registry
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    patch_size: int = 16
+    crop: int = 384
+    pretrained_grid: int = 14
+    activation: str = "quick_gelu"  # quick_gelu (OpenAI) | gelu (exact); a checkpoint's tensors do not show it
+    pixel_mean: tuple[float, float, float] = (122.7709383, 116.7460125, 104.09373615)  # RGB, 0..255
+    pixel_std: tuple[float, float, float] = (68.5005327, 66.6321579, 70.3231630)
+
+    @property
+    def grid(self) -> int:
+        """Side of the feature grid, in tokens."""
+        return self.crop // self.patch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTowerConfig:
+    """The text tower. `context` is the longest prompt in tokens, start and end included."""
+
+    tower: str = "clip"  # its name in towers.registry
+    layers: int = 12
+    width: int = 512
+    heads: int = 8
+    vocab_size: int = 49408
+    context: int = 77
+    activation: str = "quick_gelu"  # quick_gelu (OpenAI) | gelu (exact)

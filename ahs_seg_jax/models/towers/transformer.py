@@ -1,0 +1,141 @@
+"""Pre-norm transformer blocks, as towers share them.
+
+Axes: b image or prompt, n token, q token of a common beginning, l token after it, m prompt, d tower width, s layer.
+
+The attention's four matrices come from whoever provides them (plain, rotated, merged): a dictionary `kernels`,
+query | key | value | out -> [s, d, d], takes the place of the tower's own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ahs_seg_jax.models.initial import Parameters, lecun, ones, stacked, zeros
+from ahs_seg_jax.models.layers import layer_norm, linear
+from ahs_seg_jax.models.ops import attention, products
+from ahs_seg_jax.models.ops.remat import rematerialised
+from ahs_seg_jax.models.parameters import Params
+from ahs_seg_jax.models.towers.interface import SLOTS, Parameter
+
+Activation = Callable[[jax.Array], jax.Array]
+
+ROTATED = {slot: f"blocks/{slot}/kernel" for slot in SLOTS}
+PARAMETERS = (
+    # Layers are stacked on the first axis and visited one after the other, so that axis must stay whole.
+    Parameter("blocks/(query|value)/kernel", "attention", split_from=1),
+    Parameter("blocks/.*", "blocks", split_from=1),
+)
+
+
+def _declared(width: int, lead: tuple[int, ...]) -> dict[str, Parameters]:
+    """The parameters of one block (`lead` is empty), or of a stack of blocks (`lead` is the number of layers)."""
+    shapes = dict.fromkeys(SLOTS, (width, width)) | {"mlp_in": (width, 4 * width), "mlp_out": (4 * width, width)}
+    initializer = stacked(lecun) if lead else lecun
+    declared = {}
+    for name, shape in shapes.items():
+        kernel, bias = (initializer, (*lead, *shape)), (zeros, (*lead, shape[1]))
+        declared[name] = Parameters({"kernel": kernel, "bias": bias}, name=name)
+    for name in ("ln_1", "ln_2"):
+        size = (*lead, width)
+        declared[name] = Parameters({"scale": (ones, size), "bias": (zeros, size)}, name=name)
+    return declared
+
+
+class _Block(nn.Module):
+    """Parameters of one block by itself."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self) -> dict[str, Params]:
+        return {name: p() for name, p in _declared(self.width, ()).items()}
+
+
+class Blocks(nn.Module):
+    """Parameters of a stack of blocks: arrays with a leading axis of layers.
+
+    Inference may give each block's parameters by itself instead, under the names "0", "1", ... (`encoding.listed`):
+    then they come as a list. XLA copies a layer's part of a stacked array before it uses it, and for one picture that
+    counts.
+    """
+
+    layers: int
+    width: int
+
+    @nn.compact
+    def __call__(self) -> dict[str, Params] | list[dict[str, Params]]:
+        if self.has_variable("params", "0"):
+            return [_Block(self.width, name=str(index))() for index in range(self.layers)]
+        return {name: p() for name, p in _declared(self.width, (self.layers,)).items()}
+
+
+def attention_kernels(blocks: Any) -> dict[str, jax.Array]:
+    """The plain attention matrices of stacked blocks, slot -> `[s, d, d]`."""
+    return {slot: blocks[slot]["kernel"] for slot in SLOTS}
+
+
+def with_kernels(blocks: Any, kernels: Params | None) -> Any:
+    """Stacked blocks with other attention matrices; None leaves the blocks as they are."""
+    if kernels is None:
+        return blocks
+    return blocks | {slot: blocks[slot] | {"kernel": kernels[slot]} for slot in SLOTS}
+
+
+def part(blocks: Any, at: int | slice) -> Any:
+    """One block, or some, of stacked or listed blocks."""
+    return blocks[at] if isinstance(blocks, list) else jax.tree.map(lambda a: a[at], blocks)
+
+
+def mlp(x: jax.Array, p: Params, activation: Activation) -> jax.Array:
+    """Two linear maps with the activation between them."""
+    return linear(activation(linear(x, p["mlp_in"])), p["mlp_out"])
+
+
+def _projected(x: jax.Array, p: Params, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Query, key and value `[b, n, heads, d / heads]`."""
+    y = layer_norm(x, p["ln_1"])
+    query, key, value = (linear(y, p[role]).reshape(*y.shape[:-1], heads, -1) for role in SLOTS[:3])
+    return query, key, value
+
+
+def _rest_of_block(x: jax.Array, attended: jax.Array, p: Params, activation: Activation) -> jax.Array:
+    x = x + linear(attended.reshape(x.shape), p["out"])
+    return x + mlp(layer_norm(x, p["ln_2"]), p, activation)
+
+
+def _causal(tokens: int, before: int = 0) -> jax.Array:
+    """`[1, 1, n, before + n]`, added to scores: far below every score, yet finite, where a token must not look."""
+    return jnp.triu(jnp.full((tokens, before + tokens), -1e9), before + 1)[None, None]
+
+
+def block(
+    x: Float[Array, "b n d"], p: Params, *, heads: int, activation: Activation, causal: bool
+) -> Float[Array, "b n d"]:
+    """One pre-norm transformer block: attention, then MLP, each with its residual."""
+    attended = attention.attend(*_projected(x, p, heads), bias=_causal(x.shape[1]) if causal else None)
+    return _rest_of_block(x, attended, p, activation)
+
+
+def prompt_block(
+    prefix: Float[Array, "1 q d"], x: Float[Array, "m l d"], p: Params, *, heads: int, activation: Activation
+) -> tuple[Float[Array, "1 q d"], Float[Array, "m l d"]]:
+    """The causal block for prompts that begin alike: `x` are the tokens after the common beginning `prefix`."""
+    shared, (query, *own) = _projected(prefix, p, heads), _projected(x, p, heads)
+    repeated = [products.repeated(part, x.shape[0]) for part in shared[1:]]
+    key, value = (jnp.concatenate(parts, 1) for parts in zip(repeated, own, strict=True))
+    attended = attention.attend(query, key, value, bias=_causal(x.shape[1], prefix.shape[1]))
+    first = attention.attend(*shared, bias=_causal(prefix.shape[1]))
+    return _rest_of_block(prefix, first, p, activation), _rest_of_block(x, attended, p, activation)
+
+
+def run_blocks(x: Any, blocks: Any, step: Callable[..., Any], *, remat: str) -> Any:
+    """`step(x, parameters)` through the blocks, stacked or listed, one after the other."""
+    step = rematerialised(step, remat, in_loop=not isinstance(blocks, list))
+    if isinstance(blocks, list):
+        return functools.reduce(step, blocks, x)
+    return jax.lax.scan(lambda x, p: (step(x, p), None), x, blocks)[0]

@@ -1,0 +1,72 @@
+"""Expected scores: the packaged numbers, and the verdict on an evaluation."""
+
+import copy
+
+import pytest
+
+from ahs_seg_jax.evaluation import expected
+from ahs_seg_jax.inference import PROTOCOLS
+from ahs_seg_jax.vocabulary import packaged_names
+
+REPORT = {"protocol": "cat_seg", "incomplete": [], "data": {"problems": []}, "checkpoint": {"sha256": "ab12"}}
+
+
+def compare(miou: float, name: str = "catseg_vitb16", benchmark: str = "ade20k_150", **changes) -> dict:
+    return expected.compare(benchmark, copy.deepcopy(REPORT) | changes, miou, name)
+
+
+def test_packaged_numbers():
+    found = expected.table()["checkpoints"]
+    columns = ("ade20k_847", "pascal_context_459", "ade20k_150", "pascal_context_59", "voc_20", "voc_20b")
+    assert [found["catseg_vitb16"]["scores"][name] for name in columns] == [12.0, 19.0, 31.8, 57.5, 94.6, 77.3]
+    assert [found["catseg_vitl14"]["scores"][name] for name in columns] == [16.0, 23.8, 37.9, 63.3, 97.0, 82.5]
+    for name, facts in found.items():
+        assert facts["kind"] in expected.KINDS
+        assert facts["protocol"] in PROTOCOLS
+        assert facts["source"]
+        assert 0 < facts["tolerance"] < 1
+        assert set(facts["scores"]) <= set(packaged_names()), name
+        assert (facts["kind"] == "published") == name.startswith("catseg")
+
+
+def test_within_the_tolerance_it_matches():
+    verdict = compare(31.65)
+    assert (verdict["verdict"], verdict["difference"]) == ("matches", -0.15)
+    assert verdict["text"] == "matches 31.8 (CAT-Seg ViT-B/16, published), difference -0.15"
+    assert verdict["source"].startswith("CAT-Seg")
+
+
+def test_outside_it_differs_and_a_claim_is_called_one():
+    verdict = compare(40.0, "ahs_seg_vitb16")
+    assert (verdict["verdict"], verdict["difference"], verdict["kind"]) == ("differs", -4.9, "claimed")
+    assert "claimed by its authors, not reproduced by anybody" in verdict["text"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": ""}, "no score is known for these weights; eval.expected names what they should be"),
+        ({"benchmark": "scenes"}, "none is known for CAT-Seg ViT-B/16 on scenes"),
+        ({"protocol": "whole"}, "is of protocol cat_seg, this one of whole"),
+        ({"incomplete": ["limited"]}, "is of the whole benchmark; this score is not"),
+        ({"data": {"problems": ["shifted"]}}, "is of the whole benchmark; this score is not"),
+    ],
+)
+def test_unknown(changes, words):
+    verdict = compare(31.8, **changes)
+    assert verdict["verdict"] == "unknown"
+    assert words in verdict["text"]
+
+
+def test_weights_are_recognised_by_their_hash(monkeypatch):
+    facts = {**expected.table()["checkpoints"]["catseg_vitb16"], "sha256": ["ab12"]}
+    monkeypatch.setattr(expected, "table", lambda: {"checkpoints": {"known": facts}})
+    assert compare(31.8, name="")["checkpoint"] == "known"
+
+
+def test_unknown_name_is_refused():
+    with pytest.raises(
+        ValueError, match=r"eval\.expected is 'vitb'; choose one of catseg_vitb16, .*, or leave it empty"
+    ):
+        expected.check_name("vitb")
+    expected.check_name("")

@@ -1,0 +1,31 @@
+"""Features that are kept, by content and size."""
+
+import numpy as np
+
+from ahs_seg_jax.inference import (
+    CAT_SEG,
+    WHOLE,
+    feature_cache,
+)
+from tests.support.images import photo
+
+
+def test_features_are_forgotten_by_size():
+    cache = feature_cache.FeatureCache(limit_bytes=100)
+    for key in (b"a", b"b", b"c"):
+        cache.put(key, {"dense": np.zeros(10, np.float32)})
+    assert [cache.get(key) is not None for key in (b"a", b"b", b"c")] == [False, True, True]
+    cache.put(b"large", {"dense": np.zeros(1000, np.float32)})
+    assert cache.get(b"large") is not None
+
+
+def test_the_key_follows_content_shape_and_protocol():
+    image = photo(4, 6)
+    keys = [
+        feature_cache.content_key(image, WHOLE),
+        feature_cache.content_key(image, CAT_SEG),
+        feature_cache.content_key(image.reshape(6, 4, 3), WHOLE),
+        feature_cache.content_key(255 - image, WHOLE),
+    ]
+    assert len(set(keys)) == 4
+    assert feature_cache.content_key(image.copy(), WHOLE) == keys[0]
