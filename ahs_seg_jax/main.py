@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from ahs_seg_jax import errors
-from ahs_seg_jax.config import MODES, command_line
+from ahs_seg_jax import config, errors
 from ahs_seg_jax.devices import distributed
 from ahs_seg_jax.devices.huge_pages import restart_with_huge_pages
-from ahs_seg_jax.errors import CheckpointError, CorruptExample, Ending
+from ahs_seg_jax.errors import CheckpointError, CorruptExample
 from ahs_seg_jax.evaluation.run import evaluate_benchmarks
 from ahs_seg_jax.training.monitor import NonFiniteLoss
 from ahs_seg_jax.training.train import train
@@ -27,16 +25,15 @@ if __name__ == "__main__":
 USER_ERRORS = (errors.InputError, CheckpointError, CorruptExample, NonFiniteLoss, errors.LostProcess, OSError)
 
 
-def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> flags.FlagValues:
-    """Adds the program's flags to `values`; the fields of the configuration that can be set are found in `argv`."""
-    config = "Configuration file, such as configs/tiny.py or its :smoke."
-    config_flags.DEFINE_config_file("config", None, config, flag_values=values, sys_argv=list(argv))
+def define_flags(values: flags.FlagValues) -> flags.FlagValues:
+    """Adds the program's flags to `values`; the fields of the configuration are not among them."""
+    file = "Configuration file, such as configs/tiny.py or its :smoke; --config.some.field=value sets a field of it."
+    flags.DEFINE_string("config", None, file, flag_values=values)
     folder = "Folder of the run: checkpoints, TensorBoard files, results, pictures."
     flags.DEFINE_string("workdir", None, folder, flag_values=values)
-    flags.DEFINE_enum("mode", None, MODES, "In place of the configuration's own mode.", flag_values=values)
-    flags.DEFINE_string(
-        "coordinator", None, "host:port of process 0, for a run of several processes.", flag_values=values
-    )
+    flags.DEFINE_enum("mode", None, config.MODES, "In place of the configuration's own mode.", flag_values=values)
+    address = "host:port of process 0, for a run of several processes."
+    flags.DEFINE_string("coordinator", None, address, flag_values=values)
     flags.DEFINE_integer("num_processes", None, "How many processes take part in the run.", flag_values=values)
     flags.DEFINE_integer("process_id", None, "This process's number, from 0.", flag_values=values)
     several = "Several processes, as Cloud TPU, SLURM or Open MPI say."
@@ -46,25 +43,33 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> flags.FlagVal
     return values
 
 
-def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Sets the flags from the command line. A mistake ends the program in one message, without absl's usage text."""
-    if problems := command_line.unknown_overrides(argv):
-        fail(errors.ConfigError(problems))
+def parse(argv: list[str], values: flags.FlagValues) -> list[str]:
+    """Sets the flags; returns the program's name and the arguments that set fields of the configuration.
+
+    Raises InputError for a mistake.
+    """
     try:
-        return values(argv)
+        rest = values(argv, known_only=True)
+        if unknown := [word for word in rest if word.startswith("-") and not word.startswith("--config.")]:
+            values([argv[0], *unknown])  # raises, and says which flag may have been meant
     except flags.Error as error:
-        fail(command_line.innermost(error))
+        raise errors.InputError(str(error)) from error
+    return rest
 
 
-def run(values: flags.FlagValues) -> Ending:
-    """Does what the flags say; returns how it ended. Raises one of USER_ERRORS for a user's mistake."""
-    if values.config is None or not values.workdir:
+def parse_or_fail(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """`parse`, which a mistake ends in one message, without absl's usage text."""
+    try:
+        return parse(argv, values)
+    except errors.InputError as error:
+        fail(error)
+
+
+def experiment_of(values: flags.FlagValues, overrides: Sequence[str]) -> config.Experiment:
+    """What the flags describe. Raises InputError for a user's mistake."""
+    if not values.config or not values.workdir:
         raise errors.InputError("both flags are needed, such as --config=configs/tiny.py --workdir=runs/tiny")
-    config = values.config.copy_and_resolve_references()
-    config.mode = values.mode or config.mode
-    experiment = command_line.from_config_dict(config)
-    join(values)
-    return (evaluate_benchmarks if experiment.mode == "eval" else train)(experiment, values.workdir)
+    return config.load(values.config, [*overrides, *([f"--config.mode={values.mode}"] if values.mode else [])])
 
 
 def join(values: flags.FlagValues) -> None:
@@ -78,10 +83,12 @@ def join(values: flags.FlagValues) -> None:
     )
 
 
-def main(_argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
-    """Runs, and turns what is wrong with the input or the machine, not with the program, into one message."""
+def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
+    """Runs what `parse` left; turns what is wrong with the input or the machine, not the program, into one message."""
     try:
-        sys.exit(run(values))
+        experiment = experiment_of(values, argv[1:])
+        join(values)
+        sys.exit((evaluate_benchmarks if experiment.mode == "eval" else train)(experiment, values.workdir))
     except USER_ERRORS as error:
         fail(error)
 
@@ -94,8 +101,8 @@ def fail(error: BaseException) -> NoReturn:
 
 def program(argv: list[str]) -> NoReturn:
     """The whole program; `argv` begins with its name, as `sys.argv` does. Once in a process."""
-    define_flags(flags.FLAGS, argv)
-    app.run(main, argv=argv, flags_parser=parse)
+    define_flags(flags.FLAGS)
+    app.run(main, argv=argv, flags_parser=parse_or_fail)
     raise AssertionError("absl's run does not return")
 
 

@@ -38,7 +38,7 @@ def command(workdir: pathlib.Path, steps: int, step_seconds: float, save_seconds
     """The small run."""
     run = {"steps": steps, "checkpoint_every": INTERVAL, "ema_decay": 0.9}
     return [
-        *(sys.executable, "-u", "-m", "tests.train_worker", f"--workdir={workdir}"),
+        *(sys.executable, "-u", "-m", "tests.support.train_worker", f"--workdir={workdir}"),
         *(f"--run={json.dumps(run)}", f"--step_seconds={step_seconds}"),
         f"--save_seconds={save_seconds}",
     ]

@@ -89,6 +89,7 @@ def test_published_recipe_needs_weights_and_says_which(name):
         (["--config.train.step=3"], "did you mean train.steps?"),
         (["--config.train.steps=many"], "--config.train.steps=many"),
         (["--config.train.steps=0"], "train.steps is 0; it must be positive"),
+        (["train.steps=3"], "'train.steps=3' sets no field; one is set like this: --config.train.batch_size=8"),
     ],
 )
 def test_mistakes_in_overrides(arguments, words):

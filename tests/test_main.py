@@ -33,9 +33,9 @@ TINY = "--config=configs/tiny.py:smoke"
 def in_process(*arguments: str) -> int:
     """The exit code of the program, without a process of its own; it prints as that would."""
     argv = ["main", *arguments]
-    values = main.define_flags(flags.FlagValues(), argv)
+    values = main.define_flags(flags.FlagValues())
     with pytest.raises(SystemExit) as ended:
-        main.main(main.parse(argv, values), values)
+        main.main(main.parse_or_fail(argv, values), values)
     return ended.value.code
 
 
@@ -46,12 +46,14 @@ def in_process(*arguments: str) -> int:
         ([TINY, "--workdir=x", "--config.train.batchsize=8"], ["--config.train.batchsize", "train.batch_size?"]),
         ([TINY, "--workdir=x", "--config.train.steps=0"], ["train.steps is 0; it must be positive"]),
         ([TINY, "--workdir=x", "--config.train.batch_size=many"], ["--config.train.batch_size=many"]),
-        ([TINY, "--wrokdir=x"], ["wrokdir"]),
+        ([TINY, "--wrokdir=x"], ["'wrokdir'", "Did you mean: workdir"]),
         (["--config=configs/tiny.py:smok", "--workdir=x"], ["variant 'smok'", "'smoke'"]),
         (["--config=configs/nothing.py", "--workdir=x"], ["configs/nothing.py"]),
         (["--config=configs/vitb.py", "--workdir=x"], ["init is empty", "download CLIP"]),
         (["--config=configs/folder.py:smoke", "--workdir=x", "--config.data.root=nowhere"], ["nowhere"]),
         ([TINY, "--workdir={tmp}", "--mode=eval"], ["no checkpoint in"]),
+        ([TINY, "--workdir=x", "--config.train.steps", "0"], ["train.steps is 0; it must be positive"]),
+        ([TINY, "--workdir=x", "--mode=test"], ["--mode=test"]),
         ([TINY, "--workdir=x", "--coordinator=localhost:1"], ["--num_processes, --process_id must be given too"]),
     ],
     ids=[
@@ -65,11 +67,11 @@ def in_process(*arguments: str) -> int:
         "no_weights",
         "no_data",
         "no_checkpoint",
+        "apart",
+        "mode",
         "no_number",
     ],
 )
-# ml_collections loads configuration files in a way that Python will drop.
-@pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
 def test_mistakes(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(ROOT)
     assert in_process(*(argument.format(tmp=tmp_path) for argument in arguments)) == 2

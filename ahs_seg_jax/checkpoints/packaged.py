@@ -20,7 +20,7 @@ from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
-from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models import orthogonal, parameters
 from ahs_seg_jax.storage import writing
 from ahs_seg_jax.vocabulary import Vocabulary, names_beyond, words_of
 
@@ -106,8 +106,6 @@ def load_tiny() -> Pretrained:
 
 def inference_only(pretrained: Pretrained) -> tuple[Any, Mapping[str, Any]]:
     """Configuration and parameters of what inference computes: merged rotations, no DC-HSP."""
-    from ahs_seg_jax.models import orthogonal  # only here: reading needs no model code
-
     config, params = orthogonal.merge(pretrained.config, pretrained.params)
     return config.replace(dc_hsp=False), {name: part for name, part in params.items() if name != "dc_hsp"}
 

@@ -7,15 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ahs_seg_jax.checkpoints import converted
+from ahs_seg_jax.checkpoints import converted, packaged, store
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, hub, readers, writers
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import orthogonal
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import paths, writing
-
-TINY = "tiny"  # the source that the package brings along
 
 
 def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -27,8 +26,6 @@ def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     if converted.is_converted(path):
         return converted.read_manifest(path).get("training")
     if _is_workdir(path):
-        from ahs_seg_jax.checkpoints import store
-
         return store.read_meta(path)
     return None
 
@@ -45,9 +42,7 @@ def load_pretrained(
     Raises:
       CheckpointError: there is no such source, or it cannot be read; see `convert.read`.
     """
-    if source == TINY:
-        from ahs_seg_jax.checkpoints import packaged  # only here: it reads with what this package has
-
+    if source == packaged.TINY:
         return packaged.load_tiny()
     path = _location(source)
     if converted.is_converted(path):
@@ -72,16 +67,11 @@ def _location(path: str | os.PathLike[str]) -> Any:
 
 
 def _is_workdir(path: Any) -> bool:
-    if not path.is_dir() or (not paths.is_remote(path) and readers.weight_files(path)):
-        return False
-    from ahs_seg_jax.checkpoints import store  # only here: it brings the whole training code along
-
-    return store.is_checkpoint(path)
+    hugging_face = not paths.is_remote(path) and path.is_dir() and readers.weight_files(path)
+    return path.is_dir() and not hugging_face and store.is_checkpoint(path)
 
 
 def _from_workdir(path: Any) -> Pretrained:
-    from ahs_seg_jax.checkpoints import store
-
     params, meta = store.load_params(path)
     config = manifests.config_from_json((meta.get("config") or {}).get("model"), str(path))
     source = {"path": str(path), "kind": "training workdir", "layout": "ahs_seg_jax"}
@@ -120,7 +110,5 @@ def convert_checkpoint(
 
 
 def _merged(pretrained: Pretrained) -> Pretrained:
-    from ahs_seg_jax.models import orthogonal  # only here: reading and writing need no model code
-
     config, params = orthogonal.merge(pretrained.config, pretrained.params)
     return Pretrained(config, jax.tree.map(np.asarray, params), pretrained.manifest)

@@ -6,6 +6,7 @@ import pathlib
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +30,9 @@ def demo(
     max_megapixels: Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)] = 16,
     max_classes: Annotated[int, typer.Option(help="Most names at once.", min=1)] = 100,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Another name under which it may be reached; give it again for more.")
+    ] = None,
 ) -> None:
     """A page in the browser: an image, your words.
 
@@ -38,10 +42,12 @@ def demo(
     def command() -> None:
         _check_extra()
         _check_address(host, port)
+        from ahs_seg_jax.demo.admission import Hosts
         from ahs_seg_jax.demo.answers import Limits
 
-        limits = Limits(max_upload_mb, max_megapixels, max_classes)
-        serve(model, options.protocol_or_none(protocol), memory_gb, limits, host, port, open_browser)
+        limits, named = Limits(max_upload_mb, max_megapixels, max_classes), allowed_host or []
+        Hosts.of(host, named)  # a mistake is found before a model is loaded
+        serve(model, options.protocol_or_none(protocol), memory_gb, limits, host, port, open_browser, named)
 
     options.finish(command)
 
@@ -54,6 +60,7 @@ def serve(
     host: str,
     port: int,
     open_browser: bool = False,
+    allowed_hosts: Sequence[str] = (),
 ) -> None:
     """Loads the model, answers the first example, and shows the page until it is interrupted."""
     from ahs_seg_jax.checkpoints import packaged
@@ -83,7 +90,7 @@ def serve(
         print(f"the page is at http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
         if host in EVERYWHERE:
             print("everybody in this network can use it; there is no password", file=sys.stderr)
-        page.serve(built, host, port, limits, open_browser)
+        page.serve(built, host, port, limits, open_browser, allowed_hosts)
 
 
 def _check_extra() -> None:

@@ -72,14 +72,15 @@ def parse_keep(text: str) -> int | Literal["model"] | None:
     """`model`, `all`, or a number. Raises ValueError for anything else."""
     if text in ("model", "all"):
         return "model" if text == "model" else None
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     raise ValueError(f"--keep is {text!r}; give model, all, or a number of classes")
 
 
 def parse_windows(text: str, **options: Any) -> NativeWindows | None:
     """`native` with its options, or an empty text without any. Raises ValueError for anything else."""
-    given = {name: value for name, value in options.items() if value not in (None, False)}
+    # Not `in (None, False)`: 0 is equal to False, and an overlap of 0 is one.
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
     if text == "native":
         return NativeWindows(**given)
     if text:

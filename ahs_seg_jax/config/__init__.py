@@ -2,7 +2,6 @@
 
 from ahs_seg_jax.config.command_line import (
     from_config_dict,
-    innermost,
     select,
     smoke,
     to_config_dict,
@@ -29,7 +28,6 @@ __all__ = [
     "differences",
     "fingerprint",
     "from_config_dict",
-    "innermost",
     "load",
     "select",
     "smoke",

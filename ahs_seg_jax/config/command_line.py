@@ -11,15 +11,6 @@ from ahs_seg_jax.errors import ConfigError, InputError
 from ahs_seg_jax.models.fields import build, flatten, unknown
 
 
-def innermost(error: BaseException) -> BaseException:
-    """The InputError that a configuration file raised; absl and ml_collections wrap a traceback around it."""
-    found, link = error, error.__cause__ or error.__context__
-    while link is not None:
-        found = link if isinstance(link, InputError) else found
-        link = link.__cause__ or link.__context__
-    return found
-
-
 def to_config_dict(experiment: Experiment) -> ml_collections.ConfigDict:
     """The experiment as a ConfigDict whose every field can be set on the command line."""
     return ml_collections.ConfigDict(dataclasses.asdict(experiment))

@@ -41,7 +41,9 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Experim
     values, command = flags.FlagValues(), ["config", *overrides]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=command)
     try:
-        values(command)
+        rest = values(command)
     except flags.Error as error:
         raise InputError(str(error)) from error
+    if rest[1:]:
+        raise InputError(f"{rest[1]!r} sets no field; one is set like this: --config.train.batch_size=8")
     return from_config_dict(values["config"].value)

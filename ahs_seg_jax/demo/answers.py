@@ -5,6 +5,7 @@ the page never shows the pictures of other words.
 """
 
 import dataclasses
+import logging
 import os
 import pathlib
 import time
@@ -13,11 +14,13 @@ import numpy as np
 from PIL import Image
 
 from ahs_seg_jax.data.open_image import open_image
+from ahs_seg_jax.demo.admission import UPLOADED_AGAIN
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.pictures import legends, overlays
 from ahs_seg_jax.segmenter import UNKNOWN, Segmentation, Segmenter
 from ahs_seg_jax.vocabulary import names_beyond
 
+logger = logging.getLogger("ahs_seg_jax")
 SMALLEST_EDGE, LARGEST_EDGE = 640, 1280  # pixels: pictures are enlarged and reduced until the longer side lies between
 
 
@@ -86,8 +89,13 @@ def answer(
         started = time.monotonic()
         result = segmenter(image, names, unknown=least_confidence or "none")
         seconds = time.monotonic() - started
-    except (ValueError, TypeError, OSError, CheckpointError) as error:
+    except FileNotFoundError:  # removed since the request was admitted
+        return Answer(UPLOADED_AGAIN)
+    except (ValueError, TypeError, CheckpointError) as error:
         return Answer(str(error).replace(str(path), shown_name or "the file"))
+    except Exception as error:  # out of memory, a full disk: its text may name anything on this machine
+        logger.error("an image could not be segmented: %r", error)
+        return Answer(f"This image could not be segmented ({type(error).__name__}); the page's log says more.")
     rows = _rows(result)
     absent = tuple(name for name in result.names if name not in result.areas)
     return Answer(_told(result, seconds, known_image, known_words), result, rows, absent)

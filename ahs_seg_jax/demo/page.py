@@ -1,18 +1,19 @@
 """The page: its pieces, and which of them answers what. All that is of Gradio is here; what is shown is in `answers.py`.
 
 Nothing is fetched from elsewhere: fonts are the system's, and Gradio's reports about its use are switched off. Uploads
-lie in a folder of their own that goes when the page is closed.
+lie in a folder of their own that goes when the page is closed; `admission.py` says who may ask, and for which files.
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 import numpy as np
 from PIL import Image
+from starlette.middleware import Middleware
 
-from ahs_seg_jax.demo import answers, html
+from ahs_seg_jax.demo import admission, answers, html
 from ahs_seg_jax.demo.answers import Answer, Limits
 from ahs_seg_jax.demo.examples import Example
 
@@ -21,17 +22,56 @@ STYLE = pathlib.Path(__file__).with_name("style.css")
 FONTS = ["system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 ALPHA = 0.6
 FORGOTTEN_AFTER = 3600  # seconds that a result or an upload is kept
+# What the page itself asks for. Gradio answers much more: it fetches addresses, lists sessions, edits its own code.
+ROUTES = admission.Routes(
+    whole=frozenset({"/", "/config", "/theme.css", "/favicon.ico", "/robots.txt"})
+    | {
+        f"/gradio_api/{name}"
+        for name in ("queue/join", "queue/data", "cancel", "reset", "startup-events", "app_id", "upload_progress")
+    }
+    | {"/gradio_api/run/predict", "/gradio_api/run/segment", "/gradio_api/call/segment", "/gradio_api/theme.css"},
+    beginnings=("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/", "/gradio_api/call/segment/"),
+    files=("/gradio_api/file=",),
+    uploads=frozenset({"/gradio_api/upload"}),
+)
 
 Ask = Callable[[str | None, str, float, str], Answer]  # file, words, least confidence, the file's name for people
 
 
-def build(ask: Ask, examples: list[Example], limits: Limits, about: str, folder: pathlib.Path) -> gr.Blocks:
+class _Page(gr.Blocks):
+    """Gradio's page, to which only uploads are handed in as files, whatever a request says."""
+
+    folder: pathlib.Path
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **options: Any) -> list[Any]:
+        """As Gradio's. It would copy the files that are named, and fetch addresses, before `segment` can refuse them."""
+        pictures = [isinstance(block, gr.Image) for block in block_fn.inputs]
+        for index, (value, is_picture) in enumerate(zip(inputs, pictures, strict=False)):  # Gradio counts them
+            named = value if isinstance(value, dict) or value is None or not is_picture else {"path": None}
+            inputs[index] = _only_uploads(named, self.folder)
+        return await super().preprocess_data(block_fn, inputs, *others, **options)
+
+
+def _only_uploads(value: Any, folder: pathlib.Path) -> Any:
+    """The value with each file in it replaced by its checked path and its name; the path of any other file is None."""
+    if isinstance(value, list):
+        return [_only_uploads(item, folder) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "path" in value or "url" in value:
+        path = admission.uploaded_file(value.get("path"), folder)
+        return {"path": path and str(path), "orig_name": admission.shown_name(value.get("orig_name"))}
+    return {name: _only_uploads(item, folder) for name, item in value.items()}
+
+
+def build(ask: Ask, examples: list[Example], limits: Limits, about: str, folder: pathlib.Path) -> _Page:
     """The page. `about` is a sentence about the model; the examples' images are written to `folder`."""
     files = [folder / f"example_{number}.png" for number in range(1, len(examples) + 1)]
     for file, example in zip(files, examples, strict=True):
         Image.fromarray(example.image).save(file)
     filled = [[str(file), "\n".join(example.names)] for file, example in zip(files, examples, strict=True)]
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(FORGOTTEN_AFTER, FORGOTTEN_AFTER)) as page:
+    with _Page(title=TITLE, analytics_enabled=False, delete_cache=(FORGOTTEN_AFTER, FORGOTTEN_AFTER)) as page:
+        page.folder = folder
         gr.HTML(html.header(TITLE, f"Every pixel gets one of the words you type. {about}"))
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=280):
@@ -43,9 +83,8 @@ def build(ask: Ask, examples: list[Example], limits: Limits, about: str, folder:
                 message, overlay, confidence, table = _places_of_the_answer()
         result = gr.State(None, time_to_live=FORGOTTEN_AFTER)
 
-        def segment(upload: dict[str, Any] | None, words: str, alpha: float, least: float) -> tuple[Any, ...]:
-            path, name = (upload.get("path"), upload.get("orig_name")) if upload else (None, "")
-            found = ask(path, words, least, name or "the image")
+        def segment(upload: Any, words: Any, alpha: Any, least: Any) -> tuple[Any, ...]:
+            found = _asked(ask, upload, words, alpha, least)
             pictures: tuple[Any, ...] = (None, None)
             if found.result is not None:
                 pictures = (answers.overlay(found.result, alpha), answers.confidence(found.result))
@@ -68,6 +107,21 @@ def build(ask: Ask, examples: list[Example], limits: Limits, about: str, folder:
         )
         alpha.release(recolour, [result, alpha], overlay, show_progress="hidden", api_visibility="private")
     return page
+
+
+def _asked(ask: Ask, upload: Any, words: Any, alpha: Any, least: Any) -> Answer:
+    """The answer to values of a request, which need not be those that the page can send."""
+    if not isinstance(words, str) or not all(map(_is_share, (alpha, least))):
+        return Answer("Type words, and choose settings between 0 and 1.")
+    if not upload:
+        return ask(None, words, least, "")
+    if not isinstance(upload, dict) or not upload.get("path"):
+        return Answer(admission.UPLOADED_AGAIN)
+    return ask(upload["path"], words, least, upload["orig_name"])
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def _question(filled: list[list[str]], limits: Limits) -> tuple[gr.Image, gr.Textbox, gr.Button]:
@@ -117,14 +171,34 @@ def _places_of_the_answer() -> tuple[gr.HTML, gr.Image, gr.Image, gr.HTML]:
     return message, overlay, confidence, table
 
 
-def serve(page: gr.Blocks, host: str, port: int, limits: Limits, open_browser: bool = False) -> None:
-    """Shows the page until it is interrupted. Raises OSError if the port is taken."""
+def serve(
+    page: _Page,
+    host: str,
+    port: int,
+    limits: Limits,
+    open_browser: bool = False,
+    allowed_hosts: Sequence[str] = (),
+    wait: bool = True,
+) -> None:
+    """Shows the page until it is interrupted, or, unless it shall `wait`, in the background.
+
+    `allowed_hosts` are the names besides `host` under which it may be reached. Raises OSError if the port is taken.
+    """
+    guard = Middleware(
+        admission.Admission,
+        hosts=admission.Hosts.of(host, allowed_hosts),
+        routes=ROUTES,
+        folder=page.folder,
+        most_upload_bytes=(limits.upload_mb + 1) * 2**20,  # a file and what a form says around it
+    )
     page.queue(max_size=32).launch(
         server_name=host,
         server_port=port,
         share=False,
         inbrowser=open_browser,
         quiet=True,
+        prevent_thread_lock=not wait,
+        app_kwargs={"middleware": [guard]},
         ssr_mode=False,
         pwa=False,
         mcp_server=False,

@@ -92,7 +92,7 @@ def exchange(what: str, text: str, seconds: float | None = None) -> list[str]:
     global _exchanges  # noqa: PLW0603
     _exchanges += 1
     client, count = jax_distributed.global_state.client, jax_distributed.global_state.num_processes
-    seconds = seconds or 10 * _timeout
+    seconds = 10 * _timeout if seconds is None else seconds
     name, end = f"ahs_seg_jax/{_exchanges}/{what}", time.monotonic() + seconds
     client.key_value_set(f"{name}/{jax_distributed.global_state.process_id}", text)
     found: dict[int, str] = {}
@@ -147,7 +147,7 @@ class Watch:
     """
 
     def __init__(self, seconds: float | None = None):
-        self._seconds = seconds or _timeout
+        self._seconds = _timeout if seconds is None else seconds
         self._client: Any = jax_distributed.global_state.client
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)

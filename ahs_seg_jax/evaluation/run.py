@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -36,41 +36,27 @@ from ahs_seg_jax.vocabulary import Vocabulary
 
 
 def evaluate_benchmarks(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
-    """Scores one checkpoint on each of `eval.benchmarks` in turn, or where there are none as `evaluate_checkpoint`.
+    """Scores `experiment.init`, or where that is empty the newest checkpoint of `workdir`, and writes the results.
 
-    Data come from `data.root`. Everything that can be wrong with the data is looked at before the weights are read.
-    Raises as `evaluate_checkpoint` does.
+    The data sets are `eval.benchmarks` in turn, or where there are none the run's own; they come from `data.root`, split
+    `eval.split`. Prompts are made by `data.templates`, or where there are none by those that the weights were trained
+    with. Everything that can be wrong with the data is looked at before the weights are read. Raises InputError for
+    data that cannot be scored, and as `load_for` does.
     """
     stop = stopping.StopRequest()
     # Several processes leave together when one is gone; there is nothing to agree on.
     with stop if jax.process_count() == 1 else contextlib.nullcontext(), stop.at_once():
-        names = experiment.eval.benchmarks or (experiment.data.name,)
-        for _ in _evaluations(experiment, epath.Path(workdir), names):
-            pass
+        with checking_input():
+            paths.check(epath.Path(workdir), "the workdir")
+        sources = _open_all(experiment, experiment.eval.benchmarks or (experiment.data.name,))
+        weights = load_for(experiment, workdir)
+        for source in sources.values():
+            _use_prompts(source, experiment.data, weights)
+        for name, source in sources.items():
+            evaluate_source(weights, source, name, experiment.eval, workdir, experiment.data.num_threads)
         return Ending.FINISHED
     processes.log("stopped; the same command continues from there")
     return stop.ending
-
-
-def evaluate_checkpoint(experiment: Experiment, workdir: str | os.PathLike[str]) -> Evaluation:
-    """Scores `experiment.init`, or where that is empty the newest checkpoint of `workdir`, and writes the results.
-
-    On the run's own data, split `eval.split`. Prompts are made by `data.templates`, or where there are none by those
-    that the weights were trained with. Raises CheckpointError if the weights cannot be read, do not fit the model, or
-    lack a part of it; FileNotFoundError if there is no checkpoint; InputError for data that cannot be scored.
-    """
-    return next(_evaluations(experiment, epath.Path(workdir), (experiment.data.name,)))
-
-
-def _evaluations(experiment: Experiment, workdir: epath.Path, names: tuple[str, ...]) -> Iterator[Evaluation]:
-    with checking_input():
-        paths.check(workdir, "the workdir")
-    sources = _open_all(experiment, names)
-    weights = load_for(experiment, workdir)
-    for source in sources.values():
-        _use_prompts(source, experiment.data, weights)
-    for name, source in sources.items():
-        yield evaluate_source(weights, source, name, experiment.eval, workdir, experiment.data.num_threads)
 
 
 def _open_all(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Source]:

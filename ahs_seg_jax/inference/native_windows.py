@@ -38,9 +38,9 @@ class NativeWindows:
 
     def grid(self, size: tuple[int, int], crop: int) -> "Grid":
         """The windows of an image of `size` (h, w), for a model whose square has the side `crop`. Raises ValueError."""
-        window = self.window or crop
+        window = crop if self.window is None else self.window
         overlap = USUAL_OVERLAP if self.overlap is None else self.overlap
-        stride = self.stride or max(1, round(window * (1 - overlap)))
+        stride = max(1, round(window * (1 - overlap))) if self.stride is None else self.stride
         if stride > window:
             raise ValueError(f"the stride is {stride}; it must lie within 1 and the window's {window} pixels")
         return Grid(size, window, Axis(size[0], window, stride, self.blend), Axis(size[1], window, stride, self.blend))

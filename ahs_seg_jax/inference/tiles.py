@@ -118,7 +118,7 @@ def label_tiles(
     grid = windows.grid(raster.size, crop)
     whole = _alone(segment(_views([overview(raster, OVERVIEW)], crop, at_once)), 0) if windows.global_view else None
     tile_rows, tile_columns = grid.tiles(tile)
-    wide = columns or tile_columns
+    wide = tile_columns if columns is None else columns
     strips = [range(left, min(left + wide, tile_columns)) for left in range(0, tile_columns, wide)]
     of_strips = [grid.columns.meeting(strip.start * tile, strip.stop * tile) for strip in strips]
     progress = Progress(len(grid.rows.starts) * sum(map(len, of_strips)), logger.info, "segmented", "windows")

@@ -102,7 +102,8 @@ class ModelConfig:
         return [
             f"{name} is {value}; it must be at least {least.get(name, 1)}"
             for name, value in sizes.items()
-            if min(value if isinstance(value, tuple) else (value,)) < least.get(name, 1)
+            for size in (value if isinstance(value, tuple) else (value,))
+            if isinstance(size, int) and size < least.get(name, 1)
         ]
 
     def _choice_problems(self) -> list[str]:

@@ -240,13 +240,13 @@ class Segmenter:
         if isinstance(names, str):
             raise TypeError(f"names is the text {names!r}; pass a list of class names, such as [{names!r}]")
         if names is None or isinstance(names, Vocabulary):
-            return names or self.vocabulary  # type: ignore[return-value]
+            return self.vocabulary if names is None else names  # type: ignore[return-value]
         return Vocabulary(tuple(names), self.templates)
 
 
 def _classes_kept(config: ModelConfig, keep: Keep) -> int | None:
     if keep == "model":
         return config.aggregator.pad_len or None
-    if keep is None or (isinstance(keep, int) and keep > 0):
+    if keep is None or (isinstance(keep, int) and not isinstance(keep, bool) and keep > 0):
         return keep
     raise ValueError(f"keep is {keep!r}; pass a number of classes, None for all, or 'model' for the model's own")

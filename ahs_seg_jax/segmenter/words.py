@@ -22,7 +22,7 @@ class Words:
     @classmethod
     def of(cls, vocabulary: Vocabulary, unknown: Unknown) -> "Words":
         """The words of a vocabulary and an option `unknown` as calls take it. Raises ValueError for another value."""
-        if isinstance(unknown, str):
+        if isinstance(unknown, str | bool):  # False would be the probability 0
             if unknown != "none":
                 raise ValueError(
                     f"unknown is {unknown!r}; pass 'none', a probability such as 0.3, or a list of background words"

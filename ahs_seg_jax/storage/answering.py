@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 
 class Answering:
-    """Whether a place answers, without the minute or more that clients of a bucket go on trying for before they say no.
+    """Finds out whether a place answers. Clients of a bucket try for a minute or more before they report a failure.
 
-    `ask` does something there that needs the place itself, in a thread; one at a time. A quick error is an answer: what
-    comes next will say more about it.
+    `ask` does something there that needs the place itself; it runs in a thread, one at a time. An error that comes
+    quickly counts as an answer: whatever is done there next will say more about it.
     """
 
     def __init__(self, ask: Callable[[], object]):
@@ -20,7 +20,7 @@ class Answering:
         self.cause = ""  # of the last no
 
     def within(self, seconds: float) -> bool:
-        """Whether it answers now; waits no longer than so many seconds."""
+        """Whether it answers now; waits at most `seconds`."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._try, daemon=True)
             self._thread.start()

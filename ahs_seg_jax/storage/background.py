@@ -1,4 +1,4 @@
-"""Small writes beside the training, in a thread of their own: a place that does not answer must not hold up a step."""
+"""Small writes beside the training, in a thread of their own: a storage that does not answer must not hold up a step."""
 
 import queue
 import threading
@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from ahs_seg_jax.devices import processes
 
-ROOM = 1000  # writes that may wait; further ones are left out
-PATIENCE = 30.0  # seconds that the end of a run waits for the last ones
+ROOM = 1000  # writes that may wait; further ones are dropped
+PATIENCE = 30.0  # seconds that the end of a run waits for the last writes
 
 
 class Writer:
-    """Does what it is given in that order, one at a time.
+    """Runs the actions that it is given one after the other.
 
-    An error, as on a full disk or of a bucket that vanished, is a warning: one for each outage, not for each write.
+    An error, as on a full disk or of a bucket that vanished, becomes a warning: one for each outage, not for each write.
     """
 
     def __init__(self, room: int = ROOM) -> None:
@@ -30,7 +30,7 @@ class Writer:
             self._failed(what, f"{self._waiting.maxsize} writes before it are not done yet")
 
     def wait(self, seconds: float) -> bool:
-        """Whether everything given so far is done, or has failed, within so many seconds."""
+        """Whether everything given so far is done, or has failed, within `seconds`."""
         done = threading.Event()
         try:
             self._waiting.put(("", done.set), timeout=seconds)
@@ -39,7 +39,10 @@ class Writer:
         return done.wait(seconds)
 
     def close(self, patience: float = PATIENCE) -> None:
-        """Waits for the last ones and ends the thread; says if they are given up. Nothing may be given after it."""
+        """Waits `patience` seconds for the last writes and ends the thread; prints a line if some had to be given up.
+
+        Nothing may be given to the writer afterwards.
+        """
         if self.wait(patience):
             self._waiting.put(None)
         else:

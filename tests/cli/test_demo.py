@@ -4,6 +4,7 @@ import importlib.util
 import socket
 
 import pytest
+import typer
 
 from ahs_seg_jax.cli import demo
 
@@ -22,3 +23,11 @@ def test_a_port_that_is_taken_is_found_before_the_model_is_loaded():
         ):
             demo._check_address("127.0.0.1", port)
     demo._check_address("127.0.0.1", port)
+
+
+def test_a_name_that_is_no_host_is_found_before_the_model_is_loaded(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    with pytest.raises(typer.Exit):
+        demo.demo("no such model", port=port, allowed_host=["https://x.org"])
+    assert "'https://x.org' is no host name; give it without scheme and port" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.demo import answers, examples, html
+from ahs_seg_jax.demo.admission import UPLOADED_AGAIN
 from ahs_seg_jax.demo.answers import Limits, answer
 from ahs_seg_jax.inference import in_passes
 from ahs_seg_jax.segmenter import Segmenter
@@ -113,6 +114,23 @@ def test_mistakes_in_files_are_named_as_people_know_them(segmenter, tmp_path, da
     assert found.failed
     assert text in found.message
     assert str(tmp_path) not in found.message
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "no space left", "/var/secret"), MemoryError("/var/secret"), KeyError(1)]
+)
+def test_unforeseen_errors_are_sentences_that_tell_nothing_of_this_machine(first, caplog, error):
+    class Broken:
+        def remembers(self, image):
+            raise error
+
+    found = answer(Broken(), first, "cat", shown_name="photo.jpg")
+    assert found.message == f"This image could not be segmented ({type(error).__name__}); the page's log says more."
+    assert repr(error) in caplog.text
+
+
+def test_a_file_that_is_gone(segmenter, tmp_path):
+    assert answer(segmenter, tmp_path / "gone.png", "cat").message == UPLOADED_AGAIN
 
 
 def test_no_image():

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a set
 CODE = """
 import os, sys
 print("started", os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), flush=True)
-from ahs_seg_jax.host_memory import restart_with_huge_pages
+from ahs_seg_jax.devices.huge_pages import restart_with_huge_pages
 restart_with_huge_pages()
 print("went on")
 """

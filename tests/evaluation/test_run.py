@@ -77,8 +77,6 @@ def test_each_benchmark_gets_its_results(sources, tmp_path, monkeypatch):
 def test_without_benchmarks_the_data_of_the_run_are_scored(sources, tmp_path):
     assert run.evaluate_benchmarks(experiment(benchmarks=()), tmp_path) == Ending.FINISHED
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["second_val.json"]
-    result = run.evaluate_checkpoint(experiment(again=True), tmp_path / "other")
-    assert result.scores.miou == pytest.approx(read(tmp_path, "second_val")["scores"]["mIoU"])
 
 
 def test_protocol_and_quick_mode_are_in_the_name(sources, tmp_path, monkeypatch):

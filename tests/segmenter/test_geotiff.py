@@ -116,7 +116,7 @@ def test_what_cannot_be_used_is_explained(tmp_path, monkeypatch):
         geotiff.open_tiff(tmp_path / "cut.tif") as raster,
     ):
         raster.read(0, 0, 97, 89)
-    monkeypatch.setattr(geotiff, "MOST_BLOCK_PIXELS", 34)
+    monkeypatch.setattr(geotiff, "MOST_BLOCK_BYTES", 3 * 35 - 1)
     with pytest.raises(ValueError, match=r"blocks of 7 x 5, each of which must be decoded as a whole; rewrite it in"):
         geotiff.open_tiff(source).__enter__()
     monkeypatch.setitem(sys.modules, "rasterio", None)

@@ -83,5 +83,5 @@ def main(_argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    program.define_flags(flags.FLAGS, sys.argv)
+    program.define_flags(flags.FLAGS)
     app.run(main)

@@ -340,12 +340,12 @@ def test_prompts_must_match_the_model(tmp_path):
 
 
 def test_evaluation_alone_gives_the_scores_of_the_run(finished, capsys):
-    result = run.evaluate_checkpoint(dataclasses.replace(experiment(), mode="eval"), finished)
+    assert run.evaluate_benchmarks(dataclasses.replace(experiment(), mode="eval"), finished) is Ending.FINISHED
     written = json.loads((finished / "results" / "scenes_val.json").read_text())
     trained = json.loads((finished / "results" / "scenes_val_000006.json").read_text())
     assert written["scores"] == trained["scores"]
     assert written["checkpoint"]["sha256"] == trained["checkpoint"]["sha256"]
-    assert result.seen is not None
+    assert written["scores"]["mIoU_seen"] is not None
     assert "results: " in capsys.readouterr().out
 
 
@@ -360,19 +360,20 @@ def test_evaluation_uses_the_prompts_of_the_training_unless_told_otherwise(
     config = dataclasses.replace(
         config, mode="eval", init=str(finished), data=dataclasses.replace(config.data, templates=asked)
     )
-    report = run.evaluate_checkpoint(config, tmp_path).report
+    run.evaluate_benchmarks(config, tmp_path)
+    report = json.loads((tmp_path / "results" / "scenes_val.json").read_text())
     assert report["vocabulary"]["templates"] == used
 
 
 def test_evaluation_of_a_named_step_in_another_workdir(finished, tmp_path):
     config = dataclasses.replace(experiment(), mode="eval", init=str(finished / "checkpoints" / "4"))
-    run.evaluate_checkpoint(config, tmp_path / "elsewhere")
+    run.evaluate_benchmarks(config, tmp_path / "elsewhere")
     assert json.loads((tmp_path / "elsewhere" / "results" / "scenes_val.json").read_text())["checkpoint"]["step"] == 4
 
 
 def test_evaluation_without_a_checkpoint_is_refused(stand_in, tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
-        run.evaluate_checkpoint(dataclasses.replace(experiment(), mode="eval"), tmp_path)
+        run.evaluate_benchmarks(dataclasses.replace(experiment(), mode="eval"), tmp_path)
 
 
 def test_training_from_a_finished_run(finished, tmp_path):
