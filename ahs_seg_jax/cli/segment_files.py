@@ -231,7 +231,7 @@ def _described(entry: dict[str, Any]) -> str:
 
 
 class _Folder:
-    """The folder of results: `labels/`, `overlays/`, `coco/`, `heat_maps/`, a line for each image in RESULTS, SUMMARY."""
+    """The folder of results: `labels/`, `overlays/`, `coco/`, `heat_maps/`, RESULTS (a line an image) and SUMMARY."""
 
     def __init__(
         self, path: pathlib.Path, settings: Settings, overlays: bool, coco: bool, heat_maps: bool, again: bool

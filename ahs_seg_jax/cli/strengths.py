@@ -43,7 +43,8 @@ def missing(pretrained: Pretrained) -> list[str]:
     if pretrained.config.adaptation != "ha_hem":
         found.append(
             f"this model has no HA-HEM (model.adaptation is {pretrained.config.adaptation!r}; packaging, and "
-            "converting with --merge, fold the rotations in): give the workdir of a training with model.adaptation=ha_hem"
+            "converting with --merge, fold the rotations in): give the workdir of a training with "
+            "model.adaptation=ha_hem"
         )
     if "dc_hsp" not in pretrained.params:
         found.append("this model has no DC-HSP: give the workdir of a training with model.dc_hsp=True")

@@ -122,7 +122,7 @@ def check_folder(root: str | os.PathLike[str], splits: Sequence[str] = SPLITS, c
 
 
 def split_problems(root: pathlib.Path, splits: Sequence[str], classes: int | None, check: str) -> list[str]:
-    """What is wrong with the files of the splits, see `check_folder`. Without `classes` the values of masks are not judged."""
+    """What is wrong with the files of the splits, see `check_folder`. Without `classes`, any value will do."""
     problems = []
     for split in splits:
         pairs, found = _pairs(root, split)

@@ -12,6 +12,7 @@ from ahs_seg_jax.pictures.label_files import SIXTEEN_BIT
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png"})
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+THIRTY_TWO_BIT = ("I", "F")  # modes of Pillow whose range of values is not defined
 _ORIENTATION = 0x0112  # the tag
 
 
@@ -28,17 +29,20 @@ def read_image(path: pathlib.Path | IO[bytes]) -> UInt8[np.ndarray, "h w 3"]:
 def rgb_pixels(file: Image.Image, turn: bool = True) -> UInt8[np.ndarray, "h w 3"]:
     """As `read_image`, of an opened file; without `turn`, its pixels as they are stored, whatever EXIF says."""
     file.load()
-    image = ImageOps.exif_transpose(file) if turn else file
+    if file.mode in THIRTY_TWO_BIT:
+        raise ValueError("32-bit pixels have no defined range; save the image with 8 bits a channel")
+    return to_rgb(ImageOps.exif_transpose(file) if turn else file)
+
+
+def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB 0..255 of an image of any mode but `THIRTY_TWO_BIT`; see `read_image`. EXIF is not looked at."""
     if image.mode in SIXTEEN_BIT:
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no defined range; save the image with 8 bits a channel")
-    if "A" in image.mode or "transparency" in image.info:
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return np.array(image.convert("RGB"))
 
 
 def orientation(file: Image.Image) -> int:

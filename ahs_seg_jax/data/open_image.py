@@ -38,7 +38,6 @@ FORMATS = {  # and who enters each into Image.OPEN; JPEG with previews (MPO) is 
 STRIP = 2**20  # pixels that are converted at once
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _STILL_IN_SEVERAL_FRAMES = ("MPO", "TIFF")  # a photograph with previews or pages: the first is the image
 
 
@@ -146,31 +145,21 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise _Refused(
             f"{name} has {width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is "
-            f"{max_pixels / 1e6:.0f}: reduce it, or save it as a tiled TIFF and segment that with --windows native, which "
-            "reads it piece by piece"
+            f"{max_pixels / 1e6:.0f}: reduce it, or save it as a tiled TIFF and segment that with --windows native, "
+            "which reads it piece by piece"
         )
 
 
 def _from_upright(image: Image.Image, name: str) -> np.ndarray:
     """The pixels of an image whose orientation is applied already, converted strip by strip."""
-    if image.mode in ("I", "F"):
+    if image.mode in images.THIRTY_TWO_BIT:
         raise _Refused(f"{name} has 32-bit pixels, whose range is not known; save it with 8 bits a channel")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, STRIP // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        pixels[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)))
+        pixels[top:bottom] = images.to_rgb(image.crop((0, top, image.width, bottom)))
     return pixels
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """uint8 `[H, W, 3]`, or `[H, W, 1]` of grey."""
-    if image.mode in _SIXTEEN_BIT:
-        return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None]
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return np.asarray(image.convert("RGB"))
 
 
 def _from_array(image: np.ndarray, max_pixels: int) -> np.ndarray:

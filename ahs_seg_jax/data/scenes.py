@@ -30,8 +30,7 @@ PATTERNS = ("plain", "striped", "dotted")
 NOUN = "toy"
 SHAPES = ("circle", "square", "hexagon")  # a toy may have any: the name does not tell
 SECOND_COLOR = (0.98, 0.97, 0.94)  # of every pattern but plain
-# Outline of a shape: the number of corners, their distance from the centre, and the distance of the points between them,
-# both in radii.
+# Outline of a shape: the number of corners, their distance from the centre in radii, and that of the points between.
 CORNERS = {"square": (4, 1.12, 1.12 * math.cos(math.pi / 4)), "hexagon": (6, 1.08, 1.08 * math.cos(math.pi / 6))}
 LARGEST_EXTENT = 1.12  # of an outline, in radii
 

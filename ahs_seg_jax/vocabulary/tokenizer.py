@@ -30,7 +30,7 @@ class TextTooLong(ValueError):
 
 
 def clean(text: str) -> str:
-    """`text` as CLIP's tokenizer reads it: in lower case, with broken Unicode and HTML entities repaired, and single spaces.
+    """`text` as CLIP's tokenizer reads it: in lower case, Unicode and HTML entities repaired, single spaces.
 
     Raises ValueError if the result spells one of the special tokens, which would end the text early.
     """

@@ -25,9 +25,9 @@ class Vocabulary:
     """An ordered list of class names, and how they become prompts.
 
     A name may list synonyms separated by ", ". Rule "first" uses the first only (parity: CAT-Seg); rule "mean" embeds
-    each and averages the embeddings on the sphere (`pool`). With several `templates`, such as `imagenet_templates()`, the
-    embedding of a class is the mean over its prompts. `groups`, if given, names a broader category for each class (such
-    as COCO-Stuff's supercategories; "" = none): `hierarchy_pairs` reads them.
+    each and averages the embeddings on the sphere (`pool`). With several `templates`, such as `imagenet_templates()`,
+    the embedding of a class is the mean over its prompts. `groups`, if given, names a broader category for each class
+    (such as COCO-Stuff's supercategories; "" = none): `hierarchy_pairs` reads them.
 
     Raises ValueError, listing every problem at once: no names, an empty or duplicate name (case and surrounding space
     do not count), a line break or a special token in a name, a template without exactly one "{}".
