@@ -11,6 +11,7 @@ from ahs_seg_jax.config.experiment import Experiment
 from ahs_seg_jax.models.fields import flatten
 
 _COMMON: Mapping[str, tuple[Any, ...]] = {
+    "model.init": ("torch",),
     "model.mh_fpn": (False,),
     "model.dc_hsp": (False,),
     "data.augment.label_resize": ("floor",),
