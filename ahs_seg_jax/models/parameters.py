@@ -8,6 +8,34 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+Params = Mapping[str, Any]  # nested dictionaries of arrays
+
+_CHUNK = 1 << 20  # elements a step of the statistics, so that no large float64 copy is made
+
+
+def flatten(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, leaf) of nested dictionaries; a name is the path, joined by `/`."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries from name -> leaf."""
+    return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
+
+
+def merge(trainable: Params, frozen: Params) -> dict[str, Any]:
+    """The whole parameter tree again, from the two that `optimizer.split` made."""
+    return unflatten({**dict(flatten(trainable)), **dict(flatten(frozen))})
+
+
+def by_name(function: Callable[[str], Any], params: Params) -> dict[str, Any]:
+    """A tree like `params` with `function(name)` in place of each parameter."""
+    return unflatten({name: function(name) for name, _ in flatten(params)})
+
 
 def params_sha256(params: Any) -> str:
     """Hash of a parameter tree: names, types, shapes and values, in the order of the names."""
@@ -17,48 +45,6 @@ def params_sha256(params: Any) -> str:
         digest.update(f"{path} {values.dtype} {values.shape}\n".encode())
         digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-Params = Mapping[str, Any]
-
-
-def merge(trainable: Params, frozen: Params) -> dict[str, Any]:
-    """The whole parameter tree again, from the two that `split` made."""
-    flat = flax.traverse_util.flatten_dict(trainable, sep="/")
-    return nested({**flat, **flax.traverse_util.flatten_dict(frozen, sep="/")})
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    return flax.traverse_util.unflatten_dict(dict(flat), sep="/")
-
-
-def by_name(function: Callable[[str], Any], params: Params) -> dict[str, Any]:
-    """A tree like `params` with `function(name)` in place of each parameter."""
-    return nested({name: function(name) for name in flax.traverse_util.flatten_dict(params, sep="/")})
-
-
-_CHUNK = 1 << 20  # elements a step of the statistics, so that no large float64 copy is made
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of nested dictionaries, paths joined by `/`."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries from path -> leaf."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
 
 
 def part_of(path: str) -> str:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -74,16 +73,15 @@ def decays(name: str) -> bool:
 
 def split(params: Params, finetune: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two nested trees, (trainable, frozen), that `merge` puts together again."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat = dict(parameters.flatten(params))
     trainable = {name: value for name, value in flat.items() if is_trainable(name, finetune)}
     frozen = {name: value for name, value in flat.items() if name not in trainable}
-    return parameters.nested(trainable), parameters.nested(frozen)
+    return parameters.unflatten(trainable), parameters.unflatten(frozen)
 
 
 def only(params: Params, label: str) -> dict[str, Any]:
     """The part of a tree that belongs to one group."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    return parameters.nested({name: value for name, value in flat.items() if group(name) == label})
+    return parameters.unflatten({name: leaf for name, leaf in parameters.flatten(params) if group(name) == label})
 
 
 def learning_rate(train: TrainConfig) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
