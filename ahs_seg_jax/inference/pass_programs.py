@@ -76,7 +76,7 @@ def _onward(
 ) -> tuple[jax.Array, Sums]:
     """Through spatial layer `index`, and the class layer's sums with this chunk's share added."""
     layer = m.aggregator.layers[index]
-    x = layer.spatial(x, appearance, chunk=m.aggregator.at_once(x.shape[0], 0), remat="none")
+    x = layer.spatial(x, appearance, chunk=m.arrangement.class_chunk(x.shape[0], 0), remat="none")
     return x, layer.classes.sums(x, _guide(m, text, x), pooling=pooling, class_mask=mask[None], onto=onto)
 
 

@@ -52,9 +52,10 @@ def energy(rotation: Float[Array, "l r j B B"], alpha: Float[Array, "l"]) -> Flo
 
     `sum_l w_l sum_{r,j} ||R^T R - I||_F^2 - 0.1 Var(alpha) + 0.05 mean((alpha[l+1] - alpha[l])^2)`; Var is unbiased.
     """
+    weights = energy_weights(rotation.shape[0])
     eye = jnp.broadcast_to(jnp.eye(rotation.shape[-1], dtype=rotation.dtype), rotation.shape)
     excess = jnp.einsum("lrjki,lrjko->lrjio", rotation, rotation, precision=_HIGHEST) - eye
-    orthogonality = (energy_weights(rotation.shape[0]) * (excess * excess).sum((1, 2, 3, 4))).sum()
+    orthogonality = (weights * (excess * excess).sum((1, 2, 3, 4))).sum()
     if alpha.shape[0] < 2:
         return orthogonality
     return orthogonality - 0.1 * jnp.var(alpha, ddof=1) + 0.05 * jnp.mean(jnp.diff(alpha) ** 2)

@@ -4,17 +4,18 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Params = Mapping[str, Any]
+Params = Mapping[str, Any]  # nested dictionaries of arrays
 
 _CHUNK = 1 << 20  # elements a step of the statistics, so that no large float64 copy is made
 
 
 def flatten(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, leaf) of nested dictionaries, the keys joined by `/`."""
+    """(name, leaf) of nested dictionaries; a name is the path, joined by `/`."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}/")
@@ -24,14 +25,7 @@ def flatten(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries from name -> leaf."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
+    return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
 def merge(trainable: Params, frozen: Params) -> dict[str, Any]:

@@ -74,8 +74,7 @@ def split(params: Params, finetune: str) -> tuple[dict[str, Any], dict[str, Any]
 
 def only(params: Params, label: str) -> dict[str, Any]:
     """The part of a tree that belongs to one group."""
-    flat = dict(parameters.flatten(params))
-    return parameters.unflatten({name: value for name, value in flat.items() if group(name) == label})
+    return parameters.unflatten({name: leaf for name, leaf in parameters.flatten(params) if group(name) == label})
 
 
 def learning_rate(train: TrainConfig) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:

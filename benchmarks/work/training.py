@@ -157,7 +157,7 @@ def spatial(settings: Settings) -> Program:
 
     def apply(m: Any, x: jax.Array) -> jax.Array:
         for layer in m.aggregator.layers:
-            x = layer.spatial(x, appearance, chunk=m.aggregator.at_once(x.shape[0], c.class_chunk), remat=c.remat)
+            x = layer.spatial(x, appearance, chunk=m.arrangement.class_chunk(x.shape[0], c.class_chunk), remat=c.remat)
         return x
 
     return _part(settings, apply, _classwise(settings))
