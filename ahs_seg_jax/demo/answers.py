@@ -5,6 +5,7 @@ the page never shows the pictures of other words.
 """
 
 import dataclasses
+import io
 import logging
 import os
 import pathlib
@@ -146,11 +147,35 @@ def _rows(result: Segmentation) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def overlay(result: Segmentation, alpha: float) -> np.ndarray:
-    """The labels over the image, `alpha` in 0..1 the colours' share, at a size for a screen."""
-    size = _screen_size(*result.labels.shape)
-    image = _resized(result.image, size, Image.Resampling.LANCZOS)
-    return overlays.overlay(image, _resized(result.labels, size, Image.Resampling.NEAREST), result.colors, alpha)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """What a visitor's overlay is drawn from again: a result at a size for a screen, as files of PNG.
+
+    At most 1.6 megapixels, so some megabytes; the result itself has 11 bytes for each pixel of the image.
+    """
+
+    image: bytes
+    labels: bytes  # 16 bits, index + 1; 0 is unnamed
+    colors: np.ndarray  # uint8 [t, 3]
+
+    @classmethod
+    def of(cls, result: Segmentation) -> "Kept":
+        """Of a result with fewer than 65,535 names."""
+        size = _screen_size(*result.labels.shape)
+        image = _resized(result.image, size, Image.Resampling.LANCZOS)
+        labels = _resized(result.labels, size, Image.Resampling.NEAREST)
+        return cls(_png(image), _png((labels + 1).astype(np.uint16)), result.colors)
+
+    def overlay(self, alpha: float) -> np.ndarray:
+        """The labels over the image, `alpha` in 0..1 the colours' share."""
+        image, labels = (np.asarray(Image.open(io.BytesIO(data))) for data in (self.image, self.labels))
+        return overlays.overlay(image, labels.astype(np.int32) - 1, self.colors, alpha)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 def confidence(result: Segmentation) -> np.ndarray:

@@ -22,6 +22,7 @@ STYLE = pathlib.Path(__file__).with_name("style.css")
 FONTS = ["system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 ALPHA = 0.6
 FORGOTTEN_AFTER = 3600  # seconds that a result or an upload is kept
+SESSIONS = 30  # visitors whose results are kept; the oldest are forgotten first
 # What the page itself asks for. Gradio answers much more: it fetches addresses, lists sessions, edits its own code.
 ROUTES = admission.Routes(
     whole=frozenset({"/", "/config", "/theme.css", "/favicon.ico", "/robots.txt"})
@@ -85,13 +86,13 @@ def build(ask: Ask, examples: list[Example], limits: Limits, about: str, folder:
 
         def segment(upload: Any, words: Any, alpha: Any, least: Any) -> tuple[Any, ...]:
             found = _asked(ask, upload, words, alpha, least)
-            pictures: tuple[Any, ...] = (None, None)
-            if found.result is not None:
-                pictures = (answers.overlay(found.result, alpha), answers.confidence(found.result))
-            return html.message(found), *pictures, html.table(found), found.result
+            if found.result is None:
+                return html.message(found), None, None, html.table(found), None
+            kept = answers.Kept.of(found.result)
+            return html.message(found), kept.overlay(alpha), answers.confidence(found.result), html.table(found), kept
 
-        def recolour(result: Any, alpha: float) -> np.ndarray | None:
-            return None if result is None else answers.overlay(result, alpha)
+        def recolour(kept: answers.Kept | None, alpha: float) -> np.ndarray | None:
+            return None if kept is None else kept.overlay(alpha)
 
         # Not preprocessed: Gradio would open the file itself, and a damaged one would end in an error without a cause.
         gr.on(
@@ -198,6 +199,7 @@ def serve(
         inbrowser=open_browser,
         quiet=True,
         prevent_thread_lock=not wait,
+        state_session_capacity=SESSIONS,
         app_kwargs={"middleware": [guard]},
         ssr_mode=False,
         pwa=False,

@@ -11,6 +11,7 @@ from ahs_seg_jax.demo import answers, examples, html
 from ahs_seg_jax.demo.admission import UPLOADED_AGAIN
 from ahs_seg_jax.demo.answers import Limits, answer
 from ahs_seg_jax.inference import in_passes
+from ahs_seg_jax.pictures import overlays
 from ahs_seg_jax.segmenter import Segmenter
 
 
@@ -39,7 +40,7 @@ def test_an_image_and_its_words(segmenter, first):
     mask = found.result.labels == example.names.index(largest.name)
     assert (largest.pixels, largest.confidence) == (mask.sum(), pytest.approx(found.result.confidence[mask].mean()))
     assert largest.color == tuple(found.result.colors[example.names.index(largest.name)])
-    assert answers.overlay(found.result, 0.6).shape == (640, 640, 3)
+    assert answers.Kept.of(found.result).overlay(0.6).shape == (640, 640, 3)
     assert answers.confidence(found.result).shape[1] == 640
 
 
@@ -131,6 +132,25 @@ def test_unforeseen_errors_are_sentences_that_tell_nothing_of_this_machine(first
 
 def test_a_file_that_is_gone(segmenter, tmp_path):
     assert answer(segmenter, tmp_path / "gone.png", "cat").message == UPLOADED_AGAIN
+
+
+def test_what_is_kept_of_a_result_is_small_and_draws_the_same_picture():
+    rng = np.random.default_rng(0)
+    names, size = tuple(f"name {number}" for number in range(300)), (3000, 4000)
+    image = np.repeat(np.repeat(rng.integers(0, 256, (30, 40, 3), np.uint8), 100, 0), 100, 1)
+    labels = np.repeat(np.repeat(rng.integers(-1, 300, (30, 40)).astype(np.int32), 100, 0), 100, 1)
+    result = Segmentation(image, labels, names, np.ones(size, np.float32))
+    kept = answers.Kept.of(result)
+    assert len(kept.image) + len(kept.labels) + kept.colors.nbytes < 5 * 2**20
+    shape = answers._screen_size(*size)
+    for alpha in (0.0, 0.6, 1.0):
+        expected = overlays.overlay(
+            answers._resized(image, shape, Image.Resampling.LANCZOS),
+            answers._resized(labels, shape, Image.Resampling.NEAREST),
+            result.colors,
+            alpha,
+        )
+        np.testing.assert_array_equal(kept.overlay(alpha), expected)
 
 
 def test_no_image():
