@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from ahs_seg_jax.ahead_of_time import memory, programs, tpu_compiler
-from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.cli import app
 from ahs_seg_jax.config import MeshConfig
 from ahs_seg_jax.data.scenes import scenes_vocabulary
@@ -20,7 +19,6 @@ from ahs_seg_jax.devices.mesh import along_batch, make_mesh, replicated
 from ahs_seg_jax.errors import InputError
 from ahs_seg_jax.training import step
 from configs import vitb
-from tests.support.standin import StandIn
 from tests.support.training import experiment
 
 
@@ -37,9 +35,7 @@ def test_figures_of_a_program_on_two_devices():
     assert found.collectives == {"all-reduce": 1}
 
 
-def test_training_step_of_a_configuration_is_predicted_without_running_it(monkeypatch):
-    for module in (starting, step):
-        monkeypatch.setattr(module, "AHSSeg", StandIn)
+def test_training_step_of_a_configuration_is_predicted_without_running_it(stand_in):
     config = experiment()
     assert programs.training_vocabulary(config).names == scenes_vocabulary("train").names
     mesh = make_mesh(jax.devices()[:4], MeshConfig(fsdp=2))
@@ -53,10 +49,8 @@ def test_training_step_of_a_configuration_is_predicted_without_running_it(monkey
     assert "DOES NOT FIT" in memory.report("test", found, available=1e-9)
 
 
-def test_report_on_a_configuration_file(monkeypatch):
-    for module in (starting, step):
-        monkeypatch.setattr(module, "AHSSeg", StandIn)
-    path = pathlib.Path(__file__).resolve().parents[1] / "configs" / "tiny.py"
+def test_report_on_a_configuration_file(stand_in):
+    path = pathlib.Path(__file__).resolve().parents[2] / "configs" / "tiny.py"
     overrides = ["--config.mesh.fsdp=2", "--config.train.batch_size=8", "--config.model.mh_fpn=False"]
     overrides += ["--config.model.dc_hsp=False", "--config.model.adaptation=none"]
     text = memory.report_for(str(path), overrides)
@@ -77,7 +71,7 @@ def test_report_on_a_configuration_file(monkeypatch):
     ],
 )
 def test_mistakes_on_its_command_line(arguments, words, monkeypatch):
-    monkeypatch.chdir(pathlib.Path(__file__).resolve().parents[1])
+    monkeypatch.chdir(pathlib.Path(__file__).resolve().parents[2])
     done = CliRunner().invoke(app.app, ["memory", *arguments])
     assert done.exit_code == 2
     assert "error: " in done.output

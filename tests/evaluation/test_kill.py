@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 from ahs_seg_jax.evaluation import run, tally
+from ahs_seg_jax.models import ahs_seg
 from ahs_seg_jax.models.architecture import tiny
 from tests.support import ROOT, trees
 from tests.support.standin import StandIn
@@ -64,7 +64,7 @@ def _evaluate(root: str, seconds: str, *workdirs: str) -> None:
             time.sleep(float(seconds))
             return super().__getitem__(index)
 
-    starting.AHSSeg = run.AHSSeg = StandIn
+    ahs_seg.AHSSeg = StandIn
     tally.SAVE_SECONDS = 0.0
     run.open_source = lambda settings, split: Slow(settings.root, settings.name, split)
     experiment = Experiment(

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment
 from ahs_seg_jax.errors import Ending, InputError
 from ahs_seg_jax.evaluation import expected, images, run
 from ahs_seg_jax.models.architecture import tiny
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.support.color_model import ListSource, filled, random_source
-from tests.support.standin import StandIn
 
 
 @functools.cache
@@ -27,7 +25,7 @@ def load(described: Experiment, workdir: str, load=run.load_for) -> run.Weights:
 
 
 @pytest.fixture
-def sources(monkeypatch):
+def sources(stand_in, monkeypatch):
     """Two benchmarks in the place of all others, and the stand-in in the model's place."""
     found = {"first": random_source(5), "second": ListSource([0, 1], [filled(4, 6, 0), filled(6, 4, 1, 2)])}
 
@@ -38,8 +36,6 @@ def sources(monkeypatch):
         return found[settings.name]
 
     monkeypatch.setattr(run, "open_source", open_source)
-    for module in (starting, run):
-        monkeypatch.setattr(module, "AHSSeg", StandIn)
     monkeypatch.setattr(run, "load_for", lambda described, _: load(experiment(seed=described.seed), ""))
     return found
 

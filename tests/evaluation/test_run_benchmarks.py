@@ -5,24 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment
 from ahs_seg_jax.errors import Ending, InputError
 from ahs_seg_jax.evaluation import run
 from ahs_seg_jax.models.architecture import tiny
 from tests.support import trees
 from tests.support.commands import data_command
-from tests.support.standin import StandIn
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(stand_in, tmp_path):
     """The folder of the downloads, both benchmarks prepared; a stand-in for the model."""
     trees.voc(tmp_path, {f"2007_{k:06d}": trees.rows([0, k, 20, 255]) for k in range(1, 5)})
     trees.ade20k_150(tmp_path, {f"ADE_val_{k:08d}": trees.rows([0, k, 150]) for k in range(1, 4)})
     data_command(["prepare", "voc_20b", "ade20k_150", "--root", str(tmp_path), "--partial", "--jobs", "1"])
-    for module in (starting, run):
-        monkeypatch.setattr(module, "AHSSeg", StandIn)
     return tmp_path
 
 

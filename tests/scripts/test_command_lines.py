@@ -194,7 +194,7 @@ def test_a_wrong_argument_in_a_shell_script_is_found(right, wrong, words, tmp_pa
 def test_a_wrong_flag_of_the_program_is_found(argument, words, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(pytest.fail.Exception, match=rf"(?s)ahs_seg_jax.main refuses .*: .*{re.escape(words)}"):
-        check_accepted("ahs_seg_jax.main", ["--config=configs/vitb.py", WEIGHTS, argument])
+        check_accepted("ahs_seg_jax.main", ["--config=configs/vitb.py", "--workdir=x", WEIGHTS, argument])
 
 
 # ------------------------------------------------------------------------------------------ Python and Markdown files

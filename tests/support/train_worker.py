@@ -14,10 +14,9 @@ import time
 from absl import app, flags
 
 from ahs_seg_jax import main as program
-from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.config import training
-from ahs_seg_jax.evaluation import run as evaluation_run
-from ahs_seg_jax.training import monitor, step, train
+from ahs_seg_jax.models import ahs_seg
+from ahs_seg_jax.training import monitor, train
 from tests.support.small import small_model
 from tests.support.standin import StandIn
 from tests.support.training import experiment
@@ -65,8 +64,7 @@ def slow_batches(original, seconds):
 
 def main(_argv: list[str]) -> None:
     """Trains, with the exit codes of the real program."""
-    for module in (starting, evaluation_run, step):
-        module.AHSSeg = StandIn
+    ahs_seg.AHSSeg = StandIn
     if _STEP_SECONDS.value:
         train.train_batches = slow_batches(train.train_batches, _STEP_SECONDS.value)
     if _SAVE_SECONDS.value:
