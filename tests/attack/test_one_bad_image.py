@@ -15,6 +15,7 @@ from ahs_seg_jax.cli import compare
 from ahs_seg_jax.cli import segment_files as segment
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import Segmentation, Segmenter
+from ahs_seg_jax.storage import writing
 
 SETTINGS = segment.Settings(("grass", "sand"), "tiny", None, "none", "model", None)
 COMPARED = [("tiny", ("grass", "sand")), ("tiny", ("sand", "water"))]
