@@ -1,4 +1,4 @@
-"""Whatever happens to one image of several, the others are done, it is named with its cause, and nothing of it stays."""
+"""Whatever happens to one image, the others are done, it is named with its cause, and nothing of it stays."""
 
 import errno
 import io
