@@ -7,7 +7,8 @@ programs show in their legends, in the file `.aux.xml` beside it.
 
 GDAL, which rasterio calls, would read anything under the name `.tif`: lists of addresses, parts of other files,
 services of the network. Here it reads TIFF only, no virtual file and no address. Of the files beside an image, the mask
-`.msk` is read if it is a TIFF; those with georeferencing (`.aux.xml`, `.tfw`) are read for that alone, where the image has none.
+`.msk` is read if it is a TIFF; those with georeferencing (`.aux.xml`, `.tfw`) are read for that alone, where the image
+has none.
 """
 
 import contextlib
