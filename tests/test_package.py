@@ -37,7 +37,8 @@ def test_importing_the_package_imports_no_framework():
 )
 def test_reading_checkpoints_and_data_is_imported_where_it_is_done(statement):
     """They take seconds, and a model in memory needs none of them."""
-    code = f"import sys; {statement}; print(sorted({{'orbax.checkpoint', 'tensorflow_datasets', 'grain'}} & set(sys.modules)))"
+    heavy = "{'orbax.checkpoint', 'tensorflow_datasets', 'grain'}"
+    code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

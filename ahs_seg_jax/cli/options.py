@@ -73,8 +73,8 @@ def cause(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return (
-            f"there is not enough memory ({text or type(error).__name__}); give a lower --memory-gb, which takes smaller "
-            "parts at once, or a smaller image"
+            f"there is not enough memory ({text or type(error).__name__}); give a lower --memory-gb, which takes "
+            "smaller parts at once, or a smaller image"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"its results cannot be written ({error}); make room, and start the same command again"

@@ -256,7 +256,8 @@ class _Folder:
             before = dict(json.loads(file.read_text("utf-8"))["settings"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
-                f"{file} is damaged ({type(error).__name__}), so it does not tell with which settings the results beside "
+                f"{file} is damaged ({type(error).__name__}), so it does not tell with which settings the results "
+                f"beside "
                 "it were made; choose another --output, or start over with --overwrite"
             ) from error
         settings = self._about["settings"]

@@ -118,7 +118,8 @@ def _checked_image(path: pathlib.Path, limits: Limits) -> np.ndarray:
     size = path.stat().st_size
     if size > limits.upload_mb * 2**20:
         raise ValueError(
-            f"{path} has {size / 2**20:.1f} MB; this page takes {limits.upload_mb}. Reduce it, or use `ahs-seg segment`."
+            f"{path} has {size / 2**20:.1f} MB; this page takes {limits.upload_mb}. "
+            "Reduce it, or use `ahs-seg segment`."
         )
     return open_image(path, int(limits.megapixels * 10**6))
 

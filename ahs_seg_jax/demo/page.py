@@ -1,4 +1,4 @@
-"""The page: its pieces, and which of them answers what. All that is of Gradio is here; what is shown is in `answers.py`.
+"""The page: its pieces, and which of them answers what. Gradio is used here only; `answers.py` has what is shown.
 
 Nothing is fetched from elsewhere: fonts are the system's, and Gradio's reports about its use are switched off. Uploads
 lie in a folder of their own that goes when the page is closed; `admission.py` says who may ask, and for which files.
@@ -45,7 +45,7 @@ class _Page(gr.Blocks):
     folder: pathlib.Path
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **options: Any) -> list[Any]:
-        """As Gradio's. It would copy the files that are named, and fetch addresses, before `segment` can refuse them."""
+        """As Gradio's, which would copy named files and fetch addresses before `segment` can refuse them."""
         pictures = [isinstance(block, gr.Image) for block in block_fn.inputs]
         for index, (value, is_picture) in enumerate(zip(inputs, pictures, strict=False)):  # Gradio counts them
             named = value if isinstance(value, dict) or value is None or not is_picture else {"path": None}

@@ -38,8 +38,8 @@ from ahs_seg_jax.vocabulary import Vocabulary
 def evaluate_benchmarks(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
     """Scores `experiment.init`, or where that is empty the newest checkpoint of `workdir`, and writes the results.
 
-    The data sets are `eval.benchmarks` in turn, or where there are none the run's own; they come from `data.root`, split
-    `eval.split`. Prompts are made by `data.templates`, or where there are none by those that the weights were trained
+    The data sets are `eval.benchmarks` in turn, or where there are none the run's own, of split `eval.split` below
+    `data.root`. Prompts are made by `data.templates`, or where there are none by those that the weights were trained
     with. Everything that can be wrong with the data is looked at before the weights are read. Raises InputError for
     data that cannot be scored, and as `load_for` does.
     """

@@ -93,8 +93,8 @@ def evaluate(
 
     `settings.batch_size` counts images over all devices and is rounded up to a multiple of them. `num_threads` read the
     images, and `log` receives lines of progress. Where `partial` is given, the counts are kept in files of that name,
-    every half minute and at an interruption, and the next call goes on from there. `report` is what `describe` gave, if it
-    was called before. Images that cannot be read are named in the report, and the rest is scored.
+    every half minute and at an interruption, and the next call goes on from there. `report` is what `describe` gave, if
+    it was called before. Images that cannot be read are named in the report, and the rest is scored.
 
     Raises ValueError for an unknown protocol; DataProblem for an empty source, for labels outside the vocabulary, and
     for data that their doctor refuses unless `settings.allow_bad_data`.

@@ -136,7 +136,7 @@ def _next_layer(
 def _last_layer(
     model: AHSSeg, params: Any, x: jax.Array, text: jax.Array, sums: Sums, prepared: Sequence[Prepared], *, pooling: int
 ) -> jax.Array:
-    """Logits float32 `[b, t, g, g]`: a chunk through the last class layer, with its complete `sums`, and the decoder."""
+    """Logits float32 `[b, t, g, g]`: a chunk through the last class layer, with complete `sums`, and the decoder."""
 
     def run(m: AHSSeg) -> jax.Array:
         y = _updated(m, x, text, sums, model.config.aggregator.layers - 1, pooling)

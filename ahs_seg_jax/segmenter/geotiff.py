@@ -5,9 +5,10 @@ The labels lie on the image's pixels and keep its coordinate reference system an
 colour table; the names stand in the band's tag `class_names` as a JSON list, and as category names, which geographic
 programs show in their legends, in the file `.aux.xml` beside it.
 
-GDAL, which rasterio calls, would read anything under the name `.tif`: lists of addresses, parts of other files, services
-of the network. Here it reads TIFF only, no virtual file and no address. Of the files beside an image, the mask `.msk` is
-read if it is a TIFF; those with georeferencing (`.aux.xml`, `.tfw`) are read for that alone, where the image has none.
+GDAL, which rasterio calls, would read anything under the name `.tif`: lists of addresses, parts of other files,
+services of the network. Here it reads TIFF only, no virtual file and no address. Of the files beside an image, the mask
+`.msk` is read if it is a TIFF; those with georeferencing (`.aux.xml`, `.tfw`) are read for that alone, where the image
+has none.
 """
 
 import contextlib
@@ -246,7 +247,7 @@ def create_labels(path: pathlib.Path, like: TiffRaster, names: Sequence[str]) ->
 
 
 def write_part(path: pathlib.Path, labels: np.ndarray, y: int, x: int, names: Sequence[str]) -> None:
-    """Labels int32 `[h, w]`, -1 = no data, at the place (y, x) of a file of `create_labels`. It is closed afterwards."""
+    """Writes labels int32 `[h, w]`, -1 = no data, at the place (y, x) of a file of `create_labels`."""
     with _opened(path, "r+") as file:
         file.write(label_files.to_numbers(labels, len(names)), 1, window=_window(y, x, *labels.shape))
 

@@ -1,4 +1,4 @@
-"""Small writes beside the training, in a thread of their own: a storage that does not answer must not hold up a step."""
+"""Small writes in a thread of their own: a storage that does not answer must not hold up a training step."""
 
 import queue
 import threading
@@ -13,7 +13,7 @@ PATIENCE = 30.0  # seconds that the end of a run waits for the last writes
 class Writer:
     """Runs the actions that it is given one after the other.
 
-    An error, as on a full disk or of a bucket that vanished, becomes a warning: one for each outage, not for each write.
+    An error, as on a full disk or of a bucket that vanished, becomes a warning: one for each outage, not each write.
     """
 
     def __init__(self, room: int = ROOM) -> None:

@@ -38,5 +38,5 @@ class SaveTimer:
         old = self._clock() - self._saved >= self._seconds
         if jax.process_count() == 1:
             return old
-        # Clocks differ, and asking makes the devices wait: the first process decides, and only every `agree_every` steps.
+        # Clocks differ, and asking makes the devices wait: the first process decides, every `agree_every` steps only.
         return step % self._agree_every == 0 and processes.as_first_process(old)

@@ -1,4 +1,4 @@
-"""Whatever happens to one image of several, the others are done, it is named with its cause, and nothing of it stays."""
+"""Whatever happens to one image, the others are done, it is named with its cause, and nothing of it stays."""
 
 import errno
 import io
@@ -15,6 +15,7 @@ from ahs_seg_jax.cli import compare
 from ahs_seg_jax.cli import segment_files as segment
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import Segmentation, Segmenter
+from ahs_seg_jax.storage import writing
 
 SETTINGS = segment.Settings(("grass", "sand"), "tiny", None, "none", "model", None)
 COMPARED = [("tiny", ("grass", "sand")), ("tiny", ("sand", "water"))]

@@ -1,5 +1,6 @@
 """Files named .tif that are something else, and what lies beside a TIFF: no address is asked, no other file is read."""
 
+import json
 import os
 import subprocess
 import sys
@@ -82,7 +83,9 @@ def disguised(kind, folder, address):
         "</Projection><BandsCount>3</BandsCount></GDAL_WMS>",
         "WMTS": f"<GDAL_WMTS><GetCapabilitiesUrl>{address}/caps.xml</GetCapabilitiesUrl></GDAL_WMTS>",
         "WCS": f"<WCS_GDAL><ServiceURL>{address}/?</ServiceURL><CoverageName>x</CoverageName></WCS_GDAL>",
-        "STAC": f'{{"type": "Feature", "stac_version": "1.0.0", "id": "x", "assets": {{"a": {{"href": "{address}/x.tif"}}}}}}',
+        "STAC": json.dumps(
+            {"type": "Feature", "stac_version": "1.0.0", "id": "x", "assets": {"a": {"href": f"{address}/x.tif"}}}
+        ),
         "index of tiles": f"<GDALTileIndexDataset><IndexDataset>{address}/x.gpkg</IndexDataset></GDALTileIndexDataset>",
         "ESRI grid": "ncols 2\nnrows 2\nxllcorner 0\nyllcorner 0\ncellsize 1\n1 2\n3 4\n",
         "PNM": "P6 2 2 255\n" + "x" * 12,

@@ -1,4 +1,4 @@
-"""Hashes of a state that several processes hold together: saved, restored on another mesh, and damage seen by one alone."""
+"""Hashes of a state that several processes hold: saved, restored on another mesh, damage seen by one alone."""
 
 import os
 import pathlib

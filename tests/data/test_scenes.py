@@ -179,7 +179,8 @@ def test_pattern_shares_by_hand():
         made = thing("circle", pattern=pattern, **changes)
         return scenes._pattern(made, np.float32([[x]]), np.float32([[y]])).item()
 
-    # Stripes of period 6 across x: the second colour at the centre, the first half a period on, 0.1 * 6 / 4 below a half
+    # Stripes of period 6 across x: the second colour at the centre, the first half a period on,
+    # 0.1 * 6 / 4 below a half
     # at the quarter; y does not matter, and turned by 90 degrees x does not.
     for y in (0, 1.5, 3):
         assert [share("striped", x, y) for x in (0, 1.5, 3, 6)] == pytest.approx([1, 0.35, 0, 1], abs=1e-5)

@@ -12,7 +12,7 @@ from ahs_seg_jax.demo.admission import UPLOADED_AGAIN
 from ahs_seg_jax.demo.answers import Limits, answer
 from ahs_seg_jax.inference import in_passes
 from ahs_seg_jax.pictures import overlays
-from ahs_seg_jax.segmenter import Segmenter
+from ahs_seg_jax.segmenter import Segmentation, Segmenter
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def test_the_grid_follows_the_model_and_the_overlap():
 
 def test_windows_held_at_once():
     grid = NativeWindows(window=10, stride=5).grid((40, 80), 10)
-    # A tile of 20 meets windows that start at 15 .. 35 (and 10 ends with 20): 5 at most inside, 4 at the image's borders.
+    # A tile of 20 meets windows that start at 15 .. 35 (and 10 ends with 20): at most 5 inside, 4 at the borders.
     assert grid.tiles(20) == (2, 4)
     assert grid.held(1, 20) == 4 * 5
     assert grid.held(4, 20) == 4 * 15

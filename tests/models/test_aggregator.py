@@ -11,6 +11,7 @@ import pytest
 from ahs_seg_jax.checkpoints.formats import layouts
 from ahs_seg_jax.models import aggregator, architecture, arrangement, layers, spatial_layer
 from ahs_seg_jax.models.class_layer import ClassLayer
+from ahs_seg_jax.models.ops import chunks
 from tests.support.goldens import assert_close, assert_trees_close, parameters
 
 SIZES = architecture.AggregatorConfig(

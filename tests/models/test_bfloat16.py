@@ -13,7 +13,7 @@ from ahs_seg_jax.training import losses
 from tests.support.small import random_params, small_model
 from tests.support.training import batch, tokens
 
-# What the network hands from part to part. Everything else stays in float32: the embeddings of the words, the rotations,
+# What the network hands from part to part. All else stays in float32: the embeddings of the words, the rotations,
 # DC-HSP, whose losses divide by small numbers, and the weights of the pyramid's levels.
 ACTIVATIONS = {"taps", "upsampled", "dense", "appearance", "decoder_1", "decoder_2", "correlation", "aggregated"}
 
@@ -77,7 +77,7 @@ def test_forward_pass_is_that_of_float32(both):
 
 
 def test_gradient_is_that_of_float32(both):
-    """As a whole: where a part of it is small, as those of keys' biases, which are zero but for rounding, it is chance."""
+    """As a whole: a small part of it, as of keys' biases, which are zero but for rounding, is chance."""
     found, expected = both["bfloat16"][3], both["float32"][3]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     assert error(found, expected) < 0.2

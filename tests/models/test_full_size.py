@@ -161,8 +161,8 @@ def test_four_updates_of_the_published_optimiser(shared, stored):
 
 
 def test_bfloat16_has_the_losses_of_float32_and_the_labels_where_they_are_clear(shared, stored):
-    """The stand-in weights' best two classes are often closer than bfloat16 can tell: the median margin of logits is not
-    twice the median rounding. Where it is four times that, labels are those of float32."""
+    """The stand-in weights' best two classes are often closer than bfloat16 can tell: the median margin of logits is
+    not twice the median rounding. Where it is four times that, labels are those of float32."""
     case = stored("vitb_three_steps")
     seen_losses, _, _ = four_updates(shared, case, "bfloat16")
     np.testing.assert_allclose(seen_losses, case["losses"], rtol=0.01)

@@ -56,7 +56,7 @@ def least_distance(names, vision):
 
 @pytest.mark.parametrize(("vision", "least"), [("normal", 0.07), ("protanopia", 0.045), ("deuteranopia", 0.045)])
 def test_colors_of_small_vocabularies_keep_apart_for_everyone(vision, least):
-    """All pairs, so neighbours in every legend too: twice what is just noticeable, with and without colour blindness."""
+    """All pairs, so neighbours in legends too: twice what is just noticeable, with and without colour blindness."""
     every, rng = Vocabulary.named("ade20k_847").names, np.random.default_rng(0)
     drawn = [[every[i] for i in rng.choice(len(every), count, replace=False)] for count in (2, 3, 7, 13, 19, 24) * 5]
     for names in (*drawn, Vocabulary.named("voc_20").names, scenes_vocabulary("val").names):

@@ -34,7 +34,7 @@ def segmentation(classes: int) -> Segmentation:
 
 @pytest.mark.parametrize("classes", CLASSES)
 def test_index_pngs_of_every_writer_are_read_back(tmp_path, classes):
-    """A result's PNG, the label of a prepared example, and a prediction of an evaluation, which has a class everywhere."""
+    """A result's PNG, the label of a prepared example, and an evaluation's prediction, which has a class everywhere."""
     segmentation(classes).save_png(tmp_path / "result.png")
     (tmp_path / "prepared.png").write_bytes(encode_label(labels_of(classes), classes))
     writer = PredictionWriter("png", epath.Path(tmp_path / "p"), segmentation(classes).names, ["a.jpg"])

@@ -71,7 +71,7 @@ def test_comparison_of_three_shows_no_difference_map():
 
 
 def test_every_legend_names_what_does_not_fit_and_what_has_no_class():
-    """Panels, results and contact sheets draw one table: rows that fit, the count of the others, the last row always."""
+    """Panels, results and contact sheets draw one table: rows that fit, the count of the others, the last row."""
     table = [legends.Row(tuple(color), name, ("1.0 %",)) for name, color in zip(NAMES, COLORS.tolist(), strict=True)]
     last = [legends.Row(legends.BLACK, "unlabelled")]
     full = legends.draw_table(table[:4], 5 * 21, last, size=14)

@@ -66,7 +66,7 @@ def test_a_call_is_what_an_evaluation_computes(segmenter, protocol):
 
 def test_logits_are_those_of_a_call_by_the_same_settings(segmenter):
     for keep in (3, None):
-        bounded = Segmenter(small_config(), random_params(small_config()), keep=keep, memory_gb=1.35, protocol="whole")
+        bounded = Segmenter(CONFIG, random_params(CONFIG), keep=keep, memory_gb=1.35, protocol="whole")
         logits = bounded.logits(photo(41, 67), NAMES)
         assert ((logits > -99).all(axis=(1, 2)).sum()) == (keep or len(NAMES))
         expected = labelling.probabilities(logits[None], (41, 67), WHOLE)
@@ -263,7 +263,7 @@ def test_warm_up_compiles_what_a_call_needs(segmenter):
 def test_threads_get_the_results_of_calls_one_after_another(segmenter):
     images = [photo(41 + index, 67, index) for index in range(4)]
     jobs = [(image, [*NAMES[: 2 + index % 3], f"thing {index}"]) for index, image in enumerate(images)] * 3
-    fresh = Segmenter(small_config(), random_params(small_config()), protocol="whole")
+    fresh = Segmenter(CONFIG, random_params(CONFIG), protocol="whole")
     with concurrent.futures.ThreadPoolExecutor(6) as threads:
         results = list(threads.map(lambda job: fresh(*job, probabilities=True), jobs))
     for (image, names), result in zip(jobs, results, strict=True):
@@ -371,7 +371,7 @@ def test_the_shipped_model_finds_toys():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_parameters_that_are_not_finite_are_refused(value):
-    params = random_params(small_config())
+    params = random_params(CONFIG)
     params["clip"]["logit_scale"] = np.float32(value)
     with pytest.raises(ValueError, match=r"hold values that are not finite \(NaN or infinity\) in clip/logit_scale"):
-        Segmenter(small_config(), params)
+        Segmenter(CONFIG, params)

@@ -1,4 +1,4 @@
-"""One training step of the real, small model, all components on, on a mesh of forced devices; see tests/training/test_meshes.py.
+"""One training step of the small model, all components on, on a mesh of forced devices; see test_meshes.py.
 
 python -m tests.support.mesh_worker OUTPUT.npz DATA,FSDP,CLASSES...
 """

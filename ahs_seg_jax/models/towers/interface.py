@@ -46,8 +46,8 @@ class TextTower(Protocol):
     ) -> Float[Array, "m e"]:
         """Embeddings in float32, not yet normalised, of token ids that are 0 after the prompt's end.
 
-        `prefix` stands before every prompt and is not in `tokens`. A causal tower computes it once; any other tower puts
-        it in front of each prompt.
+        `prefix` stands before every prompt and is not in `tokens`. A causal tower computes it once; any other tower
+        puts it in front of each prompt.
         """
 
 

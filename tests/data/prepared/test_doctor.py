@@ -113,7 +113,8 @@ class Unmapped(ScenesSource):
 def test_labels_that_were_never_mapped():
     classes = len(ScenesSource(ScenesConfig(val_images=2), "val").vocabulary)
     problems = doctor.examine(Unmapped(ScenesConfig(val_images=2), "val")).problems
-    text = f"val: 2 labels hold values of {classes} and more, but there are {classes} classes: they are shifted by one (+1)"
+    text = f"val: 2 labels hold values of {classes} and more, but there are {classes} classes: "
+    text += "they are shifted by one (+1)"
     assert problems == (text,)
 
 
