@@ -40,7 +40,9 @@ def module_of(named: str) -> str:
 def main_parser(arguments: Sequence[str]) -> None:
     """What `ahs_seg_jax.main` does with its command line, without touching the flags of this process."""
     values = main.define_flags(flags.FlagValues())
-    main.experiment_of(values, main.parse(["main", *arguments], values)[1:])
+    overrides = main.parse(["main", *arguments], values)[1:]
+    if arguments:  # without any, a text only names the program
+        main.experiment_of(values, overrides)
 
 
 def run_parser(arguments: Sequence[str]) -> None:
