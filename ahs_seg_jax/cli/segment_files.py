@@ -161,18 +161,7 @@ def run(
                 continue
             folder.forget_another_file(job)
             started = time.monotonic()
-            if settings.windows and _streamed(job):
-                entry = folder.stream(job, segmenter, vocabulary, settings)
-            else:
-                result = segmenter(
-                    job.path,
-                    vocabulary,
-                    protocol=settings.protocol,
-                    windows=settings.windows,
-                    unknown=settings.unknown,
-                    probabilities=heat_maps,
-                )
-                entry = folder.write(job, result)
+            entry = _segmented(job, folder, segmenter, vocabulary, settings, heat_maps)
             print(f"{head}: {_described(entry)}  {time.monotonic() - started:.1f} s", file=sys.stderr)
         except Exception as error:  # whatever happens to one image, the others are segmented; Ctrl-C still stops
             failed.append((job, options.cause(error)))
@@ -183,6 +172,23 @@ def run(
         where = "" if str(job.path) in reason else f"{job.path}: "
         print(f"failed: {where}{reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _segmented(
+    job: Job, folder: "_Folder", segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings, heat_maps: bool
+) -> dict[str, Any]:
+    """Segments one image and writes its results; returns its entry in RESULTS."""
+    if settings.windows and _streamed(job):
+        return folder.stream(job, segmenter, vocabulary, settings)
+    result = segmenter(
+        job.path,
+        vocabulary,
+        protocol=settings.protocol,
+        windows=settings.windows,
+        unknown=settings.unknown,
+        probabilities=heat_maps,
+    )
+    return folder.write(job, result)
 
 
 def _show_log() -> None:
