@@ -45,6 +45,7 @@ VISIBLE = changed(
     aggregator=AggregatorConfig(),
     block_size=128,
     dc_hsp_rank=64,
+    init="torch",
 )
 
 
