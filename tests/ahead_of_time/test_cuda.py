@@ -72,10 +72,11 @@ def test_inference(monkeypatch, dtype):
     assert set(programs) == {
         *("encode_text", "encode_image", "best_correlation", "prepare_decoder"),
         *("first_layer", "next_layer", "complete_sums", "last_layer", "probabilities", "label_map"),
+        *("join", "take_rows", "put_classes", "take_classes"),
     }
     for name, (jitted, args, options) in programs.items():
         text = lowered("cuda", jitted, *args, **options)
         assert_runs_alone(text)
         assert ROW_MORE not in text, name
-        if name not in ("probabilities", "label_map"):  # these take logits, which are float32
+        if name not in ("put_classes", "take_classes", "probabilities", "label_map"):  # logits are float32
             assert ("bf16" in text) == (dtype == "bfloat16"), name
