@@ -3,7 +3,7 @@
 # classes, everything in bfloat16; then, given the folder of the published PyTorch program, both programs side by side.
 #
 #   benchmarks/gpu.sh [FOLDER]
-#   JAX_PLATFORMS=cpu AHS_SEG_SIZE=tiny AHS_SEG_BATCH=2 AHS_SEG_QUICK=1 AHS_SEG_RESULTS=/tmp/dry benchmarks/gpu.sh
+#   JAX_PLATFORMS=cpu AHS_SEG_SIZE=tiny AHS_SEG_BATCH=2 AHS_SEG_QUICK=1 AHS_SEG_RESULTS=dry_run benchmarks/gpu.sh
 #
 # The second line tries all of it on a CPU with the small model, in minutes. Settings, from the environment:
 #   AHS_SEG_SIZE     tiny, vitb16 (default) or vitl14_336; the published program is always of the size vitb16
