@@ -96,7 +96,7 @@ MEASURED = """
 import io, pathlib, sys
 import numpy as np
 from PIL import Image
-from ahs_seg_jax.open_image import open_image
+from ahs_seg_jax.data.open_image import open_image
 
 def status(name):
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()

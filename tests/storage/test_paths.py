@@ -197,7 +197,7 @@ import pathlib, sys
 import numpy as np
 from etils import epath
 from ahs_seg_jax.config import DataConfig
-from ahs_seg_jax.data.sources import open_source
+from ahs_seg_jax.data.catalogue import open_source
 here = pathlib.Path(sys.argv[1])
 for file in here.rglob("*"):
     if file.is_file():

@@ -78,7 +78,7 @@ def test_pictures(settings, name, views):
 
 @pytest.mark.slow
 def test_words(settings):
-    assert serving.text_encoding(settings).call(0).shape == (8, 1, 16)  # five classes fill a bucket of eight
+    assert serving.text_encoding(settings).call(0).shape == (5, 1, 16)
 
 
 @pytest.mark.slow

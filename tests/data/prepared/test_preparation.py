@@ -108,7 +108,7 @@ def test_a_stopped_preparation_is_not_read(root, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             prepared(root)
     with pytest.raises(
-        ValueError, match=r"lacks val: it was stopped before its end; this command continues it: python"
+        ValueError, match=r"lacks val: it was stopped before its end; this command continues it: ahs-seg data prepare"
     ):
         PreparedSource(root, "ade20k_150", "val")
     assert prepared(root)[1][0] == "ade20k_150: 4 of 7 images were prepared before"
