@@ -7,10 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import types
 
 import pytest
+
+from tests.support.processes import wait_until_it_listens
 
 LIMITS = ("--max-upload-mb", "2", "--max-megapixels", "1", "--max-classes", "12")
 
@@ -33,7 +34,7 @@ def running_page(tmp_path_factory):
         )
         signal.signal(signal.SIGINT, before)
     try:
-        _wait_until_it_listens(server, port, log)
+        wait_until_it_listens(server, port, log)
         (folder,) = root.glob("ahs_seg_demo_*")
         secret = root / "secret.png"
         shutil.copy(folder / "example_1.png", secret)
@@ -44,15 +45,3 @@ def running_page(tmp_path_factory):
     assert code == 0, log.read_text()
     assert "Traceback" not in log.read_text()
     assert not folder.exists(), "uploads were left behind"
-
-
-def _wait_until_it_listens(server, port, log):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the page did not start in 120 s:\n{log.read_text()}")

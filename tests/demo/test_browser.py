@@ -9,11 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.support.processes import wait_until_it_listens
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 pytestmark = [
@@ -51,7 +52,7 @@ def address(tmp_path_factory):
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         signal.signal(signal.SIGINT, before)
     try:
-        _wait_until_it_listens(server, port, folder / "log")
+        wait_until_it_listens(server, port, folder / "log")
         yield f"http://127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)
@@ -60,18 +61,6 @@ def address(tmp_path_factory):
     assert code == 0, said
     assert "Traceback" not in said
     assert not list(folder.glob("ahs_seg_demo_*")), "uploads were left behind"
-
-
-def _wait_until_it_listens(server, port, log):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the page did not start in 120 s:\n{log.read_text()}")
 
 
 @pytest.fixture
