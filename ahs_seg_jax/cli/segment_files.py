@@ -4,7 +4,6 @@ import dataclasses
 import glob
 import json
 import logging
-import os
 import pathlib
 import re
 import shutil
@@ -19,7 +18,7 @@ from ahs_seg_jax.data.images import IMAGE_SUFFIXES
 from ahs_seg_jax.data.open_image import image_size
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import Segmentation, Segmenter, geotiff, large_tiff
-from ahs_seg_jax.storage import writing
+from ahs_seg_jax.storage import paths, writing
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import Vocabulary, first_synonym
 
@@ -99,7 +98,7 @@ def find_images(given: Sequence[str]) -> list[Job]:
     """
     jobs: dict[pathlib.Path, Job] = {}
     for text in given:
-        path = pathlib.Path(text).expanduser()
+        path = paths.at_home(text)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             if not inside:
@@ -108,7 +107,7 @@ def find_images(given: Sequence[str]) -> list[Job]:
         elif path.exists() or not glob.has_magic(text):
             found = [Job(path, pathlib.PurePath(path.stem))]
         else:
-            matches = sorted(pathlib.Path(p) for p in glob.glob(os.path.expanduser(text), recursive=True))
+            matches = sorted(pathlib.Path(p) for p in glob.glob(str(path), recursive=True))
             if not matches:
                 raise ValueError(f"nothing matches {text}")
             found = [Job(p, pathlib.PurePath(p.stem)) for p in matches if p.is_file()]
