@@ -1,7 +1,7 @@
 """A person's image, in whatever form it comes, as the uint8 RGB array that the program works on.
 
-Files may be anybody's. Only the formats of `images.FORMATS` are decoded, by Pillow; their size is looked at before anything is
-decoded, and pixels are converted a strip at a time.
+Files may be anybody's. Only the formats of `images.FORMATS` are decoded, by Pillow; their size is looked at before
+anything is decoded, and pixels are converted a strip at a time.
 """
 
 import io
