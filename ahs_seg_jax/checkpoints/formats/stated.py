@@ -108,7 +108,8 @@ def applied(config: ModelConfig, facts: Facts) -> ModelConfig:
         text = dataclasses.replace(text, activation=facts["activation"].value)
     for field in ("pixel_mean", "pixel_std"):
         if field in facts:
-            image = dataclasses.replace(image, **{field: in_pixels(field, facts[field].value)})
+            change: dict[str, Any] = {field: in_pixels(field, facts[field].value)}
+            image = dataclasses.replace(image, **change)
     return config.replace(image=image, text=text)
 
 
@@ -122,7 +123,7 @@ def in_pixels(field: str, values: Pixel) -> Pixel:
 def of_config(config: ModelConfig, by: str) -> Stated:
     """What a configuration of ours states. Towers with different activations leave that out: nothing may add to it."""
     image, text = config.image, config.text
-    mean, std = (tuple(value / 255 for value in values) for values in (image.pixel_mean, image.pixel_std))
+    mean, std = ((r / 255, g / 255, b / 255) for r, g, b in (image.pixel_mean, image.pixel_std))
     activation = image.activation if image.activation == text.activation else None
     return Stated(activation, mean, std, EPSILON, CLIP_TOKENIZER, by)
 
