@@ -68,8 +68,8 @@ def agreed(statements: Iterable[Stated | None], where: str) -> dict[str, Fact]:
       CheckpointError: two sources contradict each other (both are named), or it is a CLIP that is not computed here.
     """
     facts: dict[str, Fact] = {}
-    for stated in statements:
-        for field in FIELDS if stated is not None else ():
+    for stated in (given for given in statements if given is not None):
+        for field in FIELDS:
             value = getattr(stated, field)
             if value is None:
                 continue
