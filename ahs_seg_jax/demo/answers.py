@@ -14,8 +14,8 @@ import time
 import numpy as np
 from PIL import Image
 
+from ahs_seg_jax.admission import UPLOADED_AGAIN
 from ahs_seg_jax.data.open_image import open_image
-from ahs_seg_jax.demo.admission import UPLOADED_AGAIN
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.pictures import legends, overlays
 from ahs_seg_jax.segmenter import UNKNOWN, Segmentation, Segmenter

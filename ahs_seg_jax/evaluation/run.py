@@ -179,7 +179,7 @@ def evaluate_source(
         )
     else:
         processes.log(f"{name}: evaluated already, on {result.report['date']}; eval.again=True does it again")
-    verdict = expected.compare(name, result.report, result.scores.miou, settings.expected)
+    verdict = expected.compare(name, result.report, result.named_scores(), settings.expected)
     result.report.update(benchmark=name, split=settings.split, expected=verdict)
     write(result, workdir, stem.name)
     return result
@@ -216,7 +216,10 @@ def _finished(stem: epath.Path, fingerprint: str, predictions: str, source: Sour
 
 
 def write(result: Evaluation, workdir: str | os.PathLike[str], name: str) -> None:
-    """Prints the scores and writes `<workdir>/results/<name>.json` and its pictures, `<name>_worst_1.png` and so on."""
+    """Prints the scores and writes them below `<workdir>/results`.
+
+    The files are `<name>.json`, `<name>_confusion.npz` and the pictures, `<name>_worst_1.png` and so on.
+    """
     processes.log(result.summary())
     if processes.is_main_process():
         write_files(result, workdir, name)
@@ -226,6 +229,7 @@ def write_files(result: Evaluation, workdir: str | os.PathLike[str], name: str) 
     """What `write` writes; for one process, in any thread."""
     folder = epath.Path(workdir) / "results"
     result.write_results(folder / f"{name}.json")
+    result.write_confusion(folder / f"{name}_confusion.npz")
     for label, panel in result.pictures:
         with (folder / f"{name}_{label}.png").open("wb") as file:
             Image.fromarray(panel).save(file, "png")

@@ -128,7 +128,8 @@ def evaluate(
     if kept:
         kept.remove()
     seen, unseen = classes.seen(source.vocabulary, weights.vocabulary)
-    return Evaluation(metrics.scores(tally.confusion), classes.vocabulary, seen, unseen, report, pictures_made)
+    found = metrics.scores(tally.confusion)
+    return Evaluation(found, classes.vocabulary, seen, unseen, report, pictures_made, tally.confusion)
 
 
 def draw(

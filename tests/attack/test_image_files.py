@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from ahs_seg_jax.cli import segment_files
+from ahs_seg_jax.cli import image_jobs
 from ahs_seg_jax.data import images
 from ahs_seg_jax.data import open_image as module
 from ahs_seg_jax.data.open_image import image_size, open_image
@@ -63,7 +63,7 @@ def test_a_home_of_nobody():
     with pytest.raises(ValueError, match=r"there is no ~nobody_of_this_name/a\.png: "):
         open_image("~nobody_of_this_name/a.png")
     with pytest.raises(ValueError, match=r"there is no ~nobody_of_this_name/\*\.png: "):
-        segment_files.find_images(["~nobody_of_this_name/*.png"])
+        image_jobs.find_images(["~nobody_of_this_name/*.png"])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF"])

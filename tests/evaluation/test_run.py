@@ -12,7 +12,7 @@ from PIL import Image
 
 from ahs_seg_jax.config import RANDOM_INIT, DataConfig, EvalConfig, Experiment
 from ahs_seg_jax.errors import Ending, InputError
-from ahs_seg_jax.evaluation import expected, images, run
+from ahs_seg_jax.evaluation import expected, images, metrics, run
 from ahs_seg_jax.models.architecture import tiny
 from ahs_seg_jax.vocabulary import Vocabulary
 from tests.support.color_model import ListSource, filled, random_source
@@ -72,7 +72,18 @@ def test_each_benchmark_gets_its_results(sources, tmp_path, monkeypatch):
 
 def test_without_benchmarks_the_data_of_the_run_are_scored(sources, tmp_path):
     assert run.evaluate_benchmarks(experiment(benchmarks=()), tmp_path) == Ending.FINISHED
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["second_val.json"]
+    files = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert files == ["second_val.json", "second_val_confusion.npz"]
+
+
+def test_the_stored_confusion_matrix_gives_every_score(sources, tmp_path):
+    run.evaluate_benchmarks(experiment(benchmarks=("first",)), tmp_path)
+    stored = np.load(tmp_path / "results" / "first_val_confusion.npz")
+    assert stored["class_names"].tolist() == ["red", "green", "blue", "sky"]
+    content, again = read(tmp_path, "first_val"), metrics.scores(stored["confusion"])
+    assert content["scores"]["mIoU"] == again.miou
+    assert content["scores"]["mIoU_labelled_or_predicted"] == again.miou_labelled_or_predicted
+    assert [row["predicted"] for row in content["classes"]] == again.predicted.tolist()
 
 
 def test_protocol_and_quick_mode_are_in_the_name(sources, tmp_path, monkeypatch):
@@ -184,7 +195,8 @@ def test_predictions_are_saved_and_asked_for_again(sources, tmp_path):
 
 def test_verdict_on_a_known_benchmark(sources, tmp_path, monkeypatch, capsys):
     facts = {**expected.table()["checkpoints"]["catseg_vitb16"], "scores": {"second": 99.0}, "protocol": "whole"}
-    monkeypatch.setattr(expected, "table", lambda: {"checkpoints": {"mine": facts}})
+    table = expected.table() | {"checkpoints": {"mine": facts}}
+    monkeypatch.setattr(expected, "table", lambda: table)
     run.evaluate_benchmarks(experiment(benchmarks=("second",), expected="mine"), tmp_path)
     content = read(tmp_path, "second_val")
     assert content["expected"]["verdict"] == "differs"
