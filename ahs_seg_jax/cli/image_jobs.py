@@ -2,12 +2,12 @@
 
 import dataclasses
 import glob
-import os
 import pathlib
 from collections.abc import Sequence
 
 from ahs_seg_jax.data.images import IMAGE_SUFFIXES
 from ahs_seg_jax.segmenter import geotiff
+from ahs_seg_jax.storage import paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ def find_images(given: Sequence[str]) -> list[Job]:
     """
     jobs: dict[pathlib.Path, Job] = {}
     for text in given:
-        path = pathlib.Path(text).expanduser()
+        path = paths.at_home(text)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             if not inside:
@@ -39,7 +39,7 @@ def find_images(given: Sequence[str]) -> list[Job]:
         elif path.exists() or not glob.has_magic(text):
             found = [Job(path, pathlib.PurePath(path.stem))]
         else:
-            matches = sorted(pathlib.Path(p) for p in glob.glob(os.path.expanduser(text), recursive=True))
+            matches = sorted(pathlib.Path(p) for p in glob.glob(str(path), recursive=True))
             if not matches:
                 raise ValueError(f"nothing matches {text}")
             found = [Job(p, pathlib.PurePath(p.stem)) for p in matches if p.is_file()]
