@@ -77,7 +77,7 @@ case "$*" in
 esac
 """
 PYTHON_310 = """#!/bin/sh
-[ "$1" = -m ] && [ "$2" = venv ] && { echo "The virtual environment was not created: ensurepip is missing" >&2; exit 1; }
+[ "$1" = -m ] && [ "$2" = venv ] && { echo "not created: ensurepip is missing" >&2; exit 1; }
 echo "Python 3.10.12"
 """
 # The installer of uv puts uv into ~/.local/bin; uv brings the Python that it is asked for.
@@ -114,7 +114,11 @@ class Cloud:
             path.write_text(text)
             path.chmod(0o755)
         (own / "gcloud").symlink_to(here / "gcloud")
-        self.environment = SLICE | {"PATH": f"{here}:{os.environ['PATH']}", "HOST": str(self.host), "LOG": str(self.log)}
+        self.environment = SLICE | {
+            "PATH": f"{here}:{os.environ['PATH']}",
+            "HOST": str(self.host),
+            "LOG": str(self.log),
+        }
         self.environment |= {"HOST_PROGRAMS": str(own), "POLL_SECONDS": "0"}
 
     def call(self, *arguments: str, code: int = 0, **settings: str) -> str:
