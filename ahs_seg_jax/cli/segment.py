@@ -38,7 +38,8 @@ def segment(
 
     With --windows native a TIFF may be larger than memory; its labels are a GeoTIFF with the same georeferencing.
     """
-    from ahs_seg_jax.cli.segment_files import Settings, parse_keep, parse_unknown, parse_windows, run
+    from ahs_seg_jax.cli.segment_files import run
+    from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_unknown, parse_windows
 
     names = options.names(classes, classes_file)
     settings = options.mistakes(
