@@ -80,7 +80,7 @@ def find_images(given: Sequence[str]) -> list[Job]:
             for job in _in_a_bucket(text):
                 jobs.setdefault(str(job.path), job)
             continue
-        path = pathlib.Path(text).expanduser()
+        path = paths.at_home(text)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             if not inside:
@@ -89,7 +89,7 @@ def find_images(given: Sequence[str]) -> list[Job]:
         elif path.exists() or not glob.has_magic(text):
             found = [Job(path, pathlib.PurePath(path.stem))]
         else:
-            matches = sorted(pathlib.Path(p) for p in glob.glob(os.path.expanduser(text), recursive=True))
+            matches = sorted(pathlib.Path(p) for p in glob.glob(str(path), recursive=True))
             if not matches:
                 raise ValueError(f"nothing matches {text}")
             found = [Job(p, pathlib.PurePath(p.stem)) for p in matches if p.is_file()]

@@ -40,6 +40,14 @@ def on_disk(path: str | os.PathLike[str], what: str) -> pathlib.Path:
     return pathlib.Path(path)
 
 
+def at_home(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path with `~` and `~user` in their place. Raises ValueError if there is no such user."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no {os.fspath(path)}: {error}") from error
+
+
 def check(path: str | os.PathLike[str], what: str, kinds: tuple[str, ...] = ("gs",)) -> None:
     """Returns if the path is on a disk, or in a bucket of these `kinds` that can be reached.
 
