@@ -68,7 +68,7 @@ def run(
     """Writes a PNG for each image; returns 0, or 1 if an image failed. Raises what a user can mend before the first."""
     from PIL import Image
 
-    from ahs_seg_jax.cli.segment_files import find_images
+    from ahs_seg_jax.cli.image_jobs import find_images
     from ahs_seg_jax.pictures import legends
     from ahs_seg_jax.segmenter import Segmenter
     from ahs_seg_jax.vocabulary import Vocabulary

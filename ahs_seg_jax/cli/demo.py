@@ -42,7 +42,7 @@ def demo(
     def command() -> None:
         _check_extra()
         _check_address(host, port)
-        from ahs_seg_jax.demo.admission import Hosts
+        from ahs_seg_jax.admission import Hosts
         from ahs_seg_jax.demo.answers import Limits
 
         limits, named = Limits(max_upload_mb, max_megapixels, max_classes), allowed_host or []

@@ -14,8 +14,8 @@ import time
 import numpy as np
 from PIL import Image
 
+from ahs_seg_jax.admission import UPLOADED_AGAIN
 from ahs_seg_jax.data.open_image import open_image
-from ahs_seg_jax.demo.admission import UPLOADED_AGAIN
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.pictures import legends, overlays
 from ahs_seg_jax.segmenter import UNKNOWN, Segmentation, Segmenter
@@ -169,7 +169,9 @@ class Kept:
 
     def overlay(self, alpha: float) -> np.ndarray:
         """The labels over the image, `alpha` in 0..1 the colours' share."""
-        image, labels = (np.asarray(Image.open(io.BytesIO(data))) for data in (self.image, self.labels))
+        image, labels = (
+            np.asarray(Image.open(io.BytesIO(data), formats=["PNG"])) for data in (self.image, self.labels)
+        )
         return overlays.overlay(image, labels.astype(np.int32) - 1, self.colors, alpha)
 
 

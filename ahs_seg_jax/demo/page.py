@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from starlette.middleware import Middleware
 
-from ahs_seg_jax.demo import admission, answers, html
+from ahs_seg_jax import admission
+from ahs_seg_jax.demo import answers, html
 from ahs_seg_jax.demo.answers import Answer, Limits
 from ahs_seg_jax.demo.examples import Example
 

@@ -168,9 +168,12 @@ class AHSSeg(nn.Module):
         return features, out | features
 
     def correlate(self, dense: Float[Array, "b h w e"], text: Float[Array, "t p e"]) -> Float[Array, "b t h w p"]:
-        """Cosine of every position with every prompt."""
-        unit = layers.l2_normalise(dense)
-        return sharding.by_class(jnp.einsum("bhwe,tpe->bthwp", unit, text.astype(unit.dtype)))
+        """Cosine of every position with every prompt, in float32 on every platform and whatever the activations are.
+
+        Classes differ by little: three digits of bfloat16 would make another class the best at one position in twenty.
+        """
+        unit, highest = layers.l2_normalise(dense.astype(jnp.float32)), jax.lax.Precision.HIGHEST
+        return sharding.by_class(jnp.einsum("bhwe,tpe->bthwp", unit, text.astype(jnp.float32), precision=highest))
 
     def _segment(
         self, features: dict[str, jax.Array], text: jax.Array, pooling: int, class_mask: jax.Array | None
@@ -185,7 +188,7 @@ class AHSSeg(nn.Module):
             correlation, guide = kept.take(correlation), kept.take(guide)
             mask = None if mask is None else kept.take(mask)
             out["kept"] = kept.indices
-        x = self.aggregator.embed(sharding.by_class(correlation))
+        x = self.aggregator.embed(sharding.by_class(correlation), features["dense"].dtype)
         x = self.aggregator.aggregate(x, features["appearance"], guide, pooling=pooling, class_mask=mask)
         out["aggregated"] = x = sharding.by_class(x)
         prepared = self.aggregator.prepare_decoder((features["decoder_1"], features["decoder_2"]))

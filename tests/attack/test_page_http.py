@@ -10,7 +10,7 @@ import uuid
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.demo.admission import UPLOADED_AGAIN
+from ahs_seg_jax.admission import UPLOADED_AGAIN
 
 REFUSED = UPLOADED_AGAIN
 META = {"meta": {"_type": "gradio.FileData"}}

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import ahs_seg_jax
 from ahs_seg_jax.checkpoints import packaged
-from ahs_seg_jax.cli import segment_files as segment
+from ahs_seg_jax.cli import segment_settings
 from ahs_seg_jax.cli.app import app
 from ahs_seg_jax.devices import distributed
 from ahs_seg_jax.inference.native_windows import NativeWindows
@@ -18,8 +18,8 @@ PLAIN = {"blend": "smooth", "window": None, "stride": None, "overlap": None, "gl
 
 
 def test_an_overlap_of_zero_is_one():
-    assert segment.parse_windows("native", **PLAIN | {"overlap": 0.0}) == NativeWindows(overlap=0.0)
-    assert segment.parse_windows("native", **PLAIN) == NativeWindows()
+    assert segment_settings.parse_windows("native", **PLAIN | {"overlap": 0.0}) == NativeWindows(overlap=0.0)
+    assert segment_settings.parse_windows("native", **PLAIN) == NativeWindows()
     assert NativeWindows(overlap=0.0).grid((96, 96), 32).columns.starts == [0, 32, 64]
     assert NativeWindows().grid((96, 96), 32).columns.starts != [0, 32, 64]
 
@@ -45,7 +45,7 @@ def test_a_zero_that_cannot_be_is_refused(tmp_path, option, text):
 @pytest.mark.parametrize("option", ["window", "stride", "overlap"])
 def test_a_zero_without_native_windows_is_misplaced_too(option):
     with pytest.raises(ValueError, match=f"--{option} needs --windows native"):
-        segment.parse_windows("", **PLAIN | {option: 0})
+        segment_settings.parse_windows("", **PLAIN | {option: 0})
 
 
 def test_a_bool_is_no_number():
@@ -78,7 +78,7 @@ def test_no_time_at_all_is_a_time():
 @pytest.mark.parametrize("text", ["²", "٣", "-1", "0x3", "1.5", ""])
 def test_what_only_looks_like_a_number_is_refused(text):
     with pytest.raises(ValueError, match="give model, all, or a number of classes"):
-        segment.parse_keep(text)
+        segment_settings.parse_keep(text)
 
 
 def _values(node: ast.expr) -> list[object]:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ahs_seg_jax.cli import segment_files as segment
+from ahs_seg_jax.cli import segment_settings
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import read_png
 
@@ -118,20 +119,22 @@ def test_plans_run_nothing(folder, tmp_path, capsys):
 
 
 def test_words_for_the_unknown():
-    assert segment.parse_unknown("none") == "none"
-    assert segment.parse_unknown("0.25") == 0.25
-    assert segment.parse_unknown("wall; blue sky") == ("wall", "blue sky")
-    assert [segment.parse_keep(text) for text in ("model", "all", "64")] == ["model", None, 64]
+    assert segment_settings.parse_unknown("none") == "none"
+    assert segment_settings.parse_unknown("0.25") == 0.25
+    assert segment_settings.parse_unknown("wall; blue sky") == ("wall", "blue sky")
+    assert [segment_settings.parse_keep(text) for text in ("model", "all", "64")] == ["model", None, 64]
 
 
 def test_options_of_windows():
-    assert segment.parse_windows("", blend="smooth", window=None, global_view=False) is None
-    found = segment.parse_windows("native", blend="mean", window=96, stride=None, overlap=0.25, global_view=True)
+    assert segment_settings.parse_windows("", blend="smooth", window=None, global_view=False) is None
+    found = segment_settings.parse_windows(
+        "native", blend="mean", window=96, stride=None, overlap=0.25, global_view=True
+    )
     assert found == NativeWindows(window=96, overlap=0.25, blend="mean", global_view=True)
     with pytest.raises(ValueError, match=r"--stride, --global-view needs --windows native"):
-        segment.parse_windows("", blend="smooth", stride=40, global_view=True)
+        segment_settings.parse_windows("", blend="smooth", stride=40, global_view=True)
     with pytest.raises(ValueError, match=r"--windows is 'big'; give native, or leave it out"):
-        segment.parse_windows("big", blend="smooth")
+        segment_settings.parse_windows("big", blend="smooth")
 
 
 def test_windows_and_georeferenced_files(tmp_path, capsys):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ahs_seg_jax.admission import UPLOADED_AGAIN
 from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.demo import answers, examples, html
-from ahs_seg_jax.demo.admission import UPLOADED_AGAIN
 from ahs_seg_jax.demo.answers import Limits, answer
 from ahs_seg_jax.inference import in_passes
 from ahs_seg_jax.pictures import overlays

@@ -36,6 +36,16 @@ def test_a_plain_jpeg_keeps_its_bytes(tmp_path):
     assert example.name == "a"
 
 
+def test_a_plain_png_keeps_its_bytes_and_one_with_a_transparent_colour_does_not(tmp_path):
+    path = trees.photograph(tmp_path / "a.png", (5, 4))
+    label = trees.png(tmp_path / "label.png", rows([1, 2, 3, 4]))
+    assert make_example(ADE, Pair("a", path, label)).image == path.read_bytes()
+    with Image.open(path) as image:
+        image.save(tmp_path / "b.png", transparency=image.getpixel((1, 2)))
+    example = make_example(ADE, Pair("b", tmp_path / "b.png", label))
+    assert pixels(example)[2, 1].tolist() == [255, 255, 255]
+
+
 def test_the_label_is_a_plain_png_of_classes(tmp_path):
     example = made(tmp_path)
     with Image.open(io.BytesIO(example.label)) as label:

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from ahs_seg_jax.demo import admission
-from ahs_seg_jax.demo.admission import Admission, Hosts, Routes, uploaded_file
+from ahs_seg_jax import admission
+from ahs_seg_jax.admission import Admission, Hosts, Routes, uploaded_file
 
 ROUTES = Routes(frozenset({"/"}), ("/api/",), files=("/file=",), uploads=frozenset({"/upload"}))
 

@@ -1,0 +1,59 @@
+"""What the results of `ahs-seg segment` depend on, from the texts of its options."""
+
+import dataclasses
+import json
+from typing import Any, Literal
+
+from ahs_seg_jax.inference.native_windows import NativeWindows
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the results depend on, besides the images."""
+
+    classes: tuple[str, ...]
+    model: str
+    protocol: str | None
+    unknown: str | float | tuple[str, ...]
+    keep: int | Literal["model"] | None
+    memory_gb: float | None
+    windows: NativeWindows | None = None
+
+    def described(self) -> dict[str, Any]:
+        """JSON values. The memory bound is left out: results do not depend on it."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        del values["memory_gb"]
+        return values
+
+
+def parse_unknown(text: str) -> str | float | tuple[str, ...]:
+    """`none`, a probability, or words separated by ';'."""
+    if text.strip() == "none":
+        return "none"
+    try:
+        return float(text)
+    except ValueError:
+        return tuple(word.strip() for word in text.split(";") if word.strip())
+
+
+def parse_keep(text: str) -> int | Literal["model"] | None:
+    """`model`, `all`, or a number. Raises ValueError for anything else."""
+    if text in ("model", "all"):
+        return "model" if text == "model" else None
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise ValueError(f"--keep is {text!r}; give model, all, or a number of classes")
+
+
+def parse_windows(text: str, **options: Any) -> NativeWindows | None:
+    """`native` with its options, or an empty text without any. Raises ValueError for anything else."""
+    # Not `in (None, False)`: 0 is equal to False, and an overlap of 0 is one.
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    if text == "native":
+        return NativeWindows(**given)
+    if text:
+        raise ValueError(f"--windows is {text!r}; give native, or leave it out for the windows of --protocol")
+    misplaced = [f"--{name.replace('_', '-')}" for name in given if (name, given[name]) != ("blend", "smooth")]
+    if misplaced:
+        raise ValueError(f"{', '.join(misplaced)} needs --windows native")
+    return None
