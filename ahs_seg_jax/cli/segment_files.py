@@ -41,7 +41,7 @@ def run(
     jobs = [job for job in find_images(images) if shard.holds(job.name.as_posix())]
     segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
-    vocabulary.tokens(segmenter.config.text.context)  # too long names are found now
+    vocabulary.tokens(segmenter.config.text.context, segmenter.config.text.tokenizer)  # too long names are found now
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
         print(
             f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"

@@ -38,4 +38,5 @@ class TextTowerConfig:
     vocab_size: int = 49408
     context: int = 77
     mlp_width: int = 0  # as of the image tower
+    tokenizer: str = "clip"  # clip (packaged) | the path of a tokenizer.json, for towers with another vocabulary
     activation: str = "quick_gelu"  # as of the image tower
