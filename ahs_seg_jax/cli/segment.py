@@ -32,6 +32,9 @@ def segment(
     overlays: Annotated[bool, typer.Option(help="Write pictures with legends.")] = True,
     coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
     heat_maps: Annotated[bool, typer.Option("--heat-maps", help="Write a picture of each name's probability.")] = False,
+    dataset: Annotated[
+        pathlib.Path | None, typer.Option(help="Make this folder a data set that configs/folder.py trains on.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
 ) -> None:
     """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped.
@@ -57,6 +60,14 @@ def segment(
     )
     options.finish(
         lambda: run(
-            images, output, settings, only_plan=plan, overlays=overlays, coco=coco, heat_maps=heat_maps, again=overwrite
+            images,
+            output,
+            settings,
+            only_plan=plan,
+            overlays=overlays,
+            coco=coco,
+            heat_maps=heat_maps,
+            again=overwrite,
+            dataset=dataset,
         )
     )

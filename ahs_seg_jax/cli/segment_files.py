@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ahs_seg_jax.checkpoints import packaged
-from ahs_seg_jax.cli import options
+from ahs_seg_jax.cli import options, training_folder
 from ahs_seg_jax.cli.image_jobs import Job, find_images, streamed
 from ahs_seg_jax.cli.result_folder import ResultFolder
 from ahs_seg_jax.cli.segment_settings import Settings
@@ -29,6 +29,7 @@ def run(
     coco: bool = False,
     heat_maps: bool = False,
     again: bool = False,
+    dataset: pathlib.Path | None = None,
 ) -> int:
     """Segments; returns 0, or 1 if an image failed. Raises what a user can mend before the first image."""
     _show_log()
@@ -46,6 +47,10 @@ def run(
         geotiff.rasterio()  # a missing library is found now
         if heat_maps:
             raise ValueError("a TIFF in native windows has no --heat-maps: they would need it whole in memory")
+    if dataset is not None:
+        if settings.windows and any(map(streamed, jobs)):
+            raise ValueError("--dataset takes labels as PNG: a TIFF in native windows has none")
+        training_folder.check(dataset, jobs, settings.classes)
     if only_plan:
         return _print_plans(jobs, segmenter, settings, heat_maps)
     folder = ResultFolder(output, settings, overlays, coco, heat_maps, again)
@@ -70,6 +75,13 @@ def run(
             print(f"{head}: FAILED", file=sys.stderr)
     folder.finish(failed)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} images in {output}", file=sys.stderr)
+    if dataset is not None:
+        count = training_folder.write(dataset, output, jobs, settings.classes)
+        print(
+            f"{count} images with labels in {dataset}: "
+            f"ahs-seg train --config=configs/folder.py --config.data.root={dataset} --workdir=runs/{dataset.name}",
+            file=sys.stderr,
+        )
     for job, reason in failed:
         where = "" if str(job.path) in reason else f"{job.path}: "
         print(f"failed: {where}{reason}", file=sys.stderr)
