@@ -7,8 +7,9 @@ They are for OpenAI's ViT-B/16 and ViT-L/14 at 224 pixels. `clip`, the ordinary 
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TypeVar
 
-from ahs_seg_jax.models.training_free import TrainingFree
+from ahs_seg_jax.models.training_free import METHODS, TrainingFree
 
 BENCHMARKS = (
     *("voc_20", "voc_21", "pascal_context_59", "pascal_context_60"),
@@ -50,11 +51,9 @@ _PROGRAMS = {
     **dict.fromkeys(("naclip", "pearl", "clip"), _NACLIP),
     **dict.fromkeys(("clearclip", "maskclip", "maskclip_residual"), _CLEARCLIP),
 }
-_REFINEMENTS = {"naclip": "pamr", "pearl": "propagation"}
-_OF_PEARL = {
-    "ade20k_150": {"pearl_alpha": 0.3},
-    "cityscapes": {"pearl_alpha": 0.3, "pearl_grid": 224},
-}
+_PEARL_ALPHA = {ANY: 0.08, "ade20k_150": 0.3, "cityscapes": 0.3}
+_PEARL_GRID = {ANY: 80, "cityscapes": 224}
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +79,13 @@ def published(method: str, benchmark: str) -> Published:
         short_side=short_side,
         window=window,
         stride=stride,
-        refine=_REFINEMENTS.get(method, "none"),  # type: ignore[arg-type]
-        **(_OF_PEARL.get(benchmark, {}) if method == "pearl" else {}),
+        refine=METHODS[method].refinement,
+        pearl_alpha=_of(_PEARL_ALPHA, benchmark),
+        pearl_grid=_of(_PEARL_GRID, benchmark),
     )
     probability = dict(zip(WITH_BACKGROUND, program.probability, strict=True)).get(benchmark, 0.0)
     return Published(settings, probability, program.area.get(benchmark, 0.0), benchmark in BENCHMARKS)
 
 
-def _of(values: Mapping, benchmark: str):
+def _of(values: Mapping[str, Value], benchmark: str) -> Value:
     return values[benchmark] if benchmark in values else values[ANY]

@@ -1,5 +1,6 @@
 """`ahs-seg segment --dataset`: a folder of photographs becomes a data set that a training reads as it is."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 from ahs_seg_jax.cli import segment_files as segment
 from ahs_seg_jax.cli import training_folder
-from ahs_seg_jax.cli.image_jobs import Job
+from ahs_seg_jax.cli.image_jobs import WHOLE, Job, Shard
 from ahs_seg_jax.data.folder import open_folder
 
 NAMES = ("grass", "sand", "red toy, red thing")
@@ -83,13 +84,19 @@ def test_one_in_ten_is_for_validation_whatever_else_is_there():
 
 
 def test_what_cannot_become_a_data_set_is_refused_before_anything_is_segmented(tmp_path):
-    target = tmp_path / "set"
+    target, two = tmp_path / "set", jobs("a", "b")
+
+    def check(jobs, shard=WHOLE, chosen=None):
+        training_folder.check(target, "out", jobs, chosen or settings(), shard)
+
     with pytest.raises(ValueError, match=r"--dataset needs two images or more, .*; there is 1"):
-        training_folder.check(target, jobs("a"), NAMES)
+        check(jobs("a"))
     with pytest.raises(ValueError, match=r"--dataset: all images lie in train/, so val/ would be empty"):
-        training_folder.check(target, jobs("train/a", "train/b"), NAMES)
+        check(jobs("train/a", "train/b"))
+    with pytest.raises(ValueError, match=r"--dataset needs all images: run it once more without --shard"):
+        check(two, Shard(1, 2))
     target.mkdir()
     (target / "classes.txt").write_text("cat\ndog\n")
     with pytest.raises(ValueError, match=r"set/classes\.txt holds other class names than these; choose another"):
-        training_folder.check(target, jobs("a", "b"), NAMES)
-    training_folder.check(target, jobs("a", "b"), ("cat", "dog"))
+        check(two)
+    check(two, chosen=dataclasses.replace(settings(), classes=("cat", "dog")))
