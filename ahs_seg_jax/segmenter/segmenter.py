@@ -70,6 +70,7 @@ class Segmenter:
         model = build_model(config)
         self.engine = Engine(model, jax.device_put(params), keep=_classes_kept(config, keep), memory_gb=memory_gb)
         self.vocabulary: Vocabulary | None = None
+        self.manifest: dict[str, Any] = {}  # where the weights are from, if that is known
 
     @property
     def config(self) -> ModelConfig:
@@ -78,8 +79,10 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> "Segmenter":
-        """From "tiny", a converted directory, a training workdir, a checkpoint file of any known layout, or a hub name.
+        """From "tiny", a name that `ahs-seg models` lists, a folder, a checkpoint file of any known layout, or the hub.
 
+        Folders are converted directories, training workdirs and Hugging Face's; names on the hub are `owner/name`,
+        `owner/name@revision`, `owner/name/file`, `hf://spaces/owner/name/file`, or an address of huggingface.co.
         "tiny" is the small model of this package, which knows the words of the drawn scenes only. Weights that were
         trained here bring their training's prompt templates and protocol along. `options` are the constructor's.
 

@@ -18,7 +18,7 @@ import safetensors
 
 from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import hub, torchscript
+from ahs_seg_jax.checkpoints.formats import torchscript
 from ahs_seg_jax.errors import CheckpointError, reason
 from ahs_seg_jax.models import parameters
 
@@ -57,13 +57,15 @@ class TensorFile:
 
 @contextlib.contextmanager
 def open_tensors(source: str | os.PathLike[str]) -> Iterator[TensorFile]:
-    """Opens a `.pth`, `.pt`, `.bin`, `.safetensors` or `.npz` file, a Hugging Face directory, or a hub name.
+    """Opens a `.pth`, `.pt`, `.bin`, `.safetensors` or `.npz` file, or a Hugging Face directory.
 
     Raises:
       CheckpointError: there is no such file, it is none of these, it is damaged, it holds more than tensors, or reading
         it needs torch and torch is not installed.
     """
-    path = hub.locate(source)
+    path = pathlib.Path(source)
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {source}")
     with contextlib.ExitStack() as stack:
         yield _open_directory(path, stack) if path.is_dir() else _open_file(path, stack)
 
