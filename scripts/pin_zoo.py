@@ -8,8 +8,8 @@ No weights are downloaded: the hub knows the sha256 of what it stores. Look at t
 """
 
 import argparse
+import json
 import pathlib
-import re
 import sys
 
 from ahs_seg_jax.checkpoints.hub import download
@@ -66,14 +66,17 @@ def written(text: str, name: str, values: dict[str, str | int]) -> str:
     start = text.index(f"[{name}]\n")
     end = text.find("\n[", start)
     section = text[start : end if end >= 0 else len(text)].rstrip("\n")
+    lines = section.splitlines()
     for key in PINNED:
-        if key not in values:
-            continue
-        line = f"{key} = {values[key] if key == 'bytes' else f'"{values[key]}"'}"
-        section, replaced = re.subn(rf"(?m)^{key} = .*$", line, section)
-        if not replaced:
-            before = [k for k in ("title", "repo", "kind", *PINNED[: PINNED.index(key)]) if re.search(rf"(?m)^{k} = ", section)]
-            section = re.sub(rf"(?m)^({before[-1]} = .*)$", lambda match: f"{match[1]}\n{line}", section)
+        if key in values:
+            line = f"{key} = {json.dumps(values[key])}"
+            places = [number for number, old in enumerate(lines) if old.startswith(f"{key} = ")]
+            if places:
+                lines[places[0]] = line
+            else:
+                before = ("title = ", "repo = ", "kind = ", *(f"{k} = " for k in PINNED[: PINNED.index(key)]))
+                lines.insert(1 + max(n for n, old in enumerate(lines) if old.startswith(before)), line)
+    section = "\n".join(lines)
     return text[:start] + section + ("\n" + text[end:] if end >= 0 else "\n")
 
 

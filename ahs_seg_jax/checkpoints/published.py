@@ -13,6 +13,7 @@ from ahs_seg_jax.checkpoints.formats import writers
 from ahs_seg_jax.checkpoints.hub import names, upload
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import paths, writing
 
 WEIGHTS, MANIFEST, RESULTS, CARD = "model.safetensors", "manifest.json", "results", "README.md"
@@ -39,6 +40,20 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 def kept(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a published manifest that still holds of the weights when they are read."""
     return {key: manifest[key] for key in _KEPT if key in manifest}
+
+
+def of_memory(
+    config: ModelConfig,
+    params: dict[str, Any],
+    manifest: Mapping[str, Any],
+    templates: Sequence[str],
+    protocol: str,
+) -> Pretrained:
+    """A model in use, with the prompts and the protocol that it is used with; `manifest` is what is known of it."""
+    known = dict(manifest) or manifests.describe(config, {"path": "a model in memory", "layout": "ahs_seg_jax"})
+    return Pretrained(
+        config, params, known | {manifests.INFERENCE: {"templates": list(templates), "protocol": protocol}}
+    )
 
 
 def publish(

@@ -1,11 +1,13 @@
 """`ahs-seg models`: the model zoo, and what of it lies on this machine."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ahs_seg_jax.cli import options
+
+TINY = ("tiny", "4 MB", "yes", "Apache-2.0", "the package's own small model: drawn scenes only")
 
 
 def models(
@@ -35,18 +37,24 @@ def run(name: str, as_json: bool) -> None:
     elif name:
         for key, value in rows[0].items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            print(f"{key:11} {'unknown' if value in ('', 0, None) else shown}")
+            absent = "not downloaded" if key == "path" else "unknown"
+            print(f"{key:11} {absent if value in ('', 0, None) else shown}")
     else:
-        _print_table(rows, download.cache_folder(), download.size_text)
+        _print_table(rows)
+        folder = download.cache_folder()
+        print(
+            f"\nDownloaded at the first use, into {folder}. `ahs-seg models NAME` says more of one, with its citation."
+        )
 
 
-def _print_table(rows: list, cache: str, size_text) -> None:  # type: ignore[no-untyped-def]
-    head = ("name", "size", "here", "licence", "what")
-    cells = [head, ("tiny", "4 MB", "yes", "Apache-2.0", "the package's own small model: drawn scenes only")]
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from ahs_seg_jax.checkpoints.hub.download import size_text
+
+    cells = [("name", "size", "here", "licence", "what"), TINY]
     for row in rows:
         size = size_text(row["bytes"]) if row["bytes"] else "unknown"
-        cells.append((row["name"], size, "yes" if row["path"] else "no", row["licence"].partition(" (")[0], row["title"]))
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head) - 1)]
+        licence = row["licence"].partition(" (")[0]
+        cells.append((row["name"], size, "yes" if row["path"] else "no", licence, row["title"]))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]))
-    print(f"\nDownloaded at the first use, into {cache}. `ahs-seg models NAME` says more of one, with its citation.")
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

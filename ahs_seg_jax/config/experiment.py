@@ -112,9 +112,9 @@ def _finetune_problems(experiment: Experiment) -> list[str]:
     if finetune in training.FINETUNE and finetune != "scratch" and not experiment.init:
         found.append(
             f"init is empty but train.finetune is {finetune!r}, which keeps CLIP's own weights: set init to "
-            "clip-vitb16 or clip-vitl14-336, which are downloaded (`ahs-seg models` lists others), or to a file or directory of "
-            "yours, such as OpenAI's ViT-B-16.pt; to train everything from nothing set train.finetune to scratch, to "
-            f"try the program with random weights set init to {training.RANDOM_INIT!r}"
+            "clip-vitb16 or clip-vitl14-336, which are downloaded (`ahs-seg models` lists others), or to a file or "
+            "directory of yours, such as OpenAI's ViT-B-16.pt; to train everything from nothing set train.finetune to "
+            f"scratch, to try the program with random weights set init to {training.RANDOM_INIT!r}"
         )
     return found
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Container, Iterator, Mapping
+import pathlib
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from ahs_seg_jax.data.open_image import ImageLike, open_image
 from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.inference import encoding
 from ahs_seg_jax.inference.engine import Engine
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, Request
@@ -96,7 +98,31 @@ class Segmenter:
                 f"{path} holds CLIP's weights only; a segmenter needs a trained aggregator as well: "
                 "use a CAT-Seg or AHS-Seg checkpoint, or train one that starts from these weights (config.init)"
             )
-        return cls(loaded.config, loaded.params, loaded.templates, **({"protocol": loaded.protocol} | options))
+        segmenter = cls(loaded.config, loaded.params, loaded.templates, **({"protocol": loaded.protocol} | options))
+        segmenter.manifest = loaded.manifest
+        return segmenter
+
+    def push_to_hub(
+        self,
+        repository: str,
+        results: Sequence[str | os.PathLike[str]] = (),
+        *,
+        licence: str = "",
+        private: bool = False,
+    ) -> str:
+        """Publishes the model as `owner/name` on the Hugging Face hub; returns the address of its page.
+
+        `from_pretrained("owner/name")` reads it back, exactly: weights (rotations merged), prompts and protocol.
+        `results` are results files of evaluations, which the model's card shows. `licence` is one of the hub's names,
+        such as "mit". Raises CheckpointError as `checkpoints.published.publish`.
+        """
+        from ahs_seg_jax.checkpoints import published  # only here: what is not published needs none of it
+
+        files = [pathlib.Path(path) for path in results]
+        loaded = published.of_memory(
+            self.config, encoding.stacked(self.engine.params), self.manifest, self.templates, self.protocol.name
+        )
+        return published.publish(loaded, repository, files, licence=licence, private=private)
 
     # ------------------------------------------------------------------------------------------ images and words
 

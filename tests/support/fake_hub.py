@@ -247,7 +247,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         place = f"{asked.get('organization') or 'someone'}/{asked['name']}"
         self._may_write(place)
         if place in self.hub.repositories:
-            raise _Refused(409, "", "You already created this model repo")
+            self._send_json(
+                {"error": "You already created this model repo", "url": f"{self.hub.endpoint}/{place}"}, 409
+            )
+            return
         self.hub.add(place, {}, private=bool(asked.get("private") or asked.get("visibility") == "private"))
         self._send_json({"url": f"{self.hub.endpoint}/{place}"})
 

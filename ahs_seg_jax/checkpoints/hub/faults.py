@@ -11,14 +11,17 @@ _FULL, _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, e
 
 
 @contextlib.contextmanager
-def explained(name: HubName, cache: str) -> Iterator[None]:
-    """Whatever the hub's client raises inside becomes a CheckpointError of one sentence. `cache` is its folder."""
+def explained(name: HubName, cache: str, doing: str = "downloaded") -> Iterator[None]:
+    """Whatever the hub's client raises inside becomes a CheckpointError of one sentence.
+
+    `cache` is the client's folder, `doing` what is done: downloaded, published.
+    """
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:  # the client raises its own kinds, its HTTP library's, and the system's
-        raise CheckpointError(_sentence(error, name, cache)) from error
+        raise CheckpointError(_sentence(error, name, cache, doing)) from error
 
 
 def is_unreachable(error: Exception) -> bool:
@@ -30,7 +33,7 @@ def is_unreachable(error: Exception) -> bool:
     return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx")
 
 
-def _sentence(error: Exception, name: HubName, cache: str) -> str:
+def _sentence(error: Exception, name: HubName, cache: str, doing: str) -> str:
     from huggingface_hub import errors
 
     login = "log in (`hf auth login`, or the environment variable HF_TOKEN)"
@@ -67,7 +70,7 @@ def _sentence(error: Exception, name: HubName, cache: str) -> str:
             f"{name} cannot be kept: the cache {cache} cannot be written ({error.strerror}); name a folder of yours "
             "with the environment variable HF_HUB_CACHE"
         )
-    return f"{name} could not be downloaded whole ({reason(error)}); nothing of it counts as present: start again"
+    return f"{name} could not be {doing} whole ({reason(error)}); nothing of it counts as present: start again"
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -17,7 +17,7 @@ def check_access(name: HubName) -> None:
     """Raises CheckpointError if nobody is logged in, or the repository holds something else."""
     from huggingface_hub import HfApi
 
-    with faults.explained(name, download.cache_folder()):
+    with faults.explained(name, download.cache_folder(), "published"):
         api = HfApi(**download.client_options())
         api.whoami()
         foreign = [file for file in _files(api, name) if _is_foreign(file)]
@@ -34,7 +34,7 @@ def upload(folder: pathlib.Path, name: HubName, private: bool) -> str:
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    with faults.explained(name, download.cache_folder()):
+    with faults.explained(name, download.cache_folder(), "published"):
         api = HfApi(**download.client_options())
         api.create_repo(name.repo, private=private or None, exist_ok=True)
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
