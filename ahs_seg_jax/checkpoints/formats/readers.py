@@ -18,7 +18,7 @@ import safetensors
 
 from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import torchscript
+from ahs_seg_jax.checkpoints.formats import hub, torchscript
 from ahs_seg_jax.errors import CheckpointError, reason
 from ahs_seg_jax.models import parameters
 
@@ -63,9 +63,7 @@ def open_tensors(source: str | os.PathLike[str]) -> Iterator[TensorFile]:
       CheckpointError: there is no such file, it is none of these, it is damaged, it holds more than tensors, or reading
         it needs torch and torch is not installed.
     """
-    path = pathlib.Path(source)
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint at {source}")
+    path = hub.locate(source)
     with contextlib.ExitStack() as stack:
         yield _open_directory(path, stack) if path.is_dir() else _open_file(path, stack)
 
