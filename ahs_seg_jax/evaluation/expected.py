@@ -11,7 +11,6 @@ from typing import Any
 
 from ahs_seg_jax.checkpoints import sources
 from ahs_seg_jax.checkpoints.zoo import table as zoo
-
 from ahs_seg_jax.evaluation import metrics
 
 # The name of the score by each rule about absent classes, the default first.
@@ -51,10 +50,11 @@ def find(sha256: str) -> str:
 def compare(benchmark: str, report: Mapping[str, Any], scores: Mapping[str, float], name: str = "") -> dict[str, Any]:
     """The verdict on an evaluation's scores by name (percent), JSON-ready: `verdict`, what it rests on, and a `text`.
 
-    `verdict` is "matches", "differs" or "unknown". `name` is the checkpoint it should be; without one, the model zoo's
-    word for its own models is taken, and the weights' hash is looked up. Unknown are other checkpoints, benchmarks and protocols, and scores of a part of the images.
-    Where it is not known by which rule about absent classes a score was published, either may match, the default first.
-    Raises ValueError for a name that is not in the table.
+    `verdict` is "matches", "differs" or "unknown". `name` is the checkpoint it should be; without one, the model
+    zoo's word for its own models is taken, and the weights' hash is looked up. Unknown are other checkpoints,
+    benchmarks and protocols, and scores of a part of the images. Where it is not known by which rule about absent
+    classes a score was published, either may match, the default first. Raises ValueError for a name that is not in
+    the table.
     """
     check_name(name)
     name = name or _of_the_zoo(report["checkpoint"].get("path", "")) or find(report["checkpoint"]["sha256"])
