@@ -27,8 +27,8 @@ def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     if not sources.is_there(path) or path == packaged.TINY:
         return None
     there = sources.locate(path).path
-    if published.is_published(there):
-        return published.read_manifest(there).get("training")
+    if folder := published.folder_of(there):
+        return published.read_manifest(folder).get("training")
     if converted.is_converted(there):
         return converted.read_manifest(there).get("training")
     if _is_workdir(there):
@@ -86,8 +86,8 @@ def _load(
             "(gcloud storage cp -r), or mount the bucket (gcsfuse)"
         )
     loaded = convert.read(path, expected, progress, statements)
-    if published.is_published(path):
-        loaded.manifest.update(published.kept(published.read_manifest(path)))
+    if folder := published.folder_of(path):
+        loaded.manifest.update(published.kept(published.read_manifest(folder)))
     return loaded
 
 

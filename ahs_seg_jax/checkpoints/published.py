@@ -20,16 +20,24 @@ WEIGHTS, MANIFEST, RESULTS, CARD = "model.safetensors", "manifest.json", "result
 _KEPT = ("training", "zoo", manifests.INFERENCE)  # of a manifest, when a published model is read
 
 
-def is_published(path: Any) -> bool:
-    """True for a folder that `write` wrote; also for other programs' weights with a manifest of ours beside them."""
-    return not paths.is_remote(path) and (path / MANIFEST).is_file() and (path / WEIGHTS).is_file()
+def folder_of(path: Any) -> pathlib.Path | None:
+    """The folder of a published model, if `path` is one, or its file of weights; None for all else."""
+    if paths.is_remote(path) or not (path.is_dir() or path.name == WEIGHTS):
+        return None
+    folder = path if path.is_dir() else path.parent
+    return folder if (folder / MANIFEST).is_file() and (folder / WEIGHTS).is_file() else None
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """What is known of a published model. Raises CheckpointError if it is damaged, or of a newer version."""
+    """What is known of a published model; nothing, where another program's manifest lies there.
+
+    Raises CheckpointError if it is damaged, or of a newer version.
+    """
     where = folder / MANIFEST
     content, _ = hashes.unsealed(manifests.parse_json(where.read_bytes(), where), str(where))
-    version = content.get("format_version", 0)
+    version = content.get("format_version")
+    if version is None:
+        return {}
     if not isinstance(version, int) or version > manifests.FORMAT_VERSION:
         raise CheckpointError(
             f"{where} has format version {version}, this program reads up to {manifests.FORMAT_VERSION}; update it"

@@ -57,14 +57,14 @@ def fetch(name: HubName, sha256: str = "", examine: Callable[[Small], None] | No
       CheckpointError: in one sentence, whatever keeps the weights from lying here whole and unchanged.
     """
     with faults.explained(name, cache_folder()):
-        repository, chosen, small = _chosen(name, examine)
+        repository, chosen = _chosen(name, examine)
         _refuse_another(repository, chosen.files, sha256)
         missing = [file for file in chosen.files if _cached(repository, file) is None]
         if missing and not repository.here:
             _announce(repository, missing)
         paths = [_get(repository, file) for file in chosen.files]
         found = [_checked(path, name, sha256) for path in paths]
-        together = bool(chosen.index) or choice.MANIFEST in small
+        together = bool(chosen.index)
         exact = dataclasses.replace(name, revision=repository.commit, file="" if together else chosen.files[0])
         size = sum(path.stat().st_size for path in paths)
         return Fetched(exact, paths[0].parent if together else paths[0], size, "" if together else found[0])
@@ -76,7 +76,7 @@ def metadata(name: HubName) -> tuple[str, list[tuple[str, int, str]]]:
     Raises CheckpointError as `fetch`.
     """
     with faults.explained(name, cache_folder()):
-        repository, chosen, _ = _chosen(name)
+        repository, chosen = _chosen(name)
         files = [(file, repository.sizes[file], repository.sha256.get(file, "")) for file in chosen.files]
         return repository.commit, files
 
@@ -111,13 +111,13 @@ def client_options() -> dict[str, Any]:
     return {"library_name": "ahs_seg_jax", "library_version": __version__} | ({"endpoint": chosen} if chosen else {})
 
 
-def _chosen(name: HubName, examine: Callable[[Small], None] | None = None) -> tuple[_Repository, choice.Choice, Small]:
-    """The repository, which of its files are the weights, and where its small files lie here, downloaded."""
+def _chosen(name: HubName, examine: Callable[[Small], None] | None = None) -> tuple[_Repository, choice.Choice]:
+    """The repository, and which of its files are the weights. Its small files are downloaded."""
     repository = _repository(name)
     small = {file: _get(repository, file) for file in choice.small_files(repository.sizes, name.file)}
     if examine is not None:
         examine(small)
-    return repository, choice.weights(repository.sizes, small, name.place, name.file), small
+    return repository, choice.weights(repository.sizes, small, name.place, name.file)
 
 
 def _repository(name: HubName) -> _Repository:
