@@ -70,7 +70,7 @@ def test_every_command_has_help():
         ([], "give the names once"),
         (["--classes", "cat", "--classes-file", "names.txt"], "give the names once"),
         (["--classes-file", "nowhere.txt"], "no file of class names at nowhere.txt"),
-        (["--classes", "cat", "--model", "nowhere"], "error: there is no checkpoint at nowhere; give a file"),
+        (["--classes", "cat", "--model", "nowhere"], "error: there is no checkpoint at nowhere. Give a file"),
         (["--classes", "cat", "--stride", "40"], "error: --stride needs --windows native"),
         (["--classes", "cat", "--windows", "native", "--overlap", "2"], "error: the overlap is 2; it must lie within"),
         (["--classes", "cat; Cat"], "error: the vocabulary has 1 problem"),
