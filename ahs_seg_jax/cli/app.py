@@ -25,6 +25,7 @@ from ahs_seg_jax.cli import (
     parity,
     push,
     segment,
+    serve,
     train,
 )
 from ahs_seg_jax.devices.huge_pages import restart_with_huge_pages
@@ -63,6 +64,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     compare.compare,
     components.components,
     demo.demo,
+    serve.serve,
     benchmark.benchmark,
     models.models,
     convert.convert,
