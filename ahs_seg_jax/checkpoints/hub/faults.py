@@ -70,7 +70,8 @@ def _sentence(error: Exception, name: HubName, cache: str, doing: str) -> str:
             f"{name} cannot be kept: the cache {cache} cannot be written ({error.strerror}); name a folder of yours "
             "with the environment variable HF_HUB_CACHE"
         )
-    return f"{name} could not be {doing} whole ({reason(_first_cause(error))}); nothing of it counts as present: start again"
+    cause = reason(_first_cause(error))
+    return f"{name} could not be {doing} whole ({cause}); nothing of it counts as present: start again"
 
 
 def _first_cause(error: BaseException) -> BaseException:
