@@ -82,6 +82,8 @@ class Attack(Kind):
         elif command in ("convert", "parity"):
             given += [mutations.pick(rng, (*WORDS, self._images[0])) for _ in range(int(rng.integers(0, 3)))]
             given = [word for word in given if word != "tiny"]
+        if command == "benchmark":
+            given += ["--repeats", "x"]  # without a mistake it takes a minute
         for _ in range(int(rng.integers(0, 4))):
             option = mutations.pick(rng, list(known))
             given += [option, mutations.pick(rng, known[option])] if known[option] else [option]
