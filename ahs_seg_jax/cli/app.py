@@ -21,8 +21,11 @@ from ahs_seg_jax.cli import (
     doctor,
     export,
     memory,
+    models,
     parity,
+    push,
     segment,
+    serve,
     train,
 )
 from ahs_seg_jax.devices.huge_pages import restart_with_huge_pages
@@ -61,8 +64,11 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     compare.compare,
     components.components,
     demo.demo,
+    serve.serve,
     benchmark.benchmark,
+    models.models,
     convert.convert,
+    push.push,
     export.export,
     parity.parity,
     doctor.doctor,

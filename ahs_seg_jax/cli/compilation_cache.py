@@ -2,6 +2,11 @@
 
 import os
 import pathlib
+<<<<<<< HEAD
+=======
+
+from ahs_seg_jax.storage import user_cache
+>>>>>>> main
 
 from ahs_seg_jax.storage import paths
 
@@ -25,4 +30,8 @@ def use() -> pathlib.Path | None:
 
 def default_folder() -> pathlib.Path:
     """The folder in the user's cache."""
+<<<<<<< HEAD
     return paths.user_cache() / "compiled"
+=======
+    return user_cache.folder() / "compiled"
+>>>>>>> main

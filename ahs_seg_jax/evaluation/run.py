@@ -104,7 +104,7 @@ def _use_prompts(source: Source, data: DataConfig, weights: Weights) -> None:
     if weights.vocabulary and not data.templates:
         source.vocabulary = dataclasses.replace(source.vocabulary, templates=weights.vocabulary.templates)
     with checking_input():
-        source.vocabulary.tokens(weights.model.config.text.context)
+        source.vocabulary.tokens(weights.model.config.text.context, weights.model.config.text.tokenizer)
 
 
 def open_data(data: DataConfig, split: str, weights: Weights) -> Source:
@@ -134,6 +134,8 @@ def load_for(experiment: Experiment, workdir: str | os.PathLike[str]) -> Weights
     """
     path = experiment.init or str(workdir)
     known, step = None, None
+    if not experiment.init and not paths.location(workdir).exists():
+        store.read_meta(path)  # raises: no checkpoint there; the name of a folder is not asked for on the hub
     if path != RANDOM_INIT and (meta := pretrained.training_meta(path)):
         known, step = manifest.stored_vocabulary(meta), meta.get("step")
     elif not experiment.init:
@@ -178,7 +180,8 @@ def evaluate_source(
     with checking_input():
         expected.check_name(settings.expected)
     mesh = make_mesh()
-    report = describe(weights, source, settings, mesh)
+    names = class_names.described(settings.class_names, name)
+    report = describe(weights, source, settings, mesh) | {"class_names": names}
     stem = epath.Path(workdir) / "results" / result_name(name, settings, report["protocol"])
     result = None if settings.again else _finished(stem, report["fingerprint"], settings.save_predictions, source)
     if tally.most_over_processes(result is None):  # one of them does not see the file: all take part
@@ -200,7 +203,6 @@ def evaluate_source(
         )
     else:
         processes.log(f"{name}: evaluated already, on {result.report['date']}; eval.again=True does it again")
-    result.report["class_names"] = class_names.described(settings.class_names, name)
     verdict = expected.compare(name, result.report, result.named_scores(), settings.expected)
     result.report.update(benchmark=name, split=settings.split, expected=verdict)
     write(result, workdir, stem.name)
@@ -232,7 +234,7 @@ def _finished(stem: epath.Path, fingerprint: str, predictions: str, source: Sour
         return Evaluation.from_dict(content, ScoredClasses.of(source).vocabulary) if usable and not missing else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         processes.log(f"{path} is of another version or damaged ({error!r}); evaluating again")
         return None
 

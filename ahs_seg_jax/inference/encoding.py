@@ -36,6 +36,16 @@ def listed(params: Any) -> Any:
     return dict(params) | {"clip": dict(params["clip"]) | {"image": image}}
 
 
+def stacked(params: Any) -> dict[str, Any]:
+    """The inverse of `listed`: parameters as the model has them, in host memory. Others stay as they are."""
+    params = jax.tree.map(np.asarray, params)
+    image = dict(params["clip"]["image"])
+    if "0" in image["blocks"]:
+        blocks = [image["blocks"][str(i)] for i in range(len(image["blocks"]))]
+        image["blocks"] = jax.tree.map(lambda *layers: np.stack(layers), *blocks)
+    return dict(params) | {"clip": dict(params["clip"]) | {"image": image}}
+
+
 @functools.partial(jax.jit, static_argnames=("config",))
 def _merge(config: ModelConfig, params: Any) -> Any:
     return orthogonal.merge(config, params)[1]
@@ -55,7 +65,7 @@ def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary) -> jax.Ar
 
     Raises ValueError when the model has several prompt channels and the vocabulary another number of prompts.
     """
-    tokens = vocabulary.tokens(model.config.text.context)
+    tokens = vocabulary.tokens(model.config.text.context, model.config.text.tokenizer)
     count, prompts, _ = tokens.shape
     channels = model.config.aggregator.prompts
     if channels not in (1, prompts):

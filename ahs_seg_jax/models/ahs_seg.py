@@ -211,9 +211,14 @@ def _even(text: jax.Array, class_mask: jax.Array | None) -> tuple[jax.Array, jax
 
 
 def normalise_pixels(images: Float[Array, "b H W 3"], config: ImageTowerConfig) -> Float[Array, "b crop crop 3"]:
-    """RGB 0..255 -> zero mean and unit variance by channel, then bilinear to the tower's crop."""
+    """`standardised`, then bilinear to the tower's crop."""
+    return resize.bilinear(standardised(images, config), (config.crop, config.crop))
+
+
+def standardised(images: Float[Array, "b H W 3"], config: ImageTowerConfig) -> Float[Array, "b H W 3"]:
+    """RGB 0..255 -> zero mean and unit variance by channel."""
     mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, 3) for v in (config.pixel_mean, config.pixel_std))
-    return resize.bilinear((images.astype(jnp.float32) - mean) / std, (config.crop, config.crop))
+    return (images.astype(jnp.float32) - mean) / std
 
 
 def mean_text(text: Float[Array, "t p e"]) -> Float[Array, "t e"]:
