@@ -2,15 +2,10 @@
 
 import os
 import pathlib
-<<<<<<< HEAD
-=======
 
 from ahs_seg_jax.storage import user_cache
->>>>>>> main
 
-from ahs_seg_jax.storage import paths
-
-VARIABLE = paths.CACHE_VARIABLE
+VARIABLE = user_cache.VARIABLE
 
 
 def use() -> pathlib.Path | None:
@@ -30,8 +25,4 @@ def use() -> pathlib.Path | None:
 
 def default_folder() -> pathlib.Path:
     """The folder in the user's cache."""
-<<<<<<< HEAD
-    return paths.user_cache() / "compiled"
-=======
     return user_cache.folder() / "compiled"
->>>>>>> main

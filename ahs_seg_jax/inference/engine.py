@@ -50,13 +50,9 @@ class Engine:
         """`params` as `model` has them, on the device or devices where they shall be used.
 
         `keep` is the number of classes that each view keeps (None: all), `memory_gb` the bound of a call's memory in
-<<<<<<< HEAD
-        1e9 bytes (None: no bound). `few_images` lays the weights out for a few images at a time on one device. `encode`
-        makes the text embeddings of a vocabulary, given the merged model and its parameters.
-=======
         1e9 bytes (None: no bound; ValueError for what is no bound). `few_images` lays the weights out for a few images
-        at a time on one device.
->>>>>>> main
+        at a time on one device. `encode` makes the text embeddings of a vocabulary, given the merged model and its
+        parameters.
         """
         self.model, merged = encoding.merged(model, params)
         self.params = encoding.listed(merged) if few_images else merged

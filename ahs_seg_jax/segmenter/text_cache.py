@@ -18,7 +18,7 @@ import numpy as np
 from ahs_seg_jax.errors import WriteError
 from ahs_seg_jax.inference import encoding
 from ahs_seg_jax.models import parameters
-from ahs_seg_jax.storage import paths, writing
+from ahs_seg_jax.storage import user_cache, writing
 from ahs_seg_jax.versions import code_hash
 from ahs_seg_jax.vocabulary import Vocabulary
 
@@ -34,10 +34,10 @@ def default_folder() -> pathlib.Path | None:
 
     None if that variable or the one of the whole cache (`AHS_SEG_CACHE`) is "off".
     """
-    own, whole = (os.environ.get(name, "") for name in (VARIABLE, paths.CACHE_VARIABLE))
+    own, whole = (os.environ.get(name, "") for name in (VARIABLE, user_cache.VARIABLE))
     if "off" in (own.lower(), whole.lower() if not own else ""):
         return None
-    return pathlib.Path(own) if own else (pathlib.Path(whole) if whole else paths.user_cache()) / "texts"
+    return pathlib.Path(own) if own else (pathlib.Path(whole) if whole else user_cache.folder()) / "texts"
 
 
 class TextCache:

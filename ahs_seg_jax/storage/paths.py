@@ -11,7 +11,6 @@ import importlib.util
 import logging
 import os
 import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,20 +18,6 @@ from etils import epath
 
 LIBRARIES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # kind of a bucket: what reads it, and the extra with that
 CREDENTIALS = {"gs": "gcloud auth application-default login", "s3": "aws configure, or AWS_ACCESS_KEY_ID and the like"}
-
-CACHE_VARIABLE = "AHS_SEG_CACHE"  # a folder for what can be computed again, or "off"
-
-
-def user_cache() -> pathlib.Path:
-    """This program's folder in the user's cache, by the custom of the system."""
-    home = pathlib.Path.home()
-    if sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = pathlib.Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-    else:
-        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "ahs_seg_jax"
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
