@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -133,8 +133,8 @@ def attack(state: State, kind: str, count: int, seconds: float) -> bool:
     return True
 
 
-def main() -> None:
-    """See the module; exit code 1 if anything went wrong."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
@@ -142,7 +142,12 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", help="all by default")
     parser.add_argument("--share", type=float, default=1.0, help="of the number of inputs that the bounds ask for")
     parser.add_argument("--replay", help="KIND:NUMBER, one input again")
-    given = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """See the module; exit code 1 if anything went wrong."""
+    given = parse()
     if given.replay:
         kind, _, number = given.replay.partition(":")
         command = [sys.executable, "-m", "tests.attack", kind, f"--seed={given.seed}", f"--start={number}"]

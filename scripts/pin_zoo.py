@@ -20,14 +20,19 @@ TABLE = pathlib.Path(zoo.__file__).with_name("models.toml")
 PINNED = ("revision", "file", "bytes", "sha256")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="models; all by default")
     parser.add_argument("--again", action="store_true", help="pin the newest commit, whatever the table says")
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     parser.add_argument("--table", type=pathlib.Path, default=TABLE)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    options = parse(arguments)
     text = options.table.read_text("utf-8")
     entries = zoo.parse(text, str(options.table))
     wanted, failed, differing = options.names or list(entries), 0, 0

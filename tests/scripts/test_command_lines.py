@@ -99,6 +99,8 @@ for argument; do
 done
 """
 STANDINS = dict.fromkeys(["python", "python3", "python3.11", "pip", "ruff", "mypy", "chromium", "git"], RECORDER)
+STANDINS |= dict.fromkeys(["lint-imports", "twine", "check-wheel-contents", "zensical"], RECORDER)
+STANDINS |= dict.fromkeys(["python3.12", "python3.13", "python3.14"], "#!/bin/sh\nexit 1\n")  # only 3.11 is there
 STANDINS |= {"srun": SRUN, "gcloud": GCLOUD, "tar": "#!/bin/sh\n", "scontrol": "#!/bin/sh\n"}
 
 
