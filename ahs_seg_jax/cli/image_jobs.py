@@ -17,6 +17,11 @@ class Job:
     path: pathlib.Path
     name: pathlib.PurePath
 
+    @property
+    def file_name(self) -> str:
+        """What annotations call the image: its path below the folder that was given."""
+        return pathlib.PurePath(f"{self.name}{self.path.suffix}").as_posix()
+
     def fingerprint(self) -> list[int]:
         """Size and time of change of the file: another file of the same name is segmented again."""
         found = self.path.stat()

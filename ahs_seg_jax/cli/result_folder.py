@@ -4,10 +4,12 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ahs_seg_jax.cli import result_formats
 from ahs_seg_jax.cli.image_jobs import Job, streamed
+from ahs_seg_jax.cli.result_formats import ImageFile, Listed, Result
 from ahs_seg_jax.cli.segment_settings import Settings
 from ahs_seg_jax.segmenter import Segmentation, Segmenter, large_tiff
 from ahs_seg_jax.storage import writing
@@ -23,13 +25,21 @@ def _file_name(name: str) -> str:
 
 
 class ResultFolder:
-    """The folder of results: `labels/`, `overlays/`, `coco/`, `heat_maps/`, RESULTS (a line an image) and SUMMARY."""
+    """The folder of results: files of `result_formats`, `heat_maps/`, RESULTS (a line an image) and SUMMARY."""
 
     def __init__(
-        self, path: pathlib.Path, settings: Settings, overlays: bool, coco: bool, heat_maps: bool, again: bool
+        self,
+        path: pathlib.Path,
+        settings: Settings,
+        *,
+        overlays: bool = True,
+        annotations: Sequence[str] = (),
+        heat_maps: bool = False,
+        again: bool = False,
     ):
-        self._path, self._overlays, self._coco, self._heat_maps = path, overlays, coco, heat_maps
-        self._windows = settings.windows
+        self._path, self._settings, self._heat_maps = path, settings, heat_maps
+        self._annotations = {name: result_formats.ANNOTATIONS[name] for name in annotations}
+        self._overlays = overlays
         self._about = {"settings": settings.described(), "versions": versions()}
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -85,46 +95,71 @@ class ResultFolder:
         entry = self._done.get(str(job.name))
         if entry is not None and job.path.is_file() and entry["file"] != job.fingerprint():
             del self._done[str(job.name)]
-            for path in filter(None, self._targets(job)):
+            for path in self._targets(job):
                 path.unlink(missing_ok=True)
             if maps := self._maps(job):
                 shutil.rmtree(maps, ignore_errors=True)
 
-    def _targets(self, job: Job) -> tuple[pathlib.Path, pathlib.Path | None, pathlib.Path | None]:
-        place = lambda folder, suffix: self._path / folder / f"{job.name}{suffix}"
-        overlay = place("overlays", ".png") if self._overlays else None
-        if self._windows and streamed(job):
-            return place("labels", ".tif"), overlay, None  # masks of such sizes are no COCO annotations
-        return place("labels", ".png"), overlay, place("coco", ".json") if self._coco else None
+    def _targets(self, job: Job) -> list[pathlib.Path]:
+        """The files of an image."""
+        if self._by_windows(job):
+            kept = [path for path, _ in self._of_geotiff(job)]
+            return [self._geotiff(job), *([self._overlay(job)] if self._overlays else []), *kept]
+        return [file.path(self._path, job.name) for file in self._files()]
+
+    def _files(self) -> list[ImageFile]:
+        overlays = (result_formats.OVERLAYS,) if self._overlays else ()
+        formats = (result_formats.LABELS, *overlays, *self._annotations.values())
+        return [file for kind in formats for file in kind.files]
+
+    def _by_windows(self, job: Job) -> bool:
+        """Whether neither the image nor its labels are ever whole in memory."""
+        return self._settings.windows is not None and streamed(job)
+
+    def _geotiff(self, job: Job) -> pathlib.Path:
+        return self._path / "labels" / f"{job.name}.tif"
+
+    def _overlay(self, job: Job) -> pathlib.Path:
+        return self._path / "overlays" / f"{job.name}.png"
+
+    def _of_geotiff(self, job: Job) -> list[tuple[pathlib.Path, Callable[[pathlib.Path, pathlib.Path], None]]]:
+        """The annotations that such labels have; masks of their sizes are no COCO annotations."""
+        kinds = self._annotations.values()
+        return [(kind.files[0].path(self._path, job.name), kind.of_geotiff) for kind in kinds if kind.of_geotiff]
 
     def _maps(self, job: Job) -> pathlib.Path | None:
         """The folder of an image's heat maps."""
         return self._path / "heat_maps" / job.name if self._heat_maps else None
 
-    def write(self, job: Job, result: Segmentation) -> dict[str, Any]:
+    def write(self, job: Job, segmentation: Segmentation) -> dict[str, Any]:
         """The files of one image, all or none; its line in RESULTS comes last, and is returned."""
-        labels, overlay, coco = self._targets(job)
+        result = Result(str(job.name), job.file_name, segmentation, self._settings.first_index)
         with writing.Staged() as staged:
-            result.save_png(staged(labels))
-            if overlay:
-                result.overlay().save(staged(overlay))
-            if coco:
-                staged(coco).write_text(json.dumps(result.to_coco(str(job.name))), "utf-8")
+            for file in self._files():
+                file.write(result, staged(file.path(self._path, job.name)))
             if maps := self._maps(job):
-                for index, name in enumerate(result.names):
-                    result.heat_map(name).save(staged(maps / f"{index:03d}_{_file_name(name)}.png"))
-        return self._note(job, result.summary())
+                for index, name in enumerate(segmentation.names):
+                    segmentation.heat_map(name).save(staged(maps / f"{index:03d}_{_file_name(name)}.png"))
+        return self._note(job, segmentation.summary())
 
-    def stream(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings) -> dict[str, Any]:
+    def stream(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, Any]:
         """As `write`, of a TIFF that is never whole in memory; its overlay shows it reduced."""
-        labels, overlay, _ = self._targets(job)
+        labels, settings = self._geotiff(job), self._settings
         labels.parent.mkdir(parents=True, exist_ok=True)
         summary = large_tiff.segment_tiff(
-            segmenter, job.path, labels, vocabulary, settings.windows, unknown=settings.unknown
+            segmenter,
+            job.path,
+            labels,
+            vocabulary,
+            settings.windows,
+            unknown=settings.unknown,
+            first_index=settings.first_index,
         )
-        if overlay:
-            with writing.Staged() as staged:
-                large_tiff.overlay(job.path, labels).save(staged(overlay))
+        with writing.Staged() as staged:
+            if self._overlays:
+                large_tiff.overlay(job.path, labels).save(staged(self._overlay(job)))
+            for path, write in self._of_geotiff(job):
+                write(labels, staged(path))
         return self._note(job, summary)
 
     def _note(self, job: Job, summary: dict[str, Any]) -> dict[str, Any]:
@@ -135,13 +170,23 @@ class ResultFolder:
         return entry
 
     def finish(self, failed: Sequence[tuple[Job, str]]) -> None:
-        """Writes the summary of everything in the folder."""
+        """Writes the files of the whole run, and the summary of everything in the folder."""
         try:
+            for kind in self._annotations.values():
+                self._finish(kind)
             self._write_summary([{"image": str(job.path), "reason": reason} for job, reason in failed], finished=True)
         except OSError as error:
             raise OSError(
                 f"the summary of {self._path} cannot be written ({error}); make room, and start the same command again"
             ) from error
+
+    def _finish(self, kind: result_formats.Format) -> None:
+        """The files of the whole run, of the images that have their parts, in the order of their names."""
+        if kind.finish is None:
+            return
+        entries = [self._done[name] for name in sorted(self._done)]
+        there = [e for e in entries if all(file.path(self._path, e["name"]).is_file() for file in kind.files)]
+        kind.finish(self._path, [Listed.of(entry) for entry in there], self._settings.classes)
 
     def _write_summary(self, failed: list[dict[str, str]], finished: bool) -> None:
         summary = self._about | {"finished": finished, "images": list(self._done.values()), "failed": failed}

@@ -30,7 +30,17 @@ def segment(
     memory_gb: options.MemoryGB = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would run and the memory it takes.")] = False,
     overlays: Annotated[bool, typer.Option(help="Write pictures with legends.")] = True,
-    coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
+    annotations: Annotated[
+        str,
+        typer.Option(
+            help="Files for other tools: one or several of coco, coco-objects (connected parts), panoptic, yolo, "
+            "geojson, gpkg, label-studio, cvat, cityscapes."
+        ),
+    ] = "",
+    coco: Annotated[bool, typer.Option("--coco", help="As --annotations coco.")] = False,
+    first_index: Annotated[
+        int, typer.Option(help="Number of the first class in files of labels; from 1 on, 0 is unlabelled.")
+    ] = 0,
     heat_maps: Annotated[bool, typer.Option("--heat-maps", help="Write a picture of each name's probability.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
 ) -> None:
@@ -38,6 +48,7 @@ def segment(
 
     With --windows native a TIFF may be larger than memory; its labels are a GeoTIFF with the same georeferencing.
     """
+    from ahs_seg_jax.cli.result_formats import parse_annotations
     from ahs_seg_jax.cli.segment_files import run
     from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_unknown, parse_windows
 
@@ -53,10 +64,19 @@ def segment(
             unknown=parse_unknown(unknown),
             keep=parse_keep(keep),
             memory_gb=memory_gb,
+            first_index=first_index,
         )
     )
+    wanted = options.mistakes(lambda: parse_annotations(f"{annotations},coco" if coco else annotations))
     options.finish(
         lambda: run(
-            images, output, settings, only_plan=plan, overlays=overlays, coco=coco, heat_maps=heat_maps, again=overwrite
+            images,
+            output,
+            settings,
+            only_plan=plan,
+            overlays=overlays,
+            annotations=wanted,
+            heat_maps=heat_maps,
+            again=overwrite,
         )
     )

@@ -11,8 +11,10 @@ from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.cli import options
 from ahs_seg_jax.cli.image_jobs import Job, find_images, streamed
 from ahs_seg_jax.cli.result_folder import ResultFolder
+from ahs_seg_jax.cli.result_formats import ANNOTATIONS
 from ahs_seg_jax.cli.segment_settings import Settings
 from ahs_seg_jax.data.open_image import image_size
+from ahs_seg_jax.pictures import label_files
 from ahs_seg_jax.segmenter import Segmenter, geotiff
 from ahs_seg_jax.vocabulary import Vocabulary
 
@@ -26,16 +28,22 @@ def run(
     *,
     only_plan: bool = False,
     overlays: bool = True,
-    coco: bool = False,
+    annotations: Sequence[str] = (),
     heat_maps: bool = False,
     again: bool = False,
 ) -> int:
-    """Segments; returns 0, or 1 if an image failed. Raises what a user can mend before the first image."""
+    """Segments; returns 0, or 1 if an image failed. Raises what a user can mend before the first image.
+
+    `annotations` are names of `result_formats.ANNOTATIONS`.
+    """
     _show_log()
     jobs = find_images(images)
     segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
     vocabulary.tokens(segmenter.config.text.context)  # too long names are found now
+    label_files.check_first_index(settings.first_index, len(settings.classes))
+    for check in filter(None, (ANNOTATIONS[name].check for name in annotations)):
+        check(settings.classes)
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
         print(
             f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"
@@ -48,7 +56,9 @@ def run(
             raise ValueError("a TIFF in native windows has no --heat-maps: they would need it whole in memory")
     if only_plan:
         return _print_plans(jobs, segmenter, settings, heat_maps)
-    folder = ResultFolder(output, settings, overlays, coco, heat_maps, again)
+    folder = ResultFolder(
+        output, settings, overlays=overlays, annotations=annotations, heat_maps=heat_maps, again=again
+    )
     failed: list[tuple[Job, str]] = []
     taken: dict[pathlib.PurePath, pathlib.Path] = {}
     for number, job in enumerate(jobs, 1):
@@ -81,7 +91,7 @@ def _segmented(
 ) -> dict[str, Any]:
     """Segments one image and writes its results; returns its entry in RESULTS."""
     if settings.windows and streamed(job):
-        return folder.stream(job, segmenter, vocabulary, settings)
+        return folder.stream(job, segmenter, vocabulary)
     result = segmenter(
         job.path,
         vocabulary,

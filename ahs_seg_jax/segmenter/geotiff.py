@@ -223,8 +223,9 @@ def _no_reference_needed() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------ labels
 
 
-def create_labels(path: pathlib.Path, like: TiffRaster, names: Sequence[str]) -> None:
+def create_labels(path: pathlib.Path, like: TiffRaster, names: Sequence[str], first_index: int = 0) -> None:
     """A file without data yet, on the pixels of `like`, with its georeferencing, and the names' colours."""
+    label_files.check_first_index(first_index, len(names))
     height, width = like.size
     with _opened(
         path,
@@ -232,8 +233,8 @@ def create_labels(path: pathlib.Path, like: TiffRaster, names: Sequence[str]) ->
         height=height,
         width=width,
         count=1,
-        dtype=f"uint{label_files.bits(len(names))}",
-        nodata=label_files.no_class(len(names)),
+        dtype=f"uint{label_files.bits(len(names), first_index)}",
+        nodata=label_files.no_class(len(names), first_index),
         tiled=True,
         blockxsize=BLOCK,
         blockysize=BLOCK,
@@ -242,22 +243,26 @@ def create_labels(path: pathlib.Path, like: TiffRaster, names: Sequence[str]) ->
         **like.place(),
     ) as file:
         colors = assign_colors(tuple(names)).tolist()
-        file.write_colormap(1, {index: (*color, 255) for index, color in enumerate(colors)})
-        file.update_tags(1, **{label_files.CLASS_NAMES: json.dumps(list(names), ensure_ascii=False)})
+        file.write_colormap(1, {number: (*color, 255) for number, color in enumerate(colors, first_index)})
+        tags = {label_files.CLASS_NAMES: json.dumps(list(names), ensure_ascii=False)}
+        file.update_tags(1, **tags, **({label_files.FIRST_INDEX: str(first_index)} if first_index else {}))
 
 
-def write_part(path: pathlib.Path, labels: np.ndarray, y: int, x: int, names: Sequence[str]) -> None:
+def write_part(
+    path: pathlib.Path, labels: np.ndarray, y: int, x: int, names: Sequence[str], first_index: int = 0
+) -> None:
     """Writes labels int32 `[h, w]`, -1 = no data, at the place (y, x) of a file of `create_labels`."""
     with _opened(path, "r+") as file:
-        file.write(label_files.to_numbers(labels, len(names)), 1, window=_window(y, x, *labels.shape))
+        numbers = label_files.to_numbers(labels, len(names), first_index)
+        file.write(numbers, 1, window=_window(y, x, *labels.shape))
 
 
-def write_categories(path: pathlib.Path, names: Sequence[str]) -> None:
+def write_categories(path: pathlib.Path, names: Sequence[str], first_index: int = 0) -> None:
     """The names as GDAL's category names of the labels in `path`: a file beside it."""
     root = ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     categories = ElementTree.SubElement(band, "CategoryNames")
-    for name in names:
+    for name in ("",) * first_index + tuple(names):
         ElementTree.SubElement(categories, "Category").text = name
     ElementTree.ElementTree(root).write(path.with_name(f"{path.name}.aux.xml"), "utf-8")
 
@@ -284,15 +289,27 @@ def read_geotiff(path: str | os.PathLike[str], longest: int | None = None) -> tu
 
     Raises ValueError for another TIFF.
     """
-    with open_tiff(path) as raster:
-        names = _stored_names(raster.dataset)
-        if names is None:
-            raise ValueError(f"{path} does not name its classes; it was not written by this program")
+    with open_labels(path) as (raster, names, _, first_index):
         step = 1 if longest is None else -(-max(raster.size) // longest)
         shape = tuple(-(-extent // step) for extent in raster.size)
         with raster.reading():
             stored = raster.dataset.read(1, out_shape=shape)
-        return label_files.to_labels(stored), names
+        return label_files.to_labels(stored, first_index), names
+
+
+@contextlib.contextmanager
+def open_labels(path: str | os.PathLike[str]) -> Iterator[tuple[TiffRaster, tuple[str, ...], int, int]]:
+    """A file written here, not read yet; its names, the number for no data, and the number of the first class.
+
+    Raises ValueError for another TIFF.
+    """
+    with open_tiff(path) as raster:
+        names = _stored_names(raster.dataset)
+        if names is None:
+            raise ValueError(f"{path} does not name its classes; it was not written by this program")
+        text = raster.dataset.tags(1).get(label_files.FIRST_INDEX, "0")
+        first_index = int(text) if text.isascii() and text.isdigit() else 0
+        yield raster, names, label_files.no_class(len(names), first_index), first_index
 
 
 def _stored_names(dataset: Any) -> tuple[str, ...] | None:

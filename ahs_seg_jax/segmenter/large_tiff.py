@@ -55,12 +55,13 @@ def segment_tiff(
     windows: NativeWindows | None = None,
     *,
     unknown: Unknown = "none",
+    first_index: int = 0,
 ) -> dict[str, Any]:
     """Segments the TIFF `source` through windows into the GeoTIFF `destination`; returns what `summary` returns.
 
     Neither is ever whole in memory. The labels keep the georeferencing; pixels for which the source has no data have no
     label. Until it is complete, the result and its progress lie beside `destination` under names that begin with a dot;
-    the same call continues them.
+    the same call continues them. `first_index` is the number of the first class in the file.
 
     Raises ImportError without rasterio, ValueError or FileNotFoundError for what cannot be used, OSError if the result
     cannot be written.
@@ -72,20 +73,20 @@ def segment_tiff(
         words = segmenter.words(names, unknown)
         count, threshold = words.count, words.threshold
         shown, text = words.vocabulary.names[:count], segmenter.encode_prompts(words.vocabulary)
-        progress = _Progress.load(notes, _key(source, windows, shown, threshold, text), count)
+        progress = _Progress.load(notes, _key(source, windows, shown, threshold, text, first_index), count)
         if not progress.tiles or not partial.is_file():
             progress = _Progress(progress.key, [], [0] * (count + 1), 0.0)
-            geotiff.create_labels(partial, raster, shown)
+            geotiff.create_labels(partial, raster, shown, first_index)
         done = {(y, x) for y, x in progress.tiles}
         for tile in segmenter.tiles(raster, names, windows, unknown=unknown, done=done):
             labels = np.where(raster.has_data(tile.y, tile.x, *tile.labels.shape), tile.labels, np.int32(IGNORE))
-            geotiff.write_part(partial, labels, tile.y, tile.x, shown)
+            geotiff.write_part(partial, labels, tile.y, tile.x, shown, first_index)
             progress.tiles.append([tile.y, tile.x])
             progress.counts = (count_labels(labels, count) + progress.counts).tolist()
             progress.confidence += float(tile.confidence.sum(dtype=np.float64))
             progress.save(notes)
         size = raster.size
-    geotiff.write_categories(destination, shown)
+    geotiff.write_categories(destination, shown, first_index)
     partial.replace(destination)
     notes.unlink()
     areas = named_areas(np.array(progress.counts), shown)

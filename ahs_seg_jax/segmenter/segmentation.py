@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import functools
-import importlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ahs_seg_jax.annotations import coco, polygons
 from ahs_seg_jax.pictures import label_files, legends, overlays
 from ahs_seg_jax.pictures.colors import assign_colors
 from ahs_seg_jax.vocabulary import IGNORE, first_synonym
@@ -78,44 +78,35 @@ class Segmentation:
         """What `ahs-seg segment` writes about an image: JSON values."""
         return summary(self.source, self.labels.shape, float(self.confidence.mean()), self.areas)
 
-    def save_png(self, path: str | os.PathLike[str]) -> pathlib.Path:
+    def save_png(self, path: str | os.PathLike[str], first_index: int = 0) -> pathlib.Path:
         """Writes the indices as a PNG; `read_png` reads it back.
 
         Up to 254 names: 8 bits with a palette of the classes' colours, 255 = unknown. More: 16 bits, 65535 = unknown.
-        The names stand in its metadata. Both are what `configs/folder.py` trains on. Raises OSError if it cannot be
-        written.
+        The names stand in its metadata. Both are what `configs/folder.py` trains on. With another `first_index` the
+        classes' numbers begin there, and 0 = unknown. Raises OSError if it cannot be written.
         """
-        label_files.write_png(path, self.labels, len(self.names), names=self.names, colors=self.colors)
+        label_files.write_png(
+            path, self.labels, len(self.names), names=self.names, colors=self.colors, first_index=first_index
+        )
         return pathlib.Path(path)
 
-    def to_coco(self, image_id: int | str = 0) -> list[dict[str, Any]]:
-        """COCO annotations with compressed RLE, one for each class present; `category_id` is the index of the name."""
-        return [
-            {
-                "id": number,
-                "image_id": image_id,
-                "category_id": index,
-                "category_name": self.names[index],
-                "segmentation": code,
-                "area": int(mask.sum()),
-                "bbox": label_files.coco_box(code),
-                "iscrowd": 1,
-                "score": round(float(self.confidence[mask].mean()), 4),
-            }
-            for number, (index, mask, code) in enumerate(label_files.coco_masks(self.labels), 1)
-        ]
+    def to_coco(self, image_id: int = 1, *, first_id: int = 1, objects: bool = False) -> list[dict[str, Any]]:
+        """COCO annotations with compressed RLE, one for each class present, or for each of its connected `objects`.
+
+        `category_id` is the index of the name + 1, as `annotations.coco.categories` counts them; ids count from
+        `first_id`; `score` is the mean confidence.
+        """
+        found = coco.masks(self.labels, self.confidence, image_id=image_id, first_id=first_id, objects=objects)
+        return [{**entry, "category_name": self.names[entry["category_id"] - 1]} for entry in found]
 
     def polygons(self, name: str) -> list[dict[str, Any]]:
         """GeoJSON polygons of a class in pixels (x, y), along the pixels' edges, holes included; exact.
 
         Raises ImportError, which says what to install, without rasterio.
         """
-        try:
-            features = importlib.import_module("rasterio.features")
-        except ImportError as error:
-            raise ImportError("this needs rasterio, which is not installed: pip install 'ahs_seg_jax[geo]'") from error
-        mask = self.mask(name)
-        return [shape for shape, _ in features.shapes(mask.astype(np.uint8), mask=mask)]
+        only = np.where(self.mask(name), self.labels, np.int32(IGNORE))
+        rings = (polygon.rings for polygon in polygons.polygons(only))
+        return [{"type": "Polygon", "coordinates": [ring.tolist() for ring in several]} for several in rings]
 
 
 def count_labels(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -69,10 +69,11 @@ def test_coco_codes_of_every_writer_are_read_back(tmp_path, classes):
     writer = PredictionWriter("coco", epath.Path(tmp_path), segmentation(classes).names, ["a.jpg"])
     writer.write(0, "a.jpg", labels_of(classes, lowest=0))
     predicted = json.loads(epath.Path(writer.finish([0])).read_text())
-    for segments, lowest in ((predicted, 0), (json.loads(json.dumps(segmentation(classes).to_coco())), -1)):
+    of_result = json.loads(json.dumps(segmentation(classes).to_coco()))
+    for segments, lowest, first in ((predicted, 0, 0), (of_result, -1, 1)):
         restored = np.full((23, 13), -1)
         for segment in segments:
-            restored[label_files.decode_mask(segment["segmentation"])] = segment["category_id"]
+            restored[label_files.decode_mask(segment["segmentation"])] = segment["category_id"] - first
         np.testing.assert_array_equal(restored, labels_of(classes, lowest))
 
 

@@ -57,7 +57,7 @@ def test_coco_round_trip():
     found = result(labels).to_coco(image_id=5)
     assert [entry["category_name"] for entry in found] == list(NAMES)
     for entry in found:
-        mask = labels == entry["category_id"]
+        mask = labels == entry["category_id"] - 1
         np.testing.assert_array_equal(label_files.decode_mask(entry["segmentation"]), mask)
         assert (entry["area"], entry["image_id"]) == (mask.sum(), 5)
     boxed = np.zeros((11, 13), np.int32) - 1
