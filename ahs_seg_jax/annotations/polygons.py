@@ -33,14 +33,23 @@ def polygons(labels: np.ndarray) -> Iterator[Polygon]:
 def band_polygons(band: Any, no_class: int, first_index: int = 0) -> Iterator[Polygon]:
     """As `polygons`, of a band of an open raster (`rasterio.band`), which is read line by line."""
     shapes = ((shape, value - first_index) for shape, value in features().shapes(band) if value != no_class)
-    yield from _polygons(shapes)
+    a, b, c, d, e, f = tuple(~band.ds.transform)[:6]  # of a band, GDAL gives the corners in the raster's coordinates
+    for polygon in _polygons(shapes, count=False):
+        rings = [
+            np.rint(np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)) for x, y in (r.T for r in polygon.rings)
+        ]
+        yield polygon._replace(rings=rings, pixels=_pixels(rings))
 
 
-def _polygons(shapes: Any) -> Iterator[Polygon]:
+def _polygons(shapes: Any, count: bool = True) -> Iterator[Polygon]:
     for shape, value in shapes:
         rings = [np.array(ring, np.float64) for ring in shape["coordinates"]]
-        sizes = [_size(ring) for ring in rings]
-        yield Polygon(int(value), rings, round(sizes[0] - sum(sizes[1:])))
+        yield Polygon(int(value), rings, _pixels(rings) if count else 0)
+
+
+def _pixels(rings: list[np.ndarray]) -> int:
+    outline, *holes = map(_size, rings)
+    return round(outline - sum(holes))
 
 
 def _size(ring: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from ahs_seg_jax.annotations import cityscapes, coco, cvat, label_studio, polygo
 from ahs_seg_jax.segmenter import Segmentation, geotiff
 from ahs_seg_jax.storage import writing
 
-PARTS = ".parts"  # what the files of the whole run are made of: a JSON an image
+PARTS = "parts"  # what the files of the whole run are made of: a JSON an image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -81,7 +81,8 @@ def test_damaged_files_of_every_kind_between_good_ones(tmp_path, capsys):
         assert name in entry["reason"], entry  # the cause names the file
         assert any(line.startswith("failed: ") and name in line for line in said)
     kept = {path.name for path in out.rglob("*") if path.is_file()}
-    assert kept == {f"{n}_good{s}" for n in "0z" for s in (".png", ".json")} | {"summary.json", "results.jsonl"}
+    of_the_run = {"summary.json", "results.jsonl", "coco.json"}
+    assert kept == {f"{n}_good{s}" for n in "0z" for s in (".png", ".json")} | of_the_run
     assert segment.run(jobs, out, SETTINGS, only_plan=True) in (0, 1)
 
 

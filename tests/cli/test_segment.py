@@ -198,7 +198,7 @@ def test_annotations_of_a_run_are_one_file_that_other_tools_open(folder, tmp_pat
     assert (output / "cvat.xml").read_text().count("<image ") == 2
 
     first = (output / "coco.json").read_bytes()
-    (output / ".parts" / "coco" / "a.json").unlink()
+    (output / "parts" / "coco" / "a.json").unlink()
     Image.new("RGB", (41, 37)).save(folder / "0.png")
     capsys.readouterr()
     assert run(folder, output, annotations=kinds) == 1  # goes on: what is missing, and the new image
