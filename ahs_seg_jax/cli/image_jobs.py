@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 from ahs_seg_jax.data.images import IMAGE_SUFFIXES
-from ahs_seg_jax.segmenter import geotiff
+from ahs_seg_jax.segmenter import tiff_reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,4 +55,4 @@ def find_images(given: Sequence[str]) -> list[Job]:
 
 def streamed(job: Job) -> bool:
     """With native windows: read from the file window by window, and written as GeoTIFF."""
-    return geotiff.is_tiff(job.path)
+    return tiff_reading.is_tiff(job.path)

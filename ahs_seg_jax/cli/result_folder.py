@@ -154,10 +154,13 @@ class ResultFolder:
             settings.windows,
             unknown=settings.unknown,
             first_index=settings.first_index,
+            bands=settings.bands,
+            rescale=settings.rescale,
         )
         with writing.Staged() as staged:
             if self._overlays:
-                large_tiff.overlay(job.path, labels).save(staged(self._overlay(job)))
+                picture = large_tiff.overlay(job.path, labels, bands=settings.bands, rescale=settings.rescale)
+                picture.save(staged(self._overlay(job)))
             for path, write in self._of_geotiff(job):
                 write(labels, staged(path))
         return self._note(job, summary)

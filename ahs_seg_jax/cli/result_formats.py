@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ahs_seg_jax.annotations import cityscapes, coco, cvat, label_studio, polygons, vector, yolo
-from ahs_seg_jax.segmenter import Segmentation, geotiff
+from ahs_seg_jax.segmenter import Segmentation, geotiff, tiff_reading
 from ahs_seg_jax.storage import writing
 
 PARTS = "parts"  # what the files of the whole run are made of: a JSON an image
@@ -134,8 +134,8 @@ def _vector(write: Callable[..., None]) -> Callable[[Result, pathlib.Path], None
 
     def of_result(result: Result, path: pathlib.Path) -> None:
         found, place = result.segmentation, vector.Place()
-        if found.source is not None and geotiff.is_tiff(found.source):
-            with geotiff.open_tiff(found.source) as raster:
+        if found.source is not None and tiff_reading.is_tiff(found.source):
+            with tiff_reading.open_tiff(found.source) as raster:
                 place = vector.Place.of(raster.place())
         write(path, polygons.polygons(found.labels), found.names, place)
 
@@ -145,7 +145,7 @@ def _vector(write: Callable[..., None]) -> Callable[[Result, pathlib.Path], None
 def _vector_of_geotiff(write: Callable[..., None]) -> Callable[[pathlib.Path, pathlib.Path], None]:
     def of_geotiff(labels: pathlib.Path, path: pathlib.Path) -> None:
         with geotiff.open_labels(labels) as (raster, names, none, first_index):
-            band = geotiff.rasterio().band(raster.dataset, 1)
+            band = tiff_reading.rasterio().band(raster.dataset, 1)
             place = vector.Place.of(raster.place())
             write(path, polygons.band_polygons(band, none, first_index), names, place)
 

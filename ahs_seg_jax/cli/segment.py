@@ -38,6 +38,12 @@ def segment(
         ),
     ] = "",
     coco: Annotated[bool, typer.Option("--coco", help="As --annotations coco.")] = False,
+    bands: Annotated[
+        str, typer.Option(help="Red, green and blue of images with other bands: 3,2,1, or a TIFF's names.")
+    ] = "",
+    rescale: Annotated[
+        str, typer.Option(help="Values that become black and white: 0,3000, or percentiles of each band, 2%,98%.")
+    ] = "",
     first_index: Annotated[
         int, typer.Option(help="Number of the first class in files of labels; from 1 on, 0 is unlabelled.")
     ] = 0,
@@ -51,6 +57,8 @@ def segment(
     from ahs_seg_jax.cli.result_formats import parse_annotations
     from ahs_seg_jax.cli.segment_files import run
     from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_unknown, parse_windows
+    from ahs_seg_jax.data.pixel_range import Rescale
+    from ahs_seg_jax.segmenter.tiff_bands import parse_bands
 
     names = options.names(classes, classes_file)
     settings = options.mistakes(
@@ -65,6 +73,8 @@ def segment(
             keep=parse_keep(keep),
             memory_gb=memory_gb,
             first_index=first_index,
+            bands=parse_bands(bands),
+            rescale=Rescale.of(rescale or None),
         )
     )
     wanted = options.mistakes(lambda: parse_annotations(f"{annotations},coco" if coco else annotations))

@@ -1,5 +1,6 @@
 """`ahs-seg segment`: files in, index PNGs, overlays and a summary out; one failing image does not stop the others."""
 
+import dataclasses
 import logging
 import pathlib
 import sys
@@ -7,16 +8,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.cli import options
 from ahs_seg_jax.cli.image_jobs import Job, find_images, streamed
 from ahs_seg_jax.cli.result_folder import ResultFolder
 from ahs_seg_jax.cli.result_formats import ANNOTATIONS
 from ahs_seg_jax.cli.segment_settings import Settings
-from ahs_seg_jax.data.open_image import image_size
+from ahs_seg_jax.data.open_image import ImageLike, image_size, open_image
 from ahs_seg_jax.pictures import label_files
-from ahs_seg_jax.segmenter import Segmenter, geotiff
-from ahs_seg_jax.vocabulary import Vocabulary
+from ahs_seg_jax.segmenter import Segmenter, tiff_reading
+from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 
 SHOWN_CLASSES = 4  # in a line of progress
 
@@ -50,9 +53,9 @@ def run(
             f"{' and others' if len(strange) > 3 else ''} means nothing: give --model for other images",
             file=sys.stderr,
         )
-    if settings.windows and any(map(streamed, jobs)):
-        geotiff.rasterio()  # a missing library is found now
-        if heat_maps:
+    if any(map(streamed, jobs)) and (settings.windows or settings.bands or settings.rescale):
+        tiff_reading.rasterio()  # a missing library is found now
+        if settings.windows and heat_maps:
             raise ValueError("a TIFF in native windows has no --heat-maps: they would need it whole in memory")
     if only_plan:
         return _print_plans(jobs, segmenter, settings, heat_maps)
@@ -92,15 +95,29 @@ def _segmented(
     """Segments one image and writes its results; returns its entry in RESULTS."""
     if settings.windows and streamed(job):
         return folder.stream(job, segmenter, vocabulary)
+    image, has_data = _read(job, settings)
     result = segmenter(
-        job.path,
+        image,
         vocabulary,
         protocol=settings.protocol,
         windows=settings.windows,
         unknown=settings.unknown,
         probabilities=heat_maps,
     )
-    return folder.write(job, result)
+    if has_data is not None:
+        result = dataclasses.replace(result, labels=np.where(has_data, result.labels, np.int32(IGNORE)))
+    return folder.write(job, dataclasses.replace(result, source=str(job.path)))
+
+
+def _read(job: Job, settings: Settings) -> tuple[ImageLike, np.ndarray | None]:
+    """The image, and where it holds data (None: everywhere)."""
+    chosen = settings.bands is not None or settings.rescale is not None
+    if streamed(job) and (chosen or tiff_reading.is_map(job.path)):
+        return tiff_reading.read_tiff(job.path, settings.bands, settings.rescale)
+    if not chosen:
+        return job.path, None
+    bands: Any = settings.bands  # names are of TIFFs only, which open_image says
+    return open_image(job.path, bands=bands, rescale=settings.rescale), None
 
 
 def _show_log() -> None:
@@ -119,7 +136,8 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings, 
     sizes = []
     for job in jobs:
         try:
-            sizes.append(geotiff.tiff_size(job.path) if settings.windows and streamed(job) else image_size(job.path))
+            by_windows = settings.windows is not None and streamed(job)
+            sizes.append(tiff_reading.tiff_size(job.path) if by_windows else image_size(job.path))
         except Exception as error:
             print(f"{job.path}: {options.cause(error)}", file=sys.stderr)
     if not sizes:
@@ -127,8 +145,8 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings, 
     words = settings.unknown if isinstance(settings.unknown, tuple) else ()
     largest = max(sizes, key=lambda size: size[0] * size[1])
     print(f"{len(sizes)} image(s); the largest:")
-    count, by_windows = len(settings.classes) + len(words), all(map(streamed, jobs))
-    print(segmenter.plan(largest, count, settings.protocol, heat_maps, windows=settings.windows, streamed=by_windows))
+    count, all_tiff = len(settings.classes) + len(words), all(map(streamed, jobs))
+    print(segmenter.plan(largest, count, settings.protocol, heat_maps, windows=settings.windows, streamed=all_tiff))
     return 0 if len(sizes) == len(jobs) else 1
 
 

@@ -102,14 +102,20 @@ def write_png(
     image.save(file, "PNG", pnginfo=about, compress_level=compress_level)
 
 
-def read_mask(file: File) -> Int32[np.ndarray, "h w"]:
+def read_mask(file: File, classes: int | None = None) -> Int32[np.ndarray, "h w"]:
     """Class indices of an index PNG, -1 where there is no class.
 
     A palette file gives its indices, never its colours. EXIF orientation of masks is not applied. Raises NotAnIndexMask
-    for an image of colours, OSError or ValueError if the file cannot be decoded.
+    for an image of colours, or where 255 of 8 bits could be one of so many `classes` as well as "no class"; OSError or
+    ValueError if the file cannot be decoded.
     """
     with Image.open(file) as opened:
         numbers, packed = _numbers(opened, _FROM_COLOURS)
+    if classes is not None and classes > 255 and numbers.dtype == np.uint8 and (numbers == 255).any():
+        raise NotAnIndexMask(
+            f"its pixels have 8 bits, in which 255 is both unlabelled and one of {classes} classes; save masks of more "
+            "than 255 classes with 16 bits, 65535 = unlabelled"
+        )
     return numbers.astype(np.int32) if packed else to_labels(numbers)
 
 

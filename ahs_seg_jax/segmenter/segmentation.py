@@ -14,7 +14,7 @@ from PIL import Image
 from ahs_seg_jax.annotations import coco, polygons
 from ahs_seg_jax.pictures import label_files, legends, overlays
 from ahs_seg_jax.pictures.colors import assign_colors
-from ahs_seg_jax.vocabulary import IGNORE, first_synonym
+from ahs_seg_jax.vocabulary import IGNORE, first_synonym, plain_name
 
 UNKNOWN = "unknown"  # what pictures and summaries call pixels that none of the words fits
 
@@ -43,8 +43,9 @@ class Segmentation:
     def index(self, name: str) -> int:
         """The index of a name, or of the name whose first synonym it is. Raises KeyError that lists near names."""
         for names in (self.names, tuple(map(first_synonym, self.names))):
-            if name in names:
-                return names.index(name)
+            for form in (name, plain_name(name)):
+                if form in names:
+                    return names.index(form)
         near = difflib.get_close_matches(name, self.names, n=3) or list(self.names[:8])
         raise KeyError(f"{name!r} is not among the {len(self.names)} names of this result; it has {', '.join(near)}")
 

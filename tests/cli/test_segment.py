@@ -258,3 +258,31 @@ def test_formats_are_checked_before_the_first_image(folder, tmp_path, monkeypatc
     with pytest.raises(ImportError, match=r"pip install 'ahs_seg_jax\[geo\]'"):
         run(folder, tmp_path / "out", annotations=("yolo",))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("windows", [None, NativeWindows(overlap=0)])
+def test_maps_of_reflectances(tmp_path, capsys, windows):
+    pytest.importorskip("rasterio")
+    from ahs_seg_jax.data.pixel_range import Rescale
+    from tests.support.images import photo
+    from tests.support.tiffs import write
+
+    (tmp_path / "in").mkdir()
+    rgb = photo(37, 53)
+    dark = (rgb.astype(float) * 3000 / 255).round().astype(np.uint16)
+    dark[:5] = 0
+    rgb[:5] = 0
+    write(tmp_path / "in" / "map.tif", np.dstack([dark[..., ::-1], dark[..., :1] + np.uint16(9)]))
+    write(tmp_path / "rgb.tif", rgb, photometric="RGB")
+    settings = dataclasses.replace(SETTINGS, windows=windows)
+    assert run(tmp_path / "in", tmp_path / "out", settings) == 1
+    assert "does not say which are red, green and blue; give --bands" in capsys.readouterr().err
+    settings = dataclasses.replace(settings, bands=(3, 2, 1))
+    assert run(tmp_path / "in", tmp_path / "out2", settings) == 1
+    assert "less than an eighth of the range" in capsys.readouterr().err
+    settings = dataclasses.replace(settings, rescale=Rescale(0, 3000))
+    assert run(tmp_path / "in", tmp_path / "out3", settings) == 0
+    assert "band 3: 0..3000, band 2: 0..3000, band 1: 0..3000 become 0..255" in capsys.readouterr().err
+    assert run(tmp_path / "rgb.tif", tmp_path / "rgb", dataclasses.replace(SETTINGS, windows=windows)) == 0
+    entries = [json.loads((tmp_path / name / "summary.json").read_text())["images"][0] for name in ("out3", "rgb")]
+    assert entries[0]["classes"] == entries[1]["classes"]

@@ -16,7 +16,7 @@ from ahs_seg_jax.data.prepared.example import encode_label
 from ahs_seg_jax.errors import NotAnIndexMask
 from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.pictures import label_files
-from ahs_seg_jax.segmenter import Segmentation, geotiff
+from ahs_seg_jax.segmenter import Segmentation, geotiff, tiff_reading
 
 CLASSES = (254, 255, 256, 257)
 
@@ -59,7 +59,7 @@ def test_geotiffs_are_read_back(tmp_path, classes):
     labels, names = geotiff.read_geotiff(tmp_path / "labels.tif")
     np.testing.assert_array_equal(labels, found.labels)
     assert names == found.names
-    with geotiff.open_tiff(tmp_path / "labels.tif") as raster:
+    with tiff_reading.open_tiff(tmp_path / "labels.tif") as raster:
         assert raster.dataset.nodata == (255 if classes < 255 else 65535)
         assert raster.dataset.dtypes == (rasterio.uint8 if classes < 255 else rasterio.uint16,)
 
