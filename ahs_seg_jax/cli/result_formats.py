@@ -133,11 +133,8 @@ def _vector(write: Callable[..., None]) -> Callable[[Result, pathlib.Path], None
     """In the coordinates of a TIFF that has them, else in pixels."""
 
     def of_result(result: Result, path: pathlib.Path) -> None:
-        found, place = result.segmentation, vector.Place()
-        if found.source is not None and tiff_reading.is_tiff(found.source):
-            with tiff_reading.open_tiff(found.source) as raster:
-                place = vector.Place.of(raster.place())
-        write(path, polygons.polygons(found.labels), found.names, place)
+        found = result.segmentation
+        write(path, polygons.polygons(found.labels), found.names, tiff_reading.place_of(found.source))
 
     return of_result
 

@@ -44,6 +44,10 @@ def segment(
     rescale: Annotated[
         str, typer.Option(help="Values that become black and white: 0,3000, or percentiles of each band, 2%,98%.")
     ] = "",
+    snap: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Folder of masks to snap to, NAME.png, .npy, .json or .geojson for each image."),
+    ] = None,
     first_index: Annotated[
         int, typer.Option(help="Number of the first class in files of labels; from 1 on, 0 is unlabelled.")
     ] = 0,
@@ -74,6 +78,7 @@ def segment(
             memory_gb=memory_gb,
             first_index=first_index,
             bands=parse_bands(bands),
+            snap=None if snap is None else str(snap),
             rescale=Rescale.of(rescale or None),
         )
     )

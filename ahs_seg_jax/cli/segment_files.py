@@ -18,7 +18,7 @@ from ahs_seg_jax.cli.result_formats import ANNOTATIONS
 from ahs_seg_jax.cli.segment_settings import Settings
 from ahs_seg_jax.data.open_image import ImageLike, image_size, open_image
 from ahs_seg_jax.pictures import label_files
-from ahs_seg_jax.segmenter import Segmenter, tiff_reading
+from ahs_seg_jax.segmenter import Segmentation, Segmenter, snapping, tiff_reading
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 
 SHOWN_CLASSES = 4  # in a line of progress
@@ -57,6 +57,8 @@ def run(
         tiff_reading.rasterio()  # a missing library is found now
         if settings.windows and heat_maps:
             raise ValueError("a TIFF in native windows has no --heat-maps: they would need it whole in memory")
+    if settings.snap is not None and settings.windows is not None and any(map(streamed, jobs)):
+        raise ValueError("a TIFF in native windows cannot be snapped: --snap needs its labels whole in memory")
     if only_plan:
         return _print_plans(jobs, segmenter, settings, heat_maps)
     folder = ResultFolder(
@@ -104,9 +106,24 @@ def _segmented(
         unknown=settings.unknown,
         probabilities=heat_maps,
     )
+    result = dataclasses.replace(result, source=str(job.path))
+    if settings.snap is not None:
+        result = _snapped(job, result, settings.snap)
     if has_data is not None:
         result = dataclasses.replace(result, labels=np.where(has_data, result.labels, np.int32(IGNORE)))
-    return folder.write(job, dataclasses.replace(result, source=str(job.path)))
+    return folder.write(job, result)
+
+
+def _snapped(job: Job, result: Segmentation, folder: str) -> Segmentation:
+    """The result with the boundaries of the masks that the folder holds for it. Raises ValueError if there are none."""
+    paths = (pathlib.Path(folder) / f"{job.name}{suffix}" for suffix in snapping.SUFFIXES)
+    found = next(filter(pathlib.Path.is_file, paths), None)
+    if found is None:
+        raise ValueError(
+            f"there are no masks for {job.path}: --snap needs {folder}/{job.name} with one of the suffixes "
+            f"{', '.join(snapping.SUFFIXES)}"
+        )
+    return result.snap(found, place=tiff_reading.place_of(job.path))
 
 
 def _read(job: Job, settings: Settings) -> tuple[ImageLike, np.ndarray | None]:

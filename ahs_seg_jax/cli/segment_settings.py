@@ -23,6 +23,7 @@ class Settings:
     first_index: int = 0  # of the classes in files of labels
     bands: tuple[Band, ...] | None = None  # red, green, blue; None: as the image says
     rescale: Rescale | None = None  # which values become 0 and 255
+    snap: str | None = None  # folder of masks that labels snap to
 
     def described(self) -> dict[str, Any]:
         """JSON values. The memory bound is left out: results do not depend on it."""

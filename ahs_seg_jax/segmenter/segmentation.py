@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ahs_seg_jax.annotations import coco, polygons
+from ahs_seg_jax.annotations import coco, polygons, vector
 from ahs_seg_jax.pictures import label_files, legends, overlays
 from ahs_seg_jax.pictures.colors import assign_colors
+from ahs_seg_jax.segmenter import snapping
 from ahs_seg_jax.vocabulary import IGNORE, first_synonym, plain_name
 
 UNKNOWN = "unknown"  # what pictures and summaries call pixels that none of the words fits
@@ -52,6 +53,17 @@ class Segmentation:
     def mask(self, name: str) -> np.ndarray:
         """Bool `[H, W]`: where the image shows `name`."""
         return self.labels == self.index(name)
+
+    def snap(self, masks: snapping.MasksLike, least: float = 0.5, place: vector.Place | None = None) -> "Segmentation":
+        """This result with the masks' boundaries: inside each mask the name that most of its pixels have.
+
+        `masks`: bool `[n, H, W]` or a list of bool `[H, W]`; int `[H, W]`, each pixel's mask (superpixels; 0 = none);
+        SAM's list of dictionaries; run-length codes of COCO; or a file with one of these (.npy, .png, .json) or with
+        polygons (.geojson, in the coordinates of `place`, by default in pixels). A name must have the share `least` of
+        a mask's pixels, else the mask is left as it is. Where masks overlap, the smaller one counts. The confidence is
+        still that of the pixels' own names. Raises ValueError or TypeError for masks that cannot be used.
+        """
+        return dataclasses.replace(self, labels=snapping.snapped(self.labels, masks, least, place))
 
     def overlay(self, alpha: float = 0.6, legend: bool = True) -> Image.Image:
         """The labels in colour over the image, `alpha` in 0..1 the colours' share; the legend stands to the right."""

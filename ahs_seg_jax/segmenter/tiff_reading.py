@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ahs_seg_jax.annotations.vector import Place
 from ahs_seg_jax.data import pixel_range
 from ahs_seg_jax.data.open_image import MAX_PIXELS, check_size
 from ahs_seg_jax.segmenter import tiff_bands
@@ -280,6 +281,14 @@ def is_map(path: str | os.PathLike[str]) -> bool:
     with contextlib.suppress(ImportError, ValueError, OSError), open_tiff(path) as raster:
         return raster.is_map
     return False
+
+
+def place_of(path: str | os.PathLike[str] | None) -> Place:
+    """Where an image's pixels lie; in pixels where it is no TIFF. Raises ValueError as `Place.of`."""
+    if path is None or not is_tiff(path):
+        return Place()
+    with open_tiff(path) as raster:
+        return Place.of(raster.place())
 
 
 @contextlib.contextmanager

@@ -286,3 +286,14 @@ def test_maps_of_reflectances(tmp_path, capsys, windows):
     assert run(tmp_path / "rgb.tif", tmp_path / "rgb", dataclasses.replace(SETTINGS, windows=windows)) == 0
     entries = [json.loads((tmp_path / name / "summary.json").read_text())["images"][0] for name in ("out3", "rgb")]
     assert entries[0]["classes"] == entries[1]["classes"]
+
+
+def test_results_snap_to_masks_in_files(folder, tmp_path, capsys):
+    halves = np.repeat([[1], [2]], [18, 19], axis=0).repeat(41, axis=1).astype(np.uint8)
+    (tmp_path / "masks" / "deep").mkdir(parents=True)
+    Image.fromarray(halves).save(tmp_path / "masks" / "deep" / "b.png")
+    settings = dataclasses.replace(SETTINGS, snap=str(tmp_path / "masks"), classes=("grass",))
+    assert run(folder, tmp_path / "out", settings) == 1
+    assert "there are no masks for " in (said := capsys.readouterr().err)
+    assert "a with one of the suffixes .png, .npy, .json, .geojson" in said
+    assert (read_png(tmp_path / "out" / "labels" / "deep" / "b.png")[0] == 0).all()
