@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,8 +36,9 @@ def link_image(folder: pathlib.Path, file_name: str, source: pathlib.Path) -> No
     """The image under `images/`, as a link where the system has links, else as a copy."""
     place = folder / "images" / file_name
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.unlink(missing_ok=True)
+    partial = place.with_name(f".{uuid.uuid4().hex[:8]}.partial")
     try:
-        place.symlink_to(os.path.relpath(source.resolve(), place.parent.resolve()))
+        partial.symlink_to(os.path.relpath(source.resolve(), place.parent.resolve()))
     except OSError:
-        shutil.copyfile(source, place)
+        shutil.copyfile(source, partial)
+    partial.replace(place)

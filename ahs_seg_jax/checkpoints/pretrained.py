@@ -10,6 +10,7 @@ import numpy as np
 from ahs_seg_jax.checkpoints import converted, packaged, store
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, hub, readers, writers
+from ahs_seg_jax.checkpoints.formats.stated import Stated, agreed, by_the_user, of_config
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import orthogonal
@@ -31,30 +32,44 @@ def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def load_pretrained(
-    source: str | os.PathLike[str], expected: ModelConfig | None = None, progress: convert.Progress | None = None
+    source: str | os.PathLike[str],
+    expected: ModelConfig | None = None,
+    progress: convert.Progress | None = None,
+    *,
+    activation: str | None = None,
+    stated: Stated | None = None,
 ) -> Pretrained:
     """Weights from "tiny" (the packaged model), a converted directory, a training workdir, a file or a hub name.
 
     Files may be of any known layout. `expected`, the model that is to take the weights, is needed only for a file that
     does not show the number of heads; what the file states or shows takes precedence. `progress` is called with
-    (tensors done, tensors in all).
+    (tensors done, tensors in all). `activation` ("quick_gelu" or "gelu") is what the user says of a CLIP, `stated` what
+    another says who knows the source; a source that says something else is refused.
 
     Raises:
       CheckpointError: there is no such source, or it cannot be read; see `convert.read`.
+      ValueError: the activation is none that is known.
     """
+    statements = (by_the_user(activation), stated)
     if source == packaged.TINY:
-        return packaged.load_tiny()
+        return _agreeing(packaged.load_tiny(), packaged.TINY, statements)
     path = _location(source)
     if converted.is_converted(path):
-        return converted.load_converted(path)
+        return _agreeing(converted.load_converted(path), str(path), statements)
     if _is_workdir(path):
-        return _from_workdir(path)
+        return _agreeing(_from_workdir(path), str(path), statements)
     if paths.is_remote(source):
         raise CheckpointError(
             f"there is no training workdir at {source}; other checkpoints are read from a disk: copy it here "
             "(gcloud storage cp -r), or mount the bucket (gcsfuse)"
         )
-    return convert.read(source, expected, progress)
+    return convert.read(source, expected, progress, statements)
+
+
+def _agreeing(pretrained: Pretrained, where: str, statements: tuple[Stated | None, ...]) -> Pretrained:
+    """Weights whose configuration is known. Raises CheckpointError if somebody states something else of them."""
+    agreed([*statements, of_config(pretrained.config, "its own configuration")], where)
+    return pretrained
 
 
 def _location(path: str | os.PathLike[str]) -> Any:
@@ -73,6 +88,7 @@ def _is_workdir(path: Any) -> bool:
 
 def _from_workdir(path: Any) -> Pretrained:
     params, meta = store.load_params(path)
+    manifests.check_training(meta, path)
     config = manifests.config_from_json((meta.get("config") or {}).get("model"), str(path))
     source = {"path": str(path), "kind": "training workdir", "layout": "ahs_seg_jax"}
     return Pretrained(config, params, manifests.describe(config, source, meta))

@@ -1,22 +1,21 @@
 """The folder of results of `ahs-seg segment`: a run that was stopped, or killed, goes on in it."""
 
 import json
-import pathlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ahs_seg_jax.cli import result_formats
-from ahs_seg_jax.cli.image_jobs import Job, streamed
+from ahs_seg_jax.cli.image_jobs import WHOLE, Job, Shard, streamed
 from ahs_seg_jax.cli.result_formats import ImageFile, Listed, Result
+from ahs_seg_jax.cli.result_log import SUMMARY, ResultLog, merge_shards, write_summary
 from ahs_seg_jax.cli.segment_settings import Settings
 from ahs_seg_jax.segmenter import Segmentation, Segmenter, large_tiff
-from ahs_seg_jax.storage import writing
+from ahs_seg_jax.storage import paths, writing
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import Vocabulary, first_synonym
-
-SUMMARY, RESULTS = "summary.json", "results.jsonl"
 
 
 def _file_name(name: str) -> str:
@@ -25,35 +24,54 @@ def _file_name(name: str) -> str:
 
 
 class ResultFolder:
-    """The folder of results: files of `result_formats`, `heat_maps/`, RESULTS (a line an image) and SUMMARY."""
+    """The folder of results: files of `result_formats`, `heat_maps/`, a line for each image, and a summary.
+
+    It lies on a disk or in a bucket, and several processes may fill it, each with its `shard` of the images.
+    """
 
     def __init__(
         self,
-        path: pathlib.Path,
+        path: str | os.PathLike[str],
         settings: Settings,
         *,
         overlays: bool = True,
         annotations: Sequence[str] = (),
         heat_maps: bool = False,
         again: bool = False,
+        shard: Shard = WHOLE,
     ):
-        self._path, self._settings, self._heat_maps = path, settings, heat_maps
-        self._annotations = {name: result_formats.ANNOTATIONS[name] for name in annotations}
-        self._overlays = overlays
+        self._path, self._shard, self._settings = paths.location(path), shard, settings
+        self._overlays, self._heat_maps = overlays, heat_maps
+        self._annotations = [result_formats.ANNOTATIONS[name] for name in annotations]
         self._about = {"settings": settings.described(), "versions": versions()}
+        self._present: set[str] | None = None  # what is in the bucket, which is asked once
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            before = path / SUMMARY
-            if before.is_file() and not again:
-                self._check(before)
-            elif again:
-                (path / RESULTS).unlink(missing_ok=True)
-            self._done = self._read_done()
+            self._path.mkdir(parents=True, exist_ok=True)
+            for before in self._summaries():
+                if not again:
+                    self._check(before)
+                elif before == self._own_summary or not shard.mark:
+                    before.unlink()
+            self._log = ResultLog(self._path, shard, fresh=again)
+            if paths.is_remote(self._path):
+                self._present = set()
+                for address, _ in paths.objects(str(self._path)):
+                    self._present |= {address, *map(str, paths.location(address).parents)}
             self._write_summary([], finished=False)
         except OSError as error:
             raise OSError(f"results cannot be written to {path} ({error}); choose another --output") from error
 
-    def _check(self, file: pathlib.Path) -> None:
+    @property
+    def _own_summary(self) -> Any:
+        return self._path / f"{SUMMARY}{self._shard.mark}.json"
+
+    def _summaries(self) -> list[Any]:
+        """The summaries that earlier runs have left, of the whole and of parts."""
+        if paths.is_remote(self._path):
+            return [paths.location(address) for address, _ in paths.objects(f"{self._path}/{SUMMARY}*.json")]
+        return sorted(self._path.glob(f"{SUMMARY}*.json"))
+
+    def _check(self, file: Any) -> None:
         try:
             before = dict(json.loads(file.read_text("utf-8"))["settings"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -70,37 +88,29 @@ class ResultFolder:
                 "over with --overwrite"
             )
 
-    def _read_done(self) -> dict[str, dict[str, Any]]:
-        file = self._path / RESULTS
-        lines = file.read_text("utf-8", errors="replace").splitlines() if file.is_file() else []
-        done = {}
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):  # the line that was being written when a run was killed
-                continue
-            # Another line that no run wrote is of no image either: what it was about is segmented again.
-            if isinstance(entry, dict) and isinstance(entry.get("name"), str) and "file" in entry:
-                done[entry["name"]] = entry
-        return done
-
     def has(self, job: Job) -> bool:
         """Whether the image's results are here, of the file as it is now."""
-        entry = self._done.get(str(job.name))
+        known = self._log.fingerprint(job.name.as_posix())
         wanted = [path for path in (*self._targets(job), self._maps(job)) if path]
-        return entry is not None and entry["file"] == job.fingerprint() and all(path.exists() for path in wanted)
+        return known is not None and known == job.fingerprint() and all(map(self._exists, wanted))
+
+    def _exists(self, path: Any) -> bool:
+        """Whether results are there: a file, or a folder with files."""
+        if self._present is None:
+            return bool(path.exists())
+        return str(path) in self._present
 
     def forget_another_file(self, job: Job) -> None:
         """Removes the results of an earlier file of this name, so that none of them stands for the one that is now."""
-        entry = self._done.get(str(job.name))
-        if entry is not None and job.path.is_file() and entry["file"] != job.fingerprint():
-            del self._done[str(job.name)]
+        known = self._log.fingerprint(job.name.as_posix())
+        if known is not None and (job.version or job.path.is_file()) and known != job.fingerprint():
+            self._log.forget(job.name.as_posix())
             for path in self._targets(job):
                 path.unlink(missing_ok=True)
-            if maps := self._maps(job):
-                shutil.rmtree(maps, ignore_errors=True)
+            if (maps := self._maps(job)) and maps.exists():
+                maps.rmtree() if paths.is_remote(maps) else shutil.rmtree(maps, ignore_errors=True)
 
-    def _targets(self, job: Job) -> list[pathlib.Path]:
+    def _targets(self, job: Job) -> list[Any]:
         """The files of an image."""
         if self._by_windows(job):
             kept = [path for path, _ in self._of_geotiff(job)]
@@ -109,31 +119,31 @@ class ResultFolder:
 
     def _files(self) -> list[ImageFile]:
         overlays = (result_formats.OVERLAYS,) if self._overlays else ()
-        formats = (result_formats.LABELS, *overlays, *self._annotations.values())
+        formats = (result_formats.LABELS, *overlays, *self._annotations)
         return [file for kind in formats for file in kind.files]
 
     def _by_windows(self, job: Job) -> bool:
         """Whether neither the image nor its labels are ever whole in memory."""
         return self._settings.windows is not None and streamed(job)
 
-    def _geotiff(self, job: Job) -> pathlib.Path:
+    def _geotiff(self, job: Job) -> Any:
         return self._path / "labels" / f"{job.name}.tif"
 
-    def _overlay(self, job: Job) -> pathlib.Path:
+    def _overlay(self, job: Job) -> Any:
         return self._path / "overlays" / f"{job.name}.png"
 
-    def _of_geotiff(self, job: Job) -> list[tuple[pathlib.Path, Callable[[pathlib.Path, pathlib.Path], None]]]:
+    def _of_geotiff(self, job: Job) -> list[tuple[Any, Callable[[Any, Any], None]]]:
         """The annotations that such labels have; masks of their sizes are no COCO annotations."""
-        kinds = self._annotations.values()
+        kinds = self._annotations
         return [(kind.files[0].path(self._path, job.name), kind.of_geotiff) for kind in kinds if kind.of_geotiff]
 
-    def _maps(self, job: Job) -> pathlib.Path | None:
+    def _maps(self, job: Job) -> Any:
         """The folder of an image's heat maps."""
         return self._path / "heat_maps" / job.name if self._heat_maps else None
 
     def write(self, job: Job, segmentation: Segmentation) -> dict[str, Any]:
-        """The files of one image, all or none; its line in RESULTS comes last, and is returned."""
-        result = Result(str(job.name), job.file_name, segmentation, self._settings.first_index)
+        """The files of one image, all or none; its line in the log comes last, and is returned."""
+        result = Result(job.name.as_posix(), job.file_name, segmentation, self._settings.first_index)
         with writing.Staged() as staged:
             for file in self._files():
                 file.write(result, staged(file.path(self._path, job.name)))
@@ -166,31 +176,49 @@ class ResultFolder:
         return self._note(job, summary)
 
     def _note(self, job: Job, summary: dict[str, Any]) -> dict[str, Any]:
-        entry = {"name": str(job.name), "file": job.fingerprint(), **summary}
-        self._done[str(job.name)] = entry
-        with (self._path / RESULTS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        entry = {"name": job.name.as_posix(), "file": job.fingerprint(), **summary}
+        self._log.add(entry)
         return entry
 
-    def finish(self, failed: Sequence[tuple[Job, str]]) -> None:
-        """Writes the files of the whole run, and the summary of everything in the folder."""
+    def finish(self, failed: Sequence[tuple[Job, str]]) -> list[int]:
+        """Writes the summary and the annotations of everything in the folder, by the last part that finishes.
+
+        Returns the other parts that must finish before.
+        """
         try:
-            for kind in self._annotations.values():
-                self._finish(kind)
+            self._log.send()
             self._write_summary([{"image": str(job.path), "reason": reason} for job, reason in failed], finished=True)
+            missing = merge_shards(self._path, self._shard.count, self._about) if self._shard.mark else []
+            if not missing:
+                self._finish_annotations()
+            return missing
         except OSError as error:
             raise OSError(
                 f"the summary of {self._path} cannot be written ({error}); make room, and start the same command again"
             ) from error
 
-    def _finish(self, kind: result_formats.Format) -> None:
+    def _finish_annotations(self) -> None:
         """The files of the whole run, of the images that have their parts, in the order of their names."""
-        if kind.finish is None:
+        kinds = [kind for kind in self._annotations if kind.finish is not None]
+        if not kinds:
             return
-        entries = [self._done[name] for name in sorted(self._done)]
-        there = [e for e in entries if all(file.path(self._path, e["name"]).is_file() for file in kind.files)]
-        kind.finish(self._path, [Listed.of(entry) for entry in there], self._settings.classes)
+        log = ResultLog(self._path, WHOLE, parts=self._shard.count) if self._shard.mark else self._log
+        listed = [Listed.of(entry) for entry in log.entries()]
+        if log is not self._log:
+            log.close()
+        for kind in kinds:
+            there = [e for e in listed if all(file.path(self._path, e.name).exists() for file in kind.files)]
+            if kind.finish is not None:
+                kind.finish(self._path, there, self._settings.classes)
+
+    def close(self) -> None:
+        """Notes in the bucket what a run that is stopped has finished."""
+        self._log.close()
 
     def _write_summary(self, failed: list[dict[str, str]], finished: bool) -> None:
-        summary = self._about | {"finished": finished, "images": list(self._done.values()), "failed": failed}
-        writing.write_json(self._path / SUMMARY, summary, ensure_ascii=False)
+        """Of the whole, with an entry for each image; of a part, without: `merge_shards` brings them together."""
+        if self._shard.mark:
+            content = self._about | {"finished": finished, "images": len(self._log), "failed": failed}
+            writing.write_json(self._own_summary, content, ensure_ascii=False)
+        else:
+            write_summary(self._own_summary, self._about, self._log.entries(), failed, finished)

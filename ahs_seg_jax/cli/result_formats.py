@@ -11,7 +11,7 @@ from typing import Any
 
 from ahs_seg_jax.annotations import cityscapes, coco, cvat, label_studio, polygons, vector, yolo
 from ahs_seg_jax.segmenter import Segmentation, geotiff, tiff_reading
-from ahs_seg_jax.storage import writing
+from ahs_seg_jax.storage import paths, writing
 
 PARTS = "parts"  # what the files of the whole run are made of: a JSON an image
 
@@ -33,12 +33,12 @@ class Listed:
     name: str
     file_name: str
     size: tuple[int, int]
-    source: pathlib.Path
+    source: Any  # as `paths.location` has it
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> "Listed":
         """From an image's line of results."""
-        source = pathlib.Path(entry["image"])
+        source = paths.location(entry["image"])
         file_name = pathlib.PurePath(entry["name"] + source.suffix).as_posix()
         return cls(entry["name"], file_name, (entry["height"], entry["width"]), source)
 
@@ -51,7 +51,7 @@ class ImageFile:
     suffix: str
     write: Callable[[Result, pathlib.Path], Any]
 
-    def path(self, output: pathlib.Path, name: Any) -> pathlib.Path:
+    def path(self, output: Any, name: Any) -> Any:
         """Where it lies."""
         return output / self.folder / f"{name}{self.suffix}"
 
@@ -64,7 +64,7 @@ class Format:
     """
 
     files: tuple[ImageFile, ...]
-    finish: Callable[[pathlib.Path, Sequence[Listed], Sequence[str]], None] | None = None
+    finish: Callable[[Any, Sequence[Listed], Sequence[str]], None] | None = None
     check: Callable[[Sequence[str]], Any] | None = None
     of_geotiff: Callable[[pathlib.Path, pathlib.Path], None] | None = None
 
@@ -74,7 +74,7 @@ def _part(kind: str, content: Callable[[Result], Any]) -> ImageFile:
     return ImageFile(f"{PARTS}/{kind}", ".json", write)
 
 
-def _parts(output: pathlib.Path, kind: str, images: Sequence[Listed]) -> Iterator[Any]:
+def _parts(output: Any, kind: str, images: Sequence[Listed]) -> Iterator[Any]:
     """What the images' parts hold, one at a time."""
     for image in images:
         yield json.loads((output / PARTS / kind / f"{image.name}.json").read_text("utf-8"))
@@ -87,8 +87,8 @@ def _coco_images(images: Sequence[Listed]) -> list[dict[str, Any]]:
     return [coco.image(number, image.file_name, image.size) for number, image in enumerate(images, 1)]
 
 
-def _coco(kind: str) -> Callable[[pathlib.Path, Sequence[Listed], Sequence[str]], None]:
-    def finish(output: pathlib.Path, images: Sequence[Listed], names: Sequence[str]) -> None:
+def _coco(kind: str) -> Callable[[Any, Sequence[Listed], Sequence[str]], None]:
+    def finish(output: Any, images: Sequence[Listed], names: Sequence[str]) -> None:
         found = coco.numbered(_parts(output, kind, images))
         with writing.whole(output / f"{kind}.json") as file:
             coco.write(file, _coco_images(images), found, coco.categories(names))
@@ -96,7 +96,7 @@ def _coco(kind: str) -> Callable[[pathlib.Path, Sequence[Listed], Sequence[str]]
     return finish
 
 
-def _panoptic(output: pathlib.Path, images: Sequence[Listed], names: Sequence[str]) -> None:
+def _panoptic(output: Any, images: Sequence[Listed], names: Sequence[str]) -> None:
     parts = zip(images, _parts(output, "panoptic", images), strict=True)
     found = (
         [{"image_id": number, "file_name": f"{pathlib.PurePath(image.name).as_posix()}.png", "segments_info": segments}]
@@ -106,21 +106,22 @@ def _panoptic(output: pathlib.Path, images: Sequence[Listed], names: Sequence[st
         coco.write(file, _coco_images(images), found, coco.panoptic_categories(names))
 
 
-def _yolo(output: pathlib.Path, images: Sequence[Listed], names: Sequence[str]) -> None:
+def _yolo(output: Any, images: Sequence[Listed], names: Sequence[str]) -> None:
     for image in images:
         yolo.link_image(output / "yolo", image.file_name, image.source)
     yolo.write_data(output / "yolo", names)
 
 
-def _label_studio(output: pathlib.Path, images: Sequence[Listed], names: Sequence[str]) -> None:
+def _label_studio(output: Any, images: Sequence[Listed], names: Sequence[str]) -> None:
     with writing.whole(output / "label_studio.json") as path, path.open("w", encoding="utf-8") as file:
         for number, task in enumerate(_parts(output, "label_studio", images)):
             file.write((",\n" if number else "[\n") + json.dumps(task, ensure_ascii=False))
         file.write("\n]\n" if images else "[]\n")
-    label_studio.write_interface(output / "label_studio.xml", names)
+    with writing.whole(output / "label_studio.xml") as file:
+        label_studio.write_interface(file, names)
 
 
-def _cvat(output: pathlib.Path, images: Sequence[Listed], names: Sequence[str]) -> None:
+def _cvat(output: Any, images: Sequence[Listed], names: Sequence[str]) -> None:
     parts = zip(images, _parts(output, "cvat", images), strict=True)
     with writing.whole(output / "cvat.xml") as file:
         cvat.write(file, names, ((image.file_name, image.size, masks) for image, masks in parts))
@@ -210,3 +211,11 @@ def parse_annotations(text: str) -> tuple[str, ...]:
             "separated by commas"
         )
     return wanted
+
+
+def check(wanted: Sequence[str], names: Sequence[str], output: Any) -> None:
+    """Raises, before the first image, what these annotations cannot have."""
+    for test in filter(None, (ANNOTATIONS[name].check for name in wanted)):
+        test(names)
+    if "yolo" in wanted:
+        paths.on_disk(output, "the output of --annotations yolo, which links images,")

@@ -1,6 +1,5 @@
 """`ahs-seg segment`: its options; `segment_files.py` does the work."""
 
-import pathlib
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ def segment(
     classes: options.Classes = "",
     classes_file: options.ClassesFile = None,
     model: options.Model = "tiny",
-    output: Annotated[pathlib.Path, typer.Option(help="Folder for the results.")] = pathlib.Path("segmented"),
+    output: Annotated[str, typer.Option(help="Folder for the results; also gs:// or s3://.")] = "segmented",
     protocol: options.Protocol = "model",
     unknown: Annotated[
         str, typer.Option(help="none, a probability such as 0.3, or background words 'wall; sky'.")
@@ -45,24 +44,30 @@ def segment(
         str, typer.Option(help="Values that become black and white: 0,3000, or percentiles of each band, 2%,98%.")
     ] = "",
     snap: Annotated[
-        pathlib.Path | None,
+        str,
         typer.Option(help="Folder of masks to snap to, NAME.png, .npy, .json or .geojson for each image."),
-    ] = None,
+    ] = "",
     first_index: Annotated[
         int, typer.Option(help="Number of the first class in files of labels; from 1 on, 0 is unlabelled.")
     ] = 0,
     heat_maps: Annotated[bool, typer.Option("--heat-maps", help="Write a picture of each name's probability.")] = False,
+    dataset: Annotated[str, typer.Option(help="Make this folder a data set that configs/folder.py trains on.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
+    shard: Annotated[str, typer.Option(help="k/n: only the k-th of n parts of the images, chosen by name.")] = "1/1",
 ) -> None:
     """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped.
 
     With --windows native a TIFF may be larger than memory; its labels are a GeoTIFF with the same georeferencing.
+    Images and results may lie in buckets. With --shard several processes fill one folder; the last writes the summary.
     """
+    from ahs_seg_jax.cli.image_jobs import Shard
     from ahs_seg_jax.cli.result_formats import parse_annotations
     from ahs_seg_jax.cli.segment_files import run
-    from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_unknown, parse_windows
+    from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_windows
     from ahs_seg_jax.data.pixel_range import Rescale
     from ahs_seg_jax.segmenter.tiff_bands import parse_bands
+    from ahs_seg_jax.segmenter.words import parse_unknown
+    from ahs_seg_jax.storage import paths
 
     names = options.names(classes, classes_file)
     settings = options.mistakes(
@@ -78,11 +83,12 @@ def segment(
             memory_gb=memory_gb,
             first_index=first_index,
             bands=parse_bands(bands),
-            snap=None if snap is None else str(snap),
+            snap=snap or None,
             rescale=Rescale.of(rescale or None),
         )
     )
     wanted = options.mistakes(lambda: parse_annotations(f"{annotations},coco" if coco else annotations))
+    part = options.mistakes(lambda: Shard.parse(shard))
     options.finish(
         lambda: run(
             images,
@@ -93,5 +99,7 @@ def segment(
             annotations=wanted,
             heat_maps=heat_maps,
             again=overwrite,
+            shard=part,
+            dataset=paths.at_home(dataset) if dataset else None,
         )
     )

@@ -13,10 +13,11 @@ from ahs_seg_jax.config.evaluation import EvalConfig
 from ahs_seg_jax.config.training import LossConfig, MeshConfig, TrainConfig
 from ahs_seg_jax.inference.protocols import PROTOCOLS
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.models.fields import flatten
+from ahs_seg_jax.models.fields import flatten, number_problems
 from ahs_seg_jax.vocabulary import template_problems
 
 MODES = ("train", "eval")
+MAY_BE_NEGATIVE = ("losses.boundary_log_floor", "mesh.data", "mesh.fsdp", "mesh.classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,7 @@ def _choice_problems(experiment: Experiment) -> list[str]:
         "mode": MODES,
         "data.on_corrupt": ON_CORRUPT,
         "data.augment.label_resize": LABEL_RESIZE,
+        "losses.unlabelled": training.UNLABELLED,
         "train.finetune": training.FINETUNE,
         "train.on_nonfinite": training.ON_NONFINITE,
         "eval.protocol": tuple(PROTOCOLS),
@@ -78,8 +80,8 @@ def _choice_problems(experiment: Experiment) -> list[str]:
 
 
 def _number_problems(experiment: Experiment) -> list[str]:
-    found = []
     values = dict(flatten(experiment))
+    found = number_problems(((k, v) for k, v in values.items() if not k.startswith("model.")), MAY_BE_NEGATIVE)
     positive = (
         *("train.steps", "train.batch_size", "train.accumulation", "train.class_pooling", "train.learning_rate"),
         *("train.log_every", "train.keep", "eval.class_pooling", "eval.batch_size"),
@@ -87,15 +89,6 @@ def _number_problems(experiment: Experiment) -> list[str]:
     for field in positive:
         if not values[field] > 0:
             found.append(f"{field} is {values[field]}; it must be positive")
-    not_negative = (
-        *("seed", "data.num_threads", "data.prefetch", "train.clip_multiplier", "train.weight_decay"),
-        *("train.clip_norm", "train.warmup_steps", "train.checkpoint_every", "train.eval_every"),
-        *("train.checkpoint_minutes", "train.nonfinite_limit"),
-        *("train.picture_every", "eval.limit", "eval.pictures"),
-    )
-    for field in not_negative:
-        if values[field] < 0:
-            found.append(f"{field} is {values[field]}; it must be 0 or positive")
     if not 0.0 <= experiment.train.ema_decay < 1.0:
         found.append(f"train.ema_decay is {experiment.train.ema_decay}; it must be at least 0 and below 1")
     return found

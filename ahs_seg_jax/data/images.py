@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 from ahs_seg_jax.data import pixel_range
 from ahs_seg_jax.pictures.label_files import SIXTEEN_BIT
 
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # whatever a file is called; Pillow knows more
+MOST_PIXELS = 128 * 10**6  # of an image of a data set: decoding takes up to 15 bytes a pixel
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png"})
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -24,7 +26,12 @@ def read_image(path: pathlib.Path | IO[bytes]) -> UInt8[np.ndarray, "h w 3"]:
     16 bits keep their high byte. Raises OSError or ValueError if the file cannot be decoded, or if an image of 16 bits
     uses less than an eighth of the range.
     """
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
+        if file.width * file.height > MOST_PIXELS:
+            raise ValueError(
+                f"it has {file.width} x {file.height} pixels; images of a data set may have {MOST_PIXELS / 1e6:.0f} "
+                "megapixels: reduce it, or cut it into parts"
+            )
         return rgb_pixels(file)
 
 
@@ -65,6 +72,6 @@ def orientation(file: Image.Image) -> int:
 
 def image_size(path: pathlib.Path) -> tuple[int, int]:
     """(h, w) of an image after EXIF orientation, from its header alone."""
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         w, h = file.size
         return (w, h) if orientation(file) in SIDEWAYS else (h, w)

@@ -1,7 +1,7 @@
 """A person's image, in whatever form it comes, as the uint8 RGB array that the program works on.
 
-Files may be anybody's. Only the formats of FORMATS are decoded, by Pillow; their size is looked at before anything is
-decoded, and pixels are converted a strip at a time.
+Files may be anybody's. Only the formats of `images.FORMATS` are decoded, by Pillow; their size is looked at before
+anything is decoded, and pixels are converted a strip at a time.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import struct
 from collections.abc import Sequence
 from typing import IO, TypeAlias
@@ -28,21 +29,18 @@ from PIL import (
 )
 
 from ahs_seg_jax.data import images, pixel_range
+from ahs_seg_jax.storage import paths
 
 logger = logging.getLogger("ahs_seg_jax")
 MAX_PIXELS = 256 * 10**6
-FORMATS = {  # and who enters each into Image.OPEN; JPEG with previews (MPO) is JPEG
-    "JPEG": JpegImagePlugin,
-    "PNG": PngImagePlugin,
-    "WEBP": WebPImagePlugin,
-    "TIFF": TiffImagePlugin,
-    "BMP": BmpImagePlugin,
-    "GIF": GifImagePlugin,
-}
+# Who enters `images.FORMATS` into Image.OPEN, in their order; JPEG with previews (MPO) is JPEG.
+_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, TiffImagePlugin, BmpImagePlugin, GifImagePlugin)
 STRIP = 2**20  # pixels that are converted at once
 SAMPLE = 4 * 10**6  # pixels that tell the range of the values
+MOST_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; programs write about 10
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in a JPEG: neither a stuffed byte nor a restart
 _STILL_IN_SEVERAL_FRAMES = ("MPO", "TIFF")  # a photograph with previews or pages: the first is the image
 
 
@@ -90,7 +88,7 @@ def open_image(
         raise TypeError(
             f"an image cannot be a {type(image).__name__}; pass a path, the bytes of a file, a Pillow image or an array"
         )
-    path = pathlib.Path(image).expanduser()
+    path = paths.at_home(image)
     if str(image).startswith(("http://", "https://")):
         raise ValueError(f"{image} is an address; download the image first and pass the file or its bytes")
     if path.is_dir():
@@ -105,6 +103,14 @@ class _Refused(ValueError):
     """What is wrong with an image is said already."""
 
 
+class TooManyPixels(_Refused):
+    """An image that is larger than what is decoded; `width` and `height` in pixels."""
+
+    def __init__(self, text: str, width: int, height: int):
+        super().__init__(text)
+        self.width, self.height = width, height
+
+
 def _decode(file: IO[bytes], name: str, size: int, max_pixels: int, choice: _Choice) -> np.ndarray:
     if not size:
         raise ValueError(f"{name}: the file is empty; copy or download it again")
@@ -116,6 +122,7 @@ def _decode(file: IO[bytes], name: str, size: int, max_pixels: int, choice: _Cho
                     f"{name} is an animation of {frames} frames; save the frame you mean as an image of its own"
                 )
             check_size(*opened.size, name, max_pixels)
+            _check_scans(file, opened, name)
             deep, kind = images.has_sixteen_bits(opened), opened.format
             unnamed = any("RGBX" in str(tile[3]) for tile in opened.tile)  # a fourth band, which Pillow leaves out
             opened.load()
@@ -124,12 +131,12 @@ def _decode(file: IO[bytes], name: str, size: int, max_pixels: int, choice: _Cho
             if kind == "TIFF" and not choice.made and (unnamed or not _fourth_is_transparency(opened)):
                 raise _Refused(f"{name} {pixel_range.NO_MASK}")
             return _from_upright(opened, name, deep, choice)
-    except (_Refused, MemoryError):
+    except (_Refused, pixel_range.UnknownRange, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{name} is not an image that can be read ({', '.join(FORMATS)}); save it in one of these formats (a TIFF "
-            "of other bands or numbers is read by segmenter.read_tiff, with the extra geo)"
+            f"{name} is not an image that can be read ({', '.join(images.FORMATS)}); save it in one of these formats "
+            "(a TIFF of other bands or numbers is read by segmenter.read_tiff, with the extra geo)"
         ) from error
     except Image.DecompressionBombError as error:
         raise ValueError(
@@ -147,18 +154,55 @@ def _identified(file: IO[bytes], name: str, max_pixels: int) -> ImageFile.ImageF
     `Image.open` would do the same with a lower limit of pixels, which could only be changed for the whole process.
     """
     head = file.read(32)
-    for kind in FORMATS:
+    for kind in images.FORMATS:
         factory, accept = Image.OPEN[kind]
         if accept is None or accept(head) is not True:
             continue
         if kind == "WEBP":  # its decoder allocates all pixels when it opens a file
             check_size(*_webp_size(head), name, max_pixels)
+            factory = _WebP
         file.seek(0)
         try:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # as Pillow: this is of another format
             continue
     raise UnidentifiedImageError(name)
+
+
+class _WebP(WebPImagePlugin.WebPImageFile):
+    """Pillow's, whose decoder holds two copies of the image, and the image itself, while a third copy is filled."""
+
+    def load_prepare(self) -> None:
+        """As Pillow's, which calls it between decoding and filling: the decoder is not needed any more."""
+        self._decoder = None
+        super().load_prepare()
+
+
+def _check_scans(file: IO[bytes], opened: ImageFile.ImageFile, name: str) -> None:
+    """Refuses a progressive JPEG of very many scans, whose decoding would take minutes for every megabyte."""
+    if opened.format not in ("JPEG", "MPO") or "progression" not in opened.info:
+        return
+    place = file.tell()
+    file.seek(0)
+    scans = _scans(file.read())
+    file.seek(place)
+    if scans > MOST_SCANS:
+        raise _Refused(
+            f"{name} is a JPEG of {scans} scans, which takes very long to decode; the limit is {MOST_SCANS}: save it "
+            "again with another program"
+        )
+
+
+def _scans(data: bytes) -> int:
+    """The scans of the first image in a JPEG file, see ITU-T T.81, annex B."""
+    place, scans = 2, 0
+    while match := _MARKER.search(data, place):
+        kind = data[match.end() - 1]
+        if kind == 0xD9:  # its end
+            break
+        scans += kind == 0xDA
+        place = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+    return scans
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:
@@ -177,10 +221,12 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if not width * height:
         raise _Refused(f"{name} has no pixels: its size is {width} x {height}")
     if width * height > max_pixels:
-        raise _Refused(
+        raise TooManyPixels(
             f"{name} has {width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is "
             f"{max_pixels / 1e6:.0f}: reduce it, or save it as a tiled TIFF and segment that with --windows native, "
-            "which reads it piece by piece"
+            "which reads it piece by piece",
+            width,
+            height,
         )
 
 
@@ -222,7 +268,7 @@ def _from_array(image: np.ndarray, max_pixels: int, choice: _Choice, name: str =
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or not image.size or (choice.bands is None and image.shape[2] not in (1, 3, 4)):
-        raise ValueError(
+        raise _Refused(
             f"{name} has shape {list(image.shape)}; it must be [H, W], [H, W, 3] (RGB) or [H, W, 4] (RGBA) with at "
             "least one pixel, the channels last; of other channels name three, as bands=(3, 2, 1)"
         )
@@ -237,7 +283,7 @@ def _from_array(image: np.ndarray, max_pixels: int, choice: _Choice, name: str =
 
 def _channel(band: int, channels: int, name: str) -> int:
     if not isinstance(band, int) or not 1 <= band <= channels:
-        raise ValueError(f"{name} has {channels} channels, and bands names {band!r}; count them from 1")
+        raise _Refused(f"{name} has {channels} channels, and bands names {band!r}; count them from 1")
     return band - 1
 
 
@@ -256,7 +302,7 @@ def _on_white(image: np.ndarray, choice: _Choice, name: str) -> np.ndarray:
     """Red, green, blue and transparency."""
     alpha = image[..., 3]
     if not pixel_range.is_mask(alpha):
-        raise ValueError(f"{name} {pixel_range.NO_MASK}")
+        raise _Refused(f"{name} {pixel_range.NO_MASK}")
     most = 1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max
     opacity = pixel_range.to_bytes(alpha[None], ((0.0, float(most)),))[0]
     pixels = np.dstack([_to_bytes(image[..., :3], choice, name), opacity])

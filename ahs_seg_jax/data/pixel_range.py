@@ -18,6 +18,10 @@ RangeLike: TypeAlias = "Rescale | str | Sequence[float] | None"
 Limits: TypeAlias = tuple[tuple[float, float], ...]  # what becomes 0 and 255, for each band
 
 
+class UnknownRange(ValueError):
+    """An image does not tell what its numbers mean; the message says what to do."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rescale:
     """The values `low` to `high` become 0 to 255; or those at two percentiles of each band, if they are `percent`."""
@@ -57,7 +61,7 @@ def limits(values: np.ndarray, rescale: Rescale | None, name: str) -> Limits:
     Raises ValueError, with `name` and the remedy, where that would be a guess.
     """
     if values.dtype.kind not in "uif":
-        raise ValueError(f"{name} has numbers of type {values.dtype}; only integers and real numbers can be shown")
+        raise UnknownRange(f"{name} has numbers of type {values.dtype}; only integers and real numbers can be shown")
     if rescale is not None and not rescale.percent:
         return ((rescale.low, rescale.high),) * len(values)
     bands = [band[np.isfinite(band)] for band in values]
@@ -95,7 +99,7 @@ def _check_use(values: np.ndarray, known: tuple[float, float] | None, name: str)
         problem = f"of {known[0]:g}..{known[1]:g}, less than an eighth of the range: it would lose its contrast"
     else:
         return
-    raise ValueError(
+    raise UnknownRange(
         f"{name} has values {low:g}..{high:g} {problem}; say which values become black and white: --rescale "
         f"{low:g},{high:g}, or percentiles, --rescale 2%,98% (in Python: rescale=({low:g}, {high:g}), or "
         "rescale='2%,98%')"
@@ -125,7 +129,7 @@ def check_high_bytes(pixels: np.ndarray, name: str, remedy: str) -> None:
     shares = np.cumsum(counts) / pixels.size
     low, high = np.searchsorted(shares, (OUTLIERS / 100, 1 - OUTLIERS / 100)).tolist()
     if high - low < LEAST_SHARE * 256:
-        raise ValueError(
+        raise UnknownRange(
             f"{name} has 16 bits and values of about {256 * low}..{256 * high + 255} only, less than an eighth of the "
             f"range: it would lose its contrast; {remedy}"
         )

@@ -1,11 +1,23 @@
 """Confusion matrix of a whole evaluation set and the scores that follow from it.
 
 Axes: t class. Labels and predictions are class indices; -1 in the labels is unlabelled and never counted.
+
+A class that no pixel is labelled with has no IoU. Published programs differ in what it does to mIoU (`ABSENT_RULES`),
+so both means are computed.
 """
 
 import dataclasses
 
 import numpy as np
+
+LABELLED, LABELLED_OR_PREDICTED = "labelled", "labelled_or_predicted"
+ABSENT_RULES = {
+    LABELLED: "mean over the classes that occur in the labels (Detectron2 after v0.6); the default",
+    LABELLED_OR_PREDICTED: (
+        "mean over the classes that occur in the labels or in the predictions, where a class that is only predicted "
+        "counts as 0 (Detectron2 up to v0.6, mmsegmentation)"
+    ),
+}
 
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
@@ -41,6 +53,14 @@ class Scores:
     iou: np.ndarray  # float64 [t]
     accuracy: np.ndarray  # float64 [t]
     pixels: np.ndarray  # int64 [t], labelled pixels of each class: the histogram of the labels
+    predicted: np.ndarray  # int64 [t], labelled pixels that were predicted to be of each class
+
+    @property
+    def miou_labelled_or_predicted(self) -> float:
+        """mIoU by the rule `LABELLED_OR_PREDICTED`: at most `miou`, which is by the rule `LABELLED`."""
+        present = self.pixels > 0
+        counted = int((present | (self.predicted > 0)).sum())
+        return float(self.iou[present].sum() / counted) if counted else float("nan")
 
     def mean_iou(self, selected: np.ndarray) -> float:
         """mIoU over the classes where `selected` (bool `[t]`) holds and that occur in the labels; nan if none does."""
@@ -64,6 +84,7 @@ def scores(confusion: np.ndarray) -> Scores:
         iou=iou,
         accuracy=accuracy,
         pixels=pixels,
+        predicted=predicted,
     )
 
 

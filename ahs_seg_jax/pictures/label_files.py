@@ -20,6 +20,7 @@ from pycocotools import mask as coco
 from ahs_seg_jax.errors import NotAnIndexMask
 from ahs_seg_jax.vocabulary import IGNORE
 
+FORMATS = ["PNG"]  # of files of labels
 CLASS_NAMES = "class_names"  # key of the names, a JSON list, in the metadata of a PNG or a TIFF
 FIRST_INDEX = "first_index"  # key of the first class's number there, if it is not 0
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey
@@ -109,7 +110,7 @@ def read_mask(file: File, classes: int | None = None) -> Int32[np.ndarray, "h w"
     for an image of colours, or where 255 of 8 bits could be one of so many `classes` as well as "no class"; OSError or
     ValueError if the file cannot be decoded.
     """
-    with Image.open(file) as opened:
+    with Image.open(file, formats=FORMATS) as opened:
         numbers, packed = _numbers(opened, _FROM_COLOURS)
     if classes is not None and classes > 255 and numbers.dtype == np.uint8 and (numbers == 255).any():
         raise NotAnIndexMask(
@@ -121,7 +122,7 @@ def read_mask(file: File, classes: int | None = None) -> Int32[np.ndarray, "h w"
 
 def mask_size(path: pathlib.Path) -> tuple[int, int]:
     """(h, w) of an index PNG, from its header alone. Raises NotAnIndexMask for an image of colours."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         _require_numbers(opened, _FROM_COLOURS)
         return opened.size[1], opened.size[0]
 
@@ -131,7 +132,7 @@ def read_values(path: pathlib.Path) -> Int[np.ndarray, "h w"]:
 
     Raises NotAnIndexMask for an image of colours, OSError or ValueError if the file cannot be decoded.
     """
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         return _numbers(opened, _FROM_THE_DOWNLOAD)[0]
 
 
@@ -140,7 +141,7 @@ def read_png(path: str | os.PathLike[str]) -> tuple[Int32[np.ndarray, "h w"], tu
 
     Raises ValueError for another PNG.
     """
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         about = getattr(opened, "text", {})
         if CLASS_NAMES not in about:
             raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")

@@ -23,6 +23,7 @@ from ahs_seg_jax.annotations.vector import Place
 from ahs_seg_jax.data import pixel_range
 from ahs_seg_jax.data.open_image import MAX_PIXELS, check_size
 from ahs_seg_jax.segmenter import tiff_bands
+from ahs_seg_jax.storage import paths
 
 logger = logging.getLogger("ahs_seg_jax")
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
@@ -287,6 +288,7 @@ def place_of(path: str | os.PathLike[str] | None) -> Place:
     """Where an image's pixels lie; in pixels where it is no TIFF. Raises ValueError as `Place.of`."""
     if path is None or not is_tiff(path):
         return Place()
+    paths.on_disk(path, "a TIFF image whose place is wanted")
     with open_tiff(path) as raster:
         return Place.of(raster.place())
 

@@ -12,6 +12,7 @@ from ahs_seg_jax.vocabulary.vocabulary import (
     names_beyond,
     packaged_names,
     plain_name,
+    split_words,
     template_problems,
     words_of,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "names_beyond",
     "packaged_names",
     "plain_name",
+    "split_words",
     "template_problems",
     "words_of",
 ]

@@ -27,6 +27,19 @@ def test_scores_by_hand():
     np.testing.assert_array_equal(result.pixels, [3, 0, 1])
 
 
+def test_both_rules_about_absent_classes_by_hand():
+    # Class 1 is absent and predicted once, class 3 absent and never predicted.
+    result = metrics.scores(np.array([[2, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]))
+    assert result.predicted.tolist() == [2, 1, 1, 0]
+    assert result.miou == pytest.approx((200 / 3 + 100) / 2)
+    assert result.miou_labelled_or_predicted == pytest.approx((200 / 3 + 100 + 0) / 3)
+
+
+def test_both_rules_agree_where_only_labelled_classes_are_predicted():
+    result = metrics.scores(np.array([[4, 4, 0], [1, 2, 0], [0, 0, 0]]))
+    assert result.miou_labelled_or_predicted == result.miou
+
+
 def test_a_false_prediction_lowers_the_iou_of_a_present_class():
     result = metrics.scores(np.array([[4, 4], [0, 0]]))
     np.testing.assert_allclose(result.iou, [50, 0])
@@ -48,7 +61,7 @@ def test_matrices_of_images_add_up():
 
 def test_nothing_labelled_gives_nan_without_a_warning():
     result = metrics.scores(metrics.confusion_matrix(np.full((2, 3), -1), np.zeros((2, 3), int), 2))
-    assert np.isnan([result.miou, result.fwiou, result.macc, result.pacc]).all()
+    assert np.isnan([result.miou, result.fwiou, result.macc, result.pacc, result.miou_labelled_or_predicted]).all()
 
 
 def test_golden(golden):

@@ -123,7 +123,9 @@ def test_results_file(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
     content = json.loads(path.read_text())
     assert content["scores"]["mIoU"] == pytest.approx(result.scores.miou)
-    assert set(content["scores"]) == {"mIoU", "fwIoU", "mACC", "pACC", "mIoU_seen", "mIoU_unseen"}
+    names = {"mIoU", "fwIoU", "mACC", "pACC", "mIoU_seen", "mIoU_unseen", "mIoU_labelled_or_predicted"}
+    assert set(content["scores"]) == names
+    assert set(content["absent_classes"]) == {"mIoU", "mIoU_labelled_or_predicted"}
     assert (content["protocol"], content["class_pooling"]) == ("whole", 2)
     assert content["vocabulary"]["sha256"] == Vocabulary(COLORS).sha256
     assert content["vocabulary"]["templates"] == ["A photo of a {} in the scene"]
@@ -140,8 +142,10 @@ def test_results_file(tmp_path):
     assert content["model"]["adaptation"] == "none"
     assert content["seconds"] > 0
     assert content["date"].endswith("+00:00")
-    assert content["classes"][1] == {"name": "green", "IoU": 50.0, "accuracy": 100.0, "pixels": 50, "seen": False}
-    assert content["classes"][3] == {"name": "sky", "IoU": None, "accuracy": None, "pixels": 0, "seen": False}
+    found = {"IoU": 50.0, "accuracy": 100.0, "pixels": 50, "predicted": 100}
+    assert content["classes"][1] == {"name": "green", "seen": False} | found
+    sky = {"name": "sky", "IoU": None, "accuracy": None, "pixels": 0, "predicted": 0, "seen": False}
+    assert content["classes"][3] == sky
 
 
 def test_summary_names_what_the_score_depends_on():
@@ -150,6 +154,16 @@ def test_summary_names_what_the_score_depends_on():
     sha256 = Vocabulary(COLORS).sha256[:8]
     for part in ("protocol whole", "class pooling 2x2", "4 images", f"4 classes (vocabulary {sha256})"):
         assert part in result.summary()
+
+
+def test_classes_that_are_predicted_and_never_labelled_are_named_with_the_other_mean():
+    labels = [filled(10, 7, 0), filled(20, 5, 2)]
+    result = evaluate(ListSource([0, 1], labels), mesh=one_device())  # red found, blue taken for green
+    assert (result.scores.miou, result.scores.miou_labelled_or_predicted) == pytest.approx((50, 100 / 3))
+    said = result.summary().splitlines()[1]
+    assert said.startswith("absent classes: 1 of the classes are predicted but occur in no label; this mIoU leaves")
+    assert said.endswith("it is 33.33")
+    assert "absent classes" not in evaluate(by_hand(), mesh=one_device()).summary()
 
 
 def test_summary_of_a_vocabulary_that_was_never_seen_has_a_dash():

@@ -110,6 +110,17 @@ def voc(root: pathlib.Path, labels: dict, palette=True) -> None:
     (base / "ImageSets/Segmentation/val.txt").write_text("\n".join(labels) + "\n")
 
 
+def cityscapes(root: pathlib.Path, split: str, labels: dict) -> None:
+    """Ids by CITY/CITY_SEQUENCE_FRAME below a root that holds leftImg8bit/ and gtFine/, with the files beside them."""
+    for stem, label in labels.items():
+        photograph(root / f"leftImg8bit/{split}/{stem}_leftImg8bit.png", np.shape(label))
+        base = root / f"gtFine/{split}"
+        png(base / f"{stem}_gtFine_labelIds.png", label)
+        png(base / f"{stem}_gtFine_instanceIds.png", np.asarray(label, np.uint16) * 1000)
+        Image.new("RGBA", np.shape(label)[::-1]).save(base / f"{stem}_gtFine_color.png")
+        (base / f"{stem}_gtFine_polygons.json").write_text("{}")
+
+
 def rows(values, dtype=np.uint8):
     """A label map `[5, n]` whose columns are the values."""
     return np.repeat(np.asarray(values, dtype)[None], H, axis=0)

@@ -16,7 +16,7 @@ from ahs_seg_jax.vocabulary import (
     words_of,
 )
 
-# Published hashes of the benchmarks' names (the order included).
+# Hashes of the benchmarks' names (the order included); those of the first seven are published.
 HASHES = {
     "coco_stuff": (171, "8ea44449837dceb30923012b201fe0152adc612160d0d040c9cfcd77e95f6801"),
     "ade20k_150": (150, "2133f0a0e71146d00a14482f872bc5888f66d706f90f1b1333a7eb5025989af9"),
@@ -25,6 +25,10 @@ HASHES = {
     "pascal_context_459": (459, "f22a02ac1b8419bc30f91a47c3668be6880fd52106cfc7881500f5d9219f0269"),
     "voc_20": (20, "7d877f185c807bc51b4cfb4f4202fc0b4e1c6724b782ba245fe36f8d254f0ad7"),
     "voc_20b": (59, "245feb60aa05bd703db11091a160e85c5ca024849bd9dc5c41ad2d2fd11a362a"),
+    "voc_21": (21, "301e5e4e2a9a7ab6bfd6c7e2b1d381d4dd465ddedf787b4b4ed802b3366deb6c"),
+    "pascal_context_60": (60, "c262a74c26515f23bd5e99fbb729ed37d007207afe5859d1c0bc3c54a5d60ccd"),
+    "coco_object": (81, "1f17b53017e442257cad2025ab981ddeb28d048af00dcac8ae810bc25a6a9a77"),
+    "cityscapes": (19, "5995d02d6c574d515fa02371c8c2b5367f55cba8a732fed0567427c093f95adf"),
 }
 
 
@@ -36,6 +40,15 @@ def test_packaged_names_are_the_published_ones(name):
 
 def test_every_published_list_is_packaged():
     assert packaged_names() == tuple(sorted(HASHES))
+
+
+def test_lists_with_a_background_are_the_others_behind_it():
+    for name, other, classes in (
+        ("voc_21", "voc_20", 20),
+        ("pascal_context_60", "pascal_context_59", 59),
+        ("coco_object", "coco_stuff", 80),
+    ):
+        assert Vocabulary.named(name).names == ("background", *Vocabulary.named(other).names[:classes])
 
 
 def test_words_that_a_model_does_not_know():

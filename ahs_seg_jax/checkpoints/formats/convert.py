@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import readers, sizes
 from ahs_seg_jax.checkpoints.formats.entry import Entry, source_shapes, target_shapes
 from ahs_seg_jax.checkpoints.formats.layouts import entries, is_ignored
+from ahs_seg_jax.checkpoints.formats.stated import Facts, Stated, agreed, applied, described, of_config
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
@@ -27,25 +28,30 @@ _CLIP_LAYOUTS = ("openai_clip", "hf_clip")
 
 
 def read(
-    source: str | os.PathLike[str], expected: ModelConfig | None = None, progress: Progress | None = None
+    source: str | os.PathLike[str],
+    expected: ModelConfig | None = None,
+    progress: Progress | None = None,
+    statements: Iterable[Stated | None] = (),
 ) -> Pretrained:
     """Reads a file, Hugging Face directory or hub name of any known layout. Values are float32, whatever the file has.
 
     `expected` is the model that is to take the weights, if known: it gives what a file neither shows nor states,
-    such as the number of heads (see `sizes.model_config`).
+    such as the number of heads (see `sizes.model_config`). `statements` are what others than the file say of it.
 
     Raises:
       CheckpointError: the file cannot be read, or does not hold exactly the tensors of its layout: then the message
-        lists what is missing, unexpected and of the wrong shape.
+        lists what is missing, unexpected and of the wrong shape; or statements contradict each other.
     """
     with readers.open_tensors(source) as file:
         layout = sizes.recognise(file.shapes, file.where)
         config = _config_of(layout, file, expected)
+        facts = agreed([*statements, _stated_by(layout, file, config)], file.where)
+        config = applied(config, facts)
         _check_layers(config, file)
         table = entries(layout, config)
         _check_names(layout, table, file)
         leaves = _fill(table, file, progress)
-        report = _report(layout, config, table, len(leaves), file)
+        report = _report(layout, config, table, len(leaves), file, facts)
     return Pretrained(config, parameters.unflatten(leaves), report)
 
 
@@ -53,6 +59,13 @@ def _config_of(layout: str, file: readers.TensorFile, expected: ModelConfig | No
     if file.config is not None:
         return manifests.config_from_json(file.config, file.where)
     return sizes.model_config(layout, file.shapes, file.where, file.hf_config, expected)
+
+
+def _stated_by(layout: str, file: readers.TensorFile, config: ModelConfig) -> Stated | None:
+    """What the file itself states: by its configuration, or because only one program writes such files."""
+    if file.config is not None:
+        return of_config(config, "the file's own configuration")
+    return None
 
 
 def _check_layers(config: ModelConfig, file: readers.TensorFile) -> None:
@@ -143,7 +156,12 @@ def _by_source(table: list[Entry]) -> dict[str, list[Entry]]:
 
 
 def _report(
-    layout: str, config: ModelConfig, table: list[Entry], parameters_filled: int, file: readers.TensorFile
+    layout: str,
+    config: ModelConfig,
+    table: list[Entry],
+    parameters_filled: int,
+    file: readers.TensorFile,
+    facts: Facts,
 ) -> dict[str, Any]:
     dtypes = Counter(file.tensors[name].dtype for name in source_shapes(table))
     source = {
@@ -153,6 +171,7 @@ def _report(
         "sha256": manifests.sha256(file.paths),
         "dtypes": dict(dtypes),
         "converted_to_float32": sum(count for dtype, count in dtypes.items() if dtype != "float32"),
+        "stated": described(facts),
     }
     key_map = {
         "tensors_in_file": len(file.tensors),

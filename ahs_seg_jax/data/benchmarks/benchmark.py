@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from ahs_seg_jax.storage.paths import check, location
-from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
+from ahs_seg_jax.vocabulary import IGNORE, Vocabulary, first_synonym
 
 ROOT_VARIABLE = "AHS_SEG_DATA"
+BACKGROUND = "background"
 LISTED = 5  # names that a message spells out; the rest is counted
 
 
@@ -45,7 +46,8 @@ class Benchmark:
 
     `find(root, split)` lists the files below the folder of the downloads; it raises FileNotFoundError, with what was
     looked for and what is there, if a folder or list of the data set is missing. `read_values(pair.label)` gives the
-    values, int `[h, w]`. `unlabelled` are the values that mean no class; None if any value but the classes' does.
+    values, int `[h, w]`. Every value that is no class's own means no class, or the class `rest` where a data set counts
+    all else as background. `unlabelled` are those that its labels hold; None if they may hold any.
     """
 
     name: str
@@ -53,19 +55,24 @@ class Benchmark:
     find: Callable[[pathlib.Path, str], Listing]
     read_values: Callable[[Any], np.ndarray]
     values: Callable[[], np.ndarray]  # int [t]: the value of each class
-    unlabelled: frozenset[int] | None
+    unlabelled: frozenset[int] | None  # values without a class of their own
     downloads: str  # what to download, and where it goes
     frequent: tuple[str, ...]  # classes that are among the commonest, by first synonym
     ignored_share: tuple[float, float]  # plausible share of pixels without a class
     shares: Callable[[], np.ndarray] | None = None  # float [t]: the published share of the pixels of each class
+    rest: int = IGNORE  # the class of the values that are no class's own; -1: they have none
+    same_as: str = ""  # the benchmark whose class names and published scores this one shares; "": it has its own
     short_edge: int | None = None  # larger images are resized to this shortest edge, in pixels, and scored so
+    jpeg_quality: int | None = (
+        None  # photographs are written again as JPEG of this quality; None: they stay as they are
+    )
     background: str | None = None  # a scored class, after the listed ones, which every name beyond them counts as
     scored: int = 0  # listed classes that are scored, if `background` is one
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """The names that predictions choose from."""
-        return Vocabulary.named(self.name)
+        return Vocabulary.named(self.same_as or self.name)
 
     @functools.cached_property
     def classes(self) -> int:
@@ -78,17 +85,23 @@ class Benchmark:
         names = self.vocabulary.names
         return (*names[: self.scored], self.background) if self.background else names
 
+    @property
+    def background_index(self) -> int:
+        """The scored class that stands for whatever has no name of its own; -1 where there is none."""
+        names = [first_synonym(name) for name in self.scored_names]
+        return names.index(BACKGROUND) if BACKGROUND in names else IGNORE
+
     @functools.cached_property
     def table(self) -> np.ndarray:
-        """`int32 [n]`: the class of each value, -1 for those of no class."""
+        """`int32 [n]`: the class of each value, `rest` (-1: none) for those of no class."""
         values = self.values()
-        table = np.full(int(values.max()) + 1, IGNORE, np.int32)
+        table = np.full(int(values.max()) + 1, self.rest, np.int32)
         table[values] = np.arange(len(values))
         return table
 
     @functools.cached_property
     def _table_and_rest(self) -> np.ndarray:
-        return np.append(self.table, np.int32(IGNORE))
+        return np.append(self.table, np.int32(self.rest))
 
     def classes_of(self, values: np.ndarray) -> np.ndarray:
         """Class indices `int32 [h, w]` of the values of a label, -1 where unlabelled."""
@@ -98,7 +111,7 @@ class Benchmark:
         """Those of the given values (sorted, unique) that the data set never uses."""
         if self.unlabelled is None:
             return values[:0]
-        without = values[self.classes_of(values) < 0]
+        without = values[~np.isin(values, self.values())]
         return without[~np.isin(without, list(self.unlabelled))]
 
 

@@ -1,10 +1,14 @@
-"""PASCAL VOC 2012 with the augmented annotations: 20 classes, or the 20 and background."""
+"""PASCAL VOC 2012 with the augmented annotations: 20 classes, or the 20 and background.
+
+Background is scored in two ways: `voc_21` has it as a class of its own, the first; in `voc_20b`, CAT-Seg's, it is
+whatever is given one of 39 further names.
+"""
 
 import pathlib
 
 import numpy as np
 
-from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, pair_up, require
+from ahs_seg_jax.data.benchmarks.benchmark import BACKGROUND, Benchmark, Listing, pair_up, require
 from ahs_seg_jax.pictures.label_files import read_values
 
 VOC2012 = "VOCdevkit/VOC2012"
@@ -53,6 +57,17 @@ VOC_20B = Benchmark(
     downloads=DOWNLOADS,
     frequent=("background", "person", "cat", "dog", "bus", "train"),
     ignored_share=(0.0, 0.25),
-    background="background",
+    background=BACKGROUND,
     scored=OBJECTS,
+)
+VOC_21 = Benchmark(
+    name="voc_21",
+    counts={"val": (1_449,)},
+    find=find,
+    read_values=read_values,
+    values=lambda: np.arange(OBJECTS + 1),
+    unlabelled=frozenset({255}),
+    downloads=DOWNLOADS,
+    frequent=(BACKGROUND, "person", "cat", "dog", "bus", "train"),
+    ignored_share=(0.0, 0.25),
 )

@@ -31,6 +31,14 @@ def test_coco_stuff(tmp_path):
     assert labels_of("coco_stuff", tmp_path) == {"000000000139": [-1, -1, -1, -1, 1, 2]}
 
 
+def test_coco_object_counts_all_that_is_no_thing_as_background(tmp_path):
+    trees.coco_stuff(tmp_path, "val", {"000000000139": rows([0, 10, 12, 89, 91, 181, 255])})
+    assert labels_of("coco_object", tmp_path) == {"000000000139": [1, 11, 12, 80, 0, 0, 0]}
+    known = BENCHMARKS["coco_object"]
+    assert [known.vocabulary.names[k] for k in (1, 12, 80)] == ["person", "stop sign", "toothbrush"]
+    assert known.strange(np.array([0, 11, 12, 90, 91, 182, 255])).tolist() == [11, 90, 182]
+
+
 def test_ade20k_150(tmp_path):
     trees.ade20k_150(tmp_path, {"ADE_val_00000001": rows([0, 1, 2, 150, 5])})
     assert labels_of("ade20k_150", tmp_path) == {"ADE_val_00000001": [-1, 0, 1, 149, 4]}
@@ -92,6 +100,20 @@ def test_pascal_context_59_later_segments_lie_over_earlier_ones(tmp_path):
     assert [known.vocabulary.names[k] for k in lower[2:5]] == ["aeroplane", "bag", "sky"]
 
 
+def test_pascal_context_60_counts_other_labels_and_none_as_background(tmp_path):
+    left, right = np.zeros((trees.H, trees.W), bool), np.zeros((trees.H, trees.W), bool)
+    left[:, :2], right[:, 4:] = True, True
+    segments = [(2, left, "compressed"), (1, right, "plain"), (458, right & ~left, "plain")]
+    images = [{"name": f"2008_00000{k}", "phase": "val", "segments": segments[: k + 1]} for k in (1, 2)]
+    trees.pascal_context_59(tmp_path, images)
+    assert labels_of("pascal_context_60", tmp_path) == {
+        "2008_000001": [1, 1, 0, 0, 0, 0, 0],
+        "2008_000002": [1, 1, 0, 0, 59, 59, 59],
+    }
+    names = [BENCHMARKS[name].vocabulary.names for name in ("pascal_context_59", "pascal_context_60")]
+    assert names[0][58] == names[1][59] == "wood"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_run_lengths_are_those_of_coco(seed):
     rng = np.random.default_rng(seed)
@@ -149,6 +171,53 @@ def test_voc_palettes_give_indices(tmp_path, palette):
     trees.voc(tmp_path, {"2007_000033": rows([0, 1, 20, 255])}, palette)
     assert labels_of("voc_20", tmp_path) == {"2007_000033": [-1, 0, 19, -1]}
     assert labels_of("voc_20b", tmp_path) == {"2007_000033": [20, 0, 19, -1]}
+    assert labels_of("voc_21", tmp_path) == {"2007_000033": [0, 1, 20, -1]}
+
+
+IDS = [
+    0,
+    6,
+    7,
+    8,
+    9,
+    11,
+    18,
+    24,
+    29,
+    33,
+]  # unlabelled, ground, road, sidewalk, parking, building, polegroup, person, ...
+
+
+@pytest.mark.parametrize("above", ["cityscapes", ""])
+def test_cityscapes_below_the_root_or_as_the_root(tmp_path, above):
+    trees.cityscapes(tmp_path / above, "val", {"lindau/lindau_000000_000019": rows(IDS)})
+    trees.cityscapes(tmp_path / above, "val", {"munster/munster_000001_000019": rows(IDS[::-1])})
+    trees.cityscapes(tmp_path / above, "train", {"aachen/aachen_000000_000019": rows([7, 33])})
+    expected = [-1, -1, 0, 1, -1, 2, -1, 11, -1, 18]
+    assert labels_of("cityscapes", tmp_path) == {
+        "lindau/lindau_000000_000019": expected,
+        "munster/munster_000001_000019": expected[::-1],
+    }
+    assert labels_of("cityscapes", tmp_path, "train") == {"aachen/aachen_000000_000019": [0, 18]}
+    names = BENCHMARKS["cityscapes"].vocabulary.names
+    assert [names[k] for k in (0, 1, 2, 11, 18)] == ["road", "sidewalk", "building", "person", "bicycle"]
+
+
+def test_cityscapes_without_labels_or_at_another_place(tmp_path):
+    trees.cityscapes(tmp_path, "val", {f"lindau/lindau_00000{k}_000019": rows(IDS) for k in range(2)})
+    (tmp_path / "gtFine/val/lindau/lindau_000001_000019_gtFine_labelIds.png").unlink()
+    found = BENCHMARKS["cityscapes"].find(tmp_path, "val")
+    assert [pair.name for pair in found.pairs] == ["lindau/lindau_000000_000019"]
+    assert found.problems == ("1 image(s) without label: lindau/lindau_000001_000019",)
+    with pytest.raises(FileNotFoundError, match=r"lacks leftImg8bit/train, gtFine/train; .*leftImg8bit holds val/"):
+        BENCHMARKS["cityscapes"].find(tmp_path, "train")
+    with pytest.raises(FileNotFoundError, match="lacks cityscapes/leftImg8bit/val, cityscapes/gtFine/val; "):
+        BENCHMARKS["cityscapes"].find(tmp_path / "leftImg8bit", "val")
+
+
+def test_where_there_is_a_background():
+    found = {name: known.background_index for name, known in BENCHMARKS.items() if known.background_index >= 0}
+    assert found == {"voc_20b": 20, "voc_21": 0, "pascal_context_60": 0, "coco_object": 0}
 
 
 def test_voc_20b_scores_21_of_59_names():
@@ -159,12 +228,18 @@ def test_voc_20b_scores_21_of_59_names():
 
 def test_bits_hold_every_class():
     bits = {name: label_files.bits(known.classes) for name, known in BENCHMARKS.items()}
-    assert {name for name, count in bits.items() if count == 16} == {"ade20k_847", "pascal_context_459"}
+    assert {name for name, count in bits.items() if count == 16} == {
+        "ade20k_847",
+        "ade20k_847_jpeg",
+        "pascal_context_459",
+    }
 
 
 def test_every_map_is_one_to_one():
     for known in BENCHMARKS.values():
-        assert sorted(known.table[known.table >= 0]) == list(range(known.classes)), known.name
+        assert known.table[known.values()].tolist() == list(range(known.classes)), known.name
+        others = np.setdiff1d(np.arange(len(known.table) + 3), known.values())
+        assert set(known.classes_of(others)) == {known.rest}, known.name
         names = [name.split(", ")[0].strip() for name in known.scored_names]
         assert set(known.frequent) <= set(names), known.name
 
