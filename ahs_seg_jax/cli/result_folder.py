@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ahs_seg_jax.cli import result_formats
+from ahs_seg_jax.cli import result_formats, segment_video
 from ahs_seg_jax.cli.image_jobs import WHOLE, Job, Shard, streamed
 from ahs_seg_jax.cli.result_formats import ImageFile, Listed, Result
 from ahs_seg_jax.cli.result_log import SUMMARY, ResultLog, merge_shards, write_summary
 from ahs_seg_jax.cli.segment_settings import Settings
-from ahs_seg_jax.segmenter import Segmentation, Segmenter, large_tiff
+from ahs_seg_jax.segmenter import Segmentation, Segmenter, large_tiff, video
 from ahs_seg_jax.storage import paths, writing
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import Vocabulary, first_synonym
@@ -112,6 +112,8 @@ class ResultFolder:
 
     def _targets(self, job: Job) -> list[Any]:
         """The files of an image."""
+        if video.is_video(job.path):
+            return [*self._areas(job), *([self._film(job)] if self._overlays else [])]
         if self._by_windows(job):
             kept = [path for path, _ in self._of_geotiff(job)]
             return [self._geotiff(job), *([self._overlay(job)] if self._overlays else []), *kept]
@@ -174,6 +176,25 @@ class ResultFolder:
             for path, write in self._of_geotiff(job):
                 write(labels, staged(path))
         return self._note(job, summary)
+
+    def film(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, Any]:
+        """As `write`, of a film, of which one frame is in memory at a time; its frames' labels are in a folder."""
+        labels, names = self._path / "labels" / job.name, vocabulary.names
+        path = paths.on_disk(job.path, "a film")
+        entries = segment_video.segment_film(segmenter, path, labels, vocabulary, self._settings, job.fingerprint())
+        with writing.Staged() as staged:
+            table, plot = map(staged, self._areas(job))
+            segment_video.write_areas(table, plot, entries, names, job.file_name)
+            if self._overlays:
+                segment_video.write_overlays(path, staged(self._film(job)), labels, entries)
+        return self._note(job, segment_video.film_summary(path, labels, entries, names))
+
+    def _areas(self, job: Job) -> tuple[Any, Any]:
+        """The table and the plot of a film's areas."""
+        return self._path / "areas" / f"{job.name}.csv", self._path / "areas" / f"{job.name}.png"
+
+    def _film(self, job: Job) -> Any:
+        return self._path / "overlays" / f"{job.name}{video.overlay_suffix(job.path)}"
 
     def _note(self, job: Job, summary: dict[str, Any]) -> dict[str, Any]:
         entry = {"name": job.name.as_posix(), "file": job.fingerprint(), **summary}

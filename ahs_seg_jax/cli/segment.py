@@ -47,6 +47,8 @@ def segment(
         str,
         typer.Option(help="Folder of masks to snap to, NAME.png, .npy, .json or .geojson for each image."),
     ] = "",
+    every: Annotated[int, typer.Option(help="Of a film (.mp4, .mov, .mkv ...), every so many frames.")] = 1,
+    smooth: Annotated[float, typer.Option(help="Of a film, the share of the frames before, 0 to 1.")] = 0.0,
     first_index: Annotated[
         int, typer.Option(help="Number of the first class in files of labels; from 1 on, 0 is unlabelled.")
     ] = 0,
@@ -55,7 +57,7 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
     shard: Annotated[str, typer.Option(help="k/n: only the k-th of n parts of the images, chosen by name.")] = "1/1",
 ) -> None:
-    """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped.
+    """Segments images and films; writes index PNGs, overlays and a summary. Run again, it continues where it stopped.
 
     With --windows native a TIFF may be larger than memory; its labels are a GeoTIFF with the same georeferencing.
     Images and results may lie in buckets. With --shard several processes fill one folder; the last writes the summary.
@@ -84,6 +86,8 @@ def segment(
             first_index=first_index,
             bands=parse_bands(bands),
             snap=snap or None,
+            every=every,
+            smooth=smooth,
             rescale=Rescale.of(rescale or None),
         )
     )

@@ -7,19 +7,19 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ahs_seg_jax.checkpoints import packaged
-from ahs_seg_jax.cli import options, result_formats, training_folder
+from ahs_seg_jax.cli import options, result_formats, segment_video, training_folder
 from ahs_seg_jax.cli.image_jobs import BUCKETS, WHOLE, Job, Shard, find_images, streamed
 from ahs_seg_jax.cli.result_folder import ResultFolder
 from ahs_seg_jax.cli.segment_settings import Settings
 from ahs_seg_jax.data.open_image import ImageLike, image_size, open_image
 from ahs_seg_jax.pictures import label_files
-from ahs_seg_jax.segmenter import Segmentation, Segmenter, snapping, tiff_reading
+from ahs_seg_jax.segmenter import Segmentation, Segmenter, snapping, tiff_reading, video
 from ahs_seg_jax.storage import paths
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 
@@ -60,6 +60,16 @@ def run(
             f"{' and others' if len(strange) > 3 else ''} means nothing: give --model for other images",
             file=sys.stderr,
         )
+    segment_video.check_settings(settings.every, settings.smooth)
+    unable = {
+        "--annotations": bool(annotations),
+        "--heat-maps": heat_maps,
+        "--snap": settings.snap is not None,
+        "--bands or --rescale": settings.bands is not None or settings.rescale is not None,
+        "--dataset": dataset is not None,
+        "an --output in a bucket": paths.is_remote(output),
+    }
+    segment_video.check([job.path for job in jobs if video.is_video(job.path)], settings, unable)
     result_formats.check(annotations, settings.classes, output)
     _check_tiffs([job for job in jobs if streamed(job)], output, settings, heat_maps)
     if dataset is not None:
@@ -140,6 +150,8 @@ def _segmented(
     """Segments one image and writes its results; returns its entry in the log."""
     if settings.windows and streamed(job):
         return folder.stream(job, segmenter, vocabulary)
+    if video.is_video(job.path):
+        return folder.film(job, segmenter, vocabulary)
     image, has_data = _read(job, settings)
     result = segmenter(
         image,
@@ -199,7 +211,7 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings, 
             if paths.is_remote(job.path):
                 sizes.append(open_image(job.image()).shape[:2])
             else:
-                sizes.append((tiff_reading.tiff_size if settings.windows and streamed(job) else image_size)(job.path))
+                sizes.append(_size_of(job, settings)(job.path))
         except Exception as error:
             print(f"{job.path}: {options.cause(error)}", file=sys.stderr)
     if not sizes:
@@ -210,6 +222,13 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings, 
     count, by_windows = len(settings.classes) + len(words), all(map(streamed, jobs))
     print(segmenter.plan(largest, count, settings.protocol, heat_maps, windows=settings.windows, streamed=by_windows))
     return 0 if len(sizes) == len(jobs) else 1
+
+
+def _size_of(job: Job, settings: Settings) -> Callable[[Any], tuple[int, int]]:
+    """What tells the size of such a file."""
+    if video.is_video(job.path):
+        return video.size
+    return tiff_reading.tiff_size if settings.windows and streamed(job) else image_size
 
 
 def _described(entry: dict[str, Any]) -> str:
