@@ -57,7 +57,7 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
     shard: Annotated[str, typer.Option(help="k/n: only the k-th of n parts of the images, chosen by name.")] = "1/1",
 ) -> None:
-    """Segments images and films; writes index PNGs, overlays and a summary. Run again, it continues where it stopped.
+    """Segments images and films: labels, overlays and a summary. Run again, it continues where it stopped.
 
     With --windows native a TIFF may be larger than memory; its labels are a GeoTIFF with the same georeferencing.
     Images and results may lie in buckets. With --shard several processes fill one folder; the last writes the summary.

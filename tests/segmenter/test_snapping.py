@@ -41,7 +41,7 @@ def test_where_masks_overlap_the_smaller_one_counts():
 
 def forms():
     numbers = 7 * LEFT.astype(np.int32) + 9 * RIGHT
-    annotations = coco.masks(numbers // 7 - 1)
+    annotations = coco.masks(LEFT + 2 * RIGHT.astype(np.int32) - 1)
     return {
         "stack": np.stack([LEFT, RIGHT]),
         "numbers": numbers,
