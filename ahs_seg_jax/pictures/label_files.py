@@ -146,7 +146,13 @@ def read_png(path: str | os.PathLike[str]) -> tuple[Int32[np.ndarray, "h w"], tu
         if CLASS_NAMES not in about:
             raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")
         numbers, _ = _numbers(opened, _FROM_COLOURS)
-    return to_labels(numbers, int(about.get(FIRST_INDEX, 0))), tuple(json.loads(about[CLASS_NAMES]))
+    try:
+        names, first_index = json.loads(about[CLASS_NAMES]), int(about.get(FIRST_INDEX, 0))
+    except (ValueError, RecursionError):
+        names, first_index = None, 0
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path} is damaged: the names of its classes are no list")
+    return to_labels(numbers, first_index), tuple(names)
 
 
 def _numbers(file: ImageFile.ImageFile, remedy: str) -> tuple[np.ndarray, bool]:
