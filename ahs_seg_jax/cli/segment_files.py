@@ -60,17 +60,8 @@ def run(
             f"{' and others' if len(strange) > 3 else ''} means nothing: give --model for other images",
             file=sys.stderr,
         )
-    segment_video.check_settings(settings.every, settings.smooth)
-    unable = {
-        "--annotations": bool(annotations),
-        "--heat-maps": heat_maps,
-        "--snap": settings.snap is not None,
-        "--bands or --rescale": settings.bands is not None or settings.rescale is not None,
-        "--dataset": dataset is not None,
-        "an --output in a bucket": paths.is_remote(output),
-    }
-    segment_video.check([job.path for job in jobs if video.is_video(job.path)], settings, unable)
     result_formats.check(annotations, settings.classes, output)
+    _check_films(jobs, output, settings, {"--annotations": annotations, "--heat-maps": heat_maps, "--dataset": dataset})
     _check_tiffs([job for job in jobs if streamed(job)], output, settings, heat_maps)
     if dataset is not None:
         training_folder.check(dataset, output, jobs, settings, shard)
@@ -95,6 +86,20 @@ def run(
         where = "" if str(job.path) in reason else f"{job.path}: "
         print(f"failed: {where}{reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_films(
+    jobs: Sequence[Job], output: str | os.PathLike[str], settings: Settings, given: dict[str, Any]
+) -> None:
+    """Raises, before the first image, what films cannot have of the options that are `given`."""
+    segment_video.check_settings(settings.every, settings.smooth)
+    given = given | {
+        "--snap": settings.snap,
+        "--bands or --rescale": settings.bands or settings.rescale,
+        "an --output in a bucket": paths.is_remote(output),
+    }
+    films = [job.path for job in jobs if video.is_video(job.path)]
+    segment_video.check(films, settings, [name for name, value in given.items() if value])
 
 
 def _check_tiffs(jobs: Sequence[Job], output: str | os.PathLike[str], settings: Settings, heat_maps: bool) -> None:

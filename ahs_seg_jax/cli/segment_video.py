@@ -177,12 +177,12 @@ def film_summary(
     return summary(str(path), size, confidence, named_areas(whole, names)) | {"frames": len(entries)}
 
 
-def check(videos: Sequence[pathlib.Path], settings: Settings, unable: dict[str, bool]) -> None:
-    """Raises, before the first image, what films cannot have; `unable` are options, and whether they are given."""
+def check(videos: Sequence[pathlib.Path], settings: Settings, given: Sequence[str]) -> None:
+    """Raises, before the first image, what films cannot have: `given` are options that they do not take."""
     if not videos:
         return
     video.pyav()
-    if given := [name for name, is_given in unable.items() if is_given]:
+    if given:
         raise ValueError(f"{given[0]} is for images only; leave it out, or leave out {videos[0]} and other films")
     if settings.smooth and isinstance(settings.unknown, tuple):
         raise ValueError(
