@@ -269,7 +269,7 @@ def test_maps_of_reflectances(tmp_path, capsys, windows):
     from tests.support.tiffs import write
 
     (tmp_path / "in").mkdir()
-    rgb = photo(37, 53)
+    rgb = photo(37, 53).copy()
     dark = (rgb.astype(float) * 3000 / 255).round().astype(np.uint16)
     dark[:5] = 0
     rgb[:5] = 0
