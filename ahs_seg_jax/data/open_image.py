@@ -35,6 +35,7 @@ logger = logging.getLogger("ahs_seg_jax")
 MAX_PIXELS = 256 * 10**6
 # Who enters `images.FORMATS` into Image.OPEN, in their order; JPEG with previews (MPO) is JPEG.
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, TiffImagePlugin, BmpImagePlugin, GifImagePlugin)
+NO_IMAGE = f"is not an image that can be read ({', '.join(images.FORMATS)}); save it in one of these formats"
 STRIP = 2**20  # pixels that are converted at once
 SAMPLE = 4 * 10**6  # pixels that tell the range of the values
 MOST_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; programs write about 10
@@ -134,10 +135,8 @@ def _decode(file: IO[bytes], name: str, size: int, max_pixels: int, choice: _Cho
     except (_Refused, pixel_range.UnknownRange, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{name} is not an image that can be read ({', '.join(images.FORMATS)}); save it in one of these formats "
-            "(a TIFF of other bands or numbers is read by segmenter.read_tiff, with the extra geo)"
-        ) from error
+        hint = "a TIFF of other bands or numbers is read by segmenter.read_tiff, with the extra geo"
+        raise ValueError(f"{name} {NO_IMAGE} ({hint})") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} has more pixels than Pillow decodes of its format ({error}); save it as a PNG, or as a tiled TIFF "
@@ -321,5 +320,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
             return opened.size if turned else opened.size[::-1]
     except (_Refused, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} {NO_IMAGE}") from error
     except Exception as error:
         raise ValueError(f"{path} is not an image that can be read ({str(error) or type(error).__name__})") from error
