@@ -27,6 +27,9 @@ Protocol: TypeAlias = Annotated[
     Literal["model", "cat_seg", "whole"],
     typer.Option(help="The model's own; cat_seg: windows and a global view; whole: one view."),
 ]
+Activation: TypeAlias = Annotated[
+    Literal["gelu", "quick_gelu"] | None, typer.Option(help="Of a CLIP, where its file does not state it.")
+]
 MemoryGB: TypeAlias = Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.")]
 
 

@@ -33,7 +33,9 @@ def run(
     """Segments; returns 0, or 1 if an image failed. Raises what a user can mend before the first image."""
     _show_log()
     jobs = find_images(images)
-    segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
+    segmenter = Segmenter.from_pretrained(
+        settings.model, activation=settings.activation, keep=settings.keep, memory_gb=settings.memory_gb
+    )
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
     vocabulary.tokens(segmenter.config.text.context)  # too long names are found now
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):

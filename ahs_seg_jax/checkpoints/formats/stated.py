@@ -20,6 +20,7 @@ Pixel = tuple[float, float, float]
 OPENAI_MEAN: Pixel = (0.48145466, 0.4578275, 0.40821073)  # of RGB in 0..1; ImageTowerConfig has them in 0..255
 OPENAI_STD: Pixel = (0.26862954, 0.26130258, 0.27577711)
 CLIP_TOKENIZER = "clip"  # the byte pairs of `vocabulary.tokenizer`
+ASSUMED = "nobody: assumed as OpenAI's"
 _TOLERANCE = 1e-6  # relative; published configurations are rounded differently
 
 
@@ -111,6 +112,12 @@ def applied(config: ModelConfig, facts: Facts) -> ModelConfig:
             change: dict[str, Any] = {field: in_pixels(field, facts[field].value)}
             image = dataclasses.replace(image, **change)
     return config.replace(image=image, text=text)
+
+
+def with_assumed_pixels(facts: Facts) -> dict[str, Fact]:
+    """The facts, with OpenAI's pixel statistics where nobody states any: so does the configuration's default."""
+    assumed = {"pixel_mean": OPENAI_MEAN, "pixel_std": OPENAI_STD}
+    return {field: Fact(value, ASSUMED) for field, value in assumed.items()} | dict(facts)
 
 
 def in_pixels(field: str, values: Pixel) -> Pixel:

@@ -15,6 +15,7 @@ import numpy as np
 from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, readers
+from ahs_seg_jax.checkpoints.formats.tensor_file import CONFIG_KEY
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
 from ahs_seg_jax.storage import writing
@@ -89,9 +90,9 @@ def _write_file(path: pathlib.Path, layout: str, config: ModelConfig, params: Ma
     elif path.suffix == ".safetensors":
         names_and_shapes = convert.tensor_names(layout, written)
         digests = {name: hashes.digest(value) for names, value in tensors for name in names}
-        checks = hashes.sealed({hashes.HASHES: digests, readers.CONFIG_KEY: stored})
+        checks = hashes.sealed({hashes.HASHES: digests, CONFIG_KEY: stored})
         tensors = convert.state_dict(layout, config, params)  # made twice: the header comes first
-        _write_safetensors(path, names_and_shapes, tensors, {readers.CONFIG_KEY: stored, readers.HASHES_KEY: checks})
+        _write_safetensors(path, names_and_shapes, tensors, {CONFIG_KEY: stored, readers.HASHES_KEY: checks})
     else:
         _write_npz(path, tensors, stored)
 
@@ -102,7 +103,7 @@ def _write_torch(path: pathlib.Path, tensors: convert.Tensors, stored: str | Non
     for names, value in tensors:
         tensor = torch.from_numpy(value)
         state.update(dict.fromkeys(names, tensor))  # aliases share one storage in the file, as in the published ones
-    torch.save(state if stored is None else {"model": state, readers.CONFIG_KEY: stored}, path)
+    torch.save(state if stored is None else {"model": state, CONFIG_KEY: stored}, path)
 
 
 def _write_safetensors(
@@ -131,7 +132,7 @@ def _write_safetensors(
 def _write_npz(path: pathlib.Path, tensors: convert.Tensors, stored: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         arrays = ((name, tensor) for names, tensor in tensors for name in names)
-        for name, array in itertools.chain([(readers.CONFIG_KEY, np.asarray(stored))], arrays):
+        for name, array in itertools.chain([(CONFIG_KEY, np.asarray(stored))], arrays):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 

@@ -1,4 +1,4 @@
-"""No file executes code: hostile pickles in every container are refused, and torch is needed for torch pickles only."""
+"""No file executes code: hostile pickles in every container are refused, and torch is needed for writing only."""
 
 import os
 import pickle
@@ -127,14 +127,13 @@ def test_object_arrays_are_refused_and_not_executed(tmp_path):
     assert not mark.exists()
 
 
-def test_only_torch_pickles_need_torch(monkeypatch, torch, visible, random_params, tmp_path):
+def test_only_writing_torch_pickles_needs_torch(monkeypatch, torch, visible, random_params, tmp_path):
     from ahs_seg_jax.checkpoints.formats import writers
 
     params = random_params("openai_clip", visible)
     pickled = writers.write(tmp_path / "clip.pth", "openai_clip", visible, params)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(CheckpointError, match=r"needs torch: pip install 'ahs_seg_jax\[convert\]'"):
-        convert.read(pickled)
+    convert.read(pickled)
     with pytest.raises(CheckpointError, match=r"writing again\.pth needs torch: pip install 'ahs_seg_jax\[convert\]'"):
         writers.write(tmp_path / "again.pth", "openai_clip", visible, params)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.pth"]
