@@ -8,19 +8,20 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from ahs_seg_jax.devices import before_start, huge_pages
+
+if __name__ == "__main__":  # before the imports that take seconds
+    before_start.end_at_once()
+    huge_pages.restart_with_huge_pages()
+
 from absl import app, flags
 
 from ahs_seg_jax import config, errors
 from ahs_seg_jax.devices import distributed
-from ahs_seg_jax.devices.huge_pages import restart_with_huge_pages
 from ahs_seg_jax.errors import CheckpointError, CorruptExample
 from ahs_seg_jax.evaluation.run import evaluate_benchmarks
 from ahs_seg_jax.training.monitor import NonFiniteLoss
 from ahs_seg_jax.training.train import train
-
-if __name__ == "__main__":
-    restart_with_huge_pages()  # before the imports that take seconds
-
 
 USER_ERRORS = (errors.InputError, CheckpointError, CorruptExample, NonFiniteLoss, errors.LostProcess, OSError)
 

@@ -44,6 +44,7 @@ MAIN = {
     "part_text_tower": Benchmark(training.text_tower, "text tower, forward and backward"),
     "part_image_tower": Benchmark(training.image_tower, "image tower and guidance, forward and backward"),
     "part_rotations": Benchmark(training.rotations, "rotations, forward and backward"),
+    "part_correlation": Benchmark(training.correlation, "correlation and its embedding, forward and backward"),
     "part_spatial": Benchmark(training.spatial, "spatial layers, forward and backward"),
     "part_class": Benchmark(training.class_layers, "class layers, forward and backward"),
     "part_decoder": Benchmark(training.decoder, "decoder, forward and backward"),

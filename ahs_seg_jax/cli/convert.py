@@ -55,9 +55,7 @@ def show_progress(done: int, total: int) -> None:
         print(f"reading: {done}/{total} tensors", file=sys.stderr, flush=True)
 
 
-def run(
-    source: str, destination: str | os.PathLike[str], to: str, merge: bool, activation: str | None = None
-) -> None:
+def run(source: str, destination: str | os.PathLike[str], to: str, merge: bool, activation: str | None = None) -> None:
     """Converts, and says what was read and what is left out. Raises CheckpointError or OSError."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it needs no accelerator, and must not take one
     from ahs_seg_jax.checkpoints import pretrained

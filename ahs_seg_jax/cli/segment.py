@@ -1,6 +1,5 @@
 """`ahs-seg segment`: its options; `segment_files.py` does the work."""
 
-import pathlib
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ def segment(
     classes_file: options.ClassesFile = None,
     model: options.Model = "tiny",
     activation: options.Activation = None,
-    output: Annotated[pathlib.Path, typer.Option(help="Folder for the results.")] = pathlib.Path("segmented"),
+    output: Annotated[str, typer.Option(help="Folder for the results; also gs:// or s3://.")] = "segmented",
     protocol: options.Protocol = "model",
     unknown: Annotated[
         str, typer.Option(help="none, a probability such as 0.3, or background words 'wall; sky'.")
@@ -34,11 +33,14 @@ def segment(
     coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
     heat_maps: Annotated[bool, typer.Option("--heat-maps", help="Write a picture of each name's probability.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
+    shard: Annotated[str, typer.Option(help="k/n: only the k-th of n parts of the images, chosen by name.")] = "1/1",
 ) -> None:
     """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped.
 
     With --windows native a TIFF may be larger than memory; its labels are a GeoTIFF with the same georeferencing.
+    Images and results may lie in buckets. With --shard several processes fill one folder; the last writes the summary.
     """
+    from ahs_seg_jax.cli.image_jobs import Shard
     from ahs_seg_jax.cli.segment_files import run
     from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_unknown, parse_windows
 
@@ -57,8 +59,17 @@ def segment(
             memory_gb=memory_gb,
         )
     )
+    part = options.mistakes(lambda: Shard.parse(shard))
     options.finish(
         lambda: run(
-            images, output, settings, only_plan=plan, overlays=overlays, coco=coco, heat_maps=heat_maps, again=overwrite
+            images,
+            output,
+            settings,
+            only_plan=plan,
+            overlays=overlays,
+            coco=coco,
+            heat_maps=heat_maps,
+            again=overwrite,
+            shard=part,
         )
     )

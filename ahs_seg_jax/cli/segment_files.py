@@ -1,6 +1,9 @@
 """`ahs-seg segment`: files in, index PNGs, overlays and a summary out; one failing image does not stop the others."""
 
+import contextlib
+import dataclasses
 import logging
+import os
 import pathlib
 import sys
 import time
@@ -9,11 +12,12 @@ from typing import Any
 
 from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.cli import options
-from ahs_seg_jax.cli.image_jobs import Job, find_images, streamed
+from ahs_seg_jax.cli.image_jobs import BUCKETS, WHOLE, Job, Shard, find_images, streamed
 from ahs_seg_jax.cli.result_folder import ResultFolder
 from ahs_seg_jax.cli.segment_settings import Settings
-from ahs_seg_jax.data.open_image import image_size
+from ahs_seg_jax.data.open_image import image_size, open_image
 from ahs_seg_jax.segmenter import Segmenter, geotiff
+from ahs_seg_jax.storage import paths
 from ahs_seg_jax.vocabulary import Vocabulary
 
 SHOWN_CLASSES = 4  # in a line of progress
@@ -21,7 +25,7 @@ SHOWN_CLASSES = 4  # in a line of progress
 
 def run(
     images: Sequence[str],
-    output: pathlib.Path,
+    output: str | os.PathLike[str],
     settings: Settings,
     *,
     only_plan: bool = False,
@@ -29,10 +33,12 @@ def run(
     coco: bool = False,
     heat_maps: bool = False,
     again: bool = False,
+    shard: Shard = WHOLE,
 ) -> int:
     """Segments; returns 0, or 1 if an image failed. Raises what a user can mend before the first image."""
     _show_log()
-    jobs = find_images(images)
+    paths.check(output, "the output", BUCKETS)
+    jobs = [job for job in find_images(images) if shard.holds(job.name.as_posix())]
     segmenter = Segmenter.from_pretrained(
         settings.model, activation=settings.activation, keep=settings.keep, memory_gb=settings.memory_gb
     )
@@ -46,13 +52,40 @@ def run(
         )
     if settings.windows and any(map(streamed, jobs)):
         geotiff.rasterio()  # a missing library is found now
+        paths.on_disk(output, "the output of TIFF images in native windows")
+        for job in filter(streamed, jobs):
+            paths.on_disk(job.path, "a TIFF image in native windows")
         if heat_maps:
             raise ValueError("a TIFF in native windows has no --heat-maps: they would need it whole in memory")
     if only_plan:
         return _print_plans(jobs, segmenter, settings, heat_maps)
-    folder = ResultFolder(output, settings, overlays, coco, heat_maps, again)
+    with contextlib.closing(ResultFolder(output, settings, overlays, coco, heat_maps, again, shard)) as folder:
+        failed = _segment_each(jobs, folder, segmenter, vocabulary, settings, heat_maps)
+        missing = folder.finish(failed)
+    print(f"{len(jobs) - len(failed)} of {len(jobs)} images in {output}", file=sys.stderr)
+    if shard.mark:
+        waits = f"waits for the parts {', '.join(map(str, missing[:8]))}{' ...' if missing[8:] else ''}"
+        print(
+            f"part {shard.number} of {shard.count}; the summary {waits if missing else 'is of all parts'}",
+            file=sys.stderr,
+        )
+    for job, reason in failed:
+        where = "" if str(job.path) in reason else f"{job.path}: "
+        print(f"failed: {where}{reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _segment_each(
+    jobs: Sequence[Job],
+    folder: ResultFolder,
+    segmenter: Segmenter,
+    vocabulary: Vocabulary,
+    settings: Settings,
+    heat_maps: bool,
+) -> list[tuple[Job, str]]:
+    """Segments what is not done yet; returns the images that failed, and why."""
     failed: list[tuple[Job, str]] = []
-    taken: dict[pathlib.PurePath, pathlib.Path] = {}
+    taken: dict[pathlib.PurePath, Any] = {}
     for number, job in enumerate(jobs, 1):
         head = f"[{number}/{len(jobs)}] {job.path}"
         try:
@@ -70,29 +103,24 @@ def run(
         except Exception as error:  # whatever happens to one image, the others are segmented; Ctrl-C still stops
             failed.append((job, options.cause(error)))
             print(f"{head}: FAILED", file=sys.stderr)
-    folder.finish(failed)
-    print(f"{len(jobs) - len(failed)} of {len(jobs)} images in {output}", file=sys.stderr)
-    for job, reason in failed:
-        where = "" if str(job.path) in reason else f"{job.path}: "
-        print(f"failed: {where}{reason}", file=sys.stderr)
-    return 1 if failed else 0
+    return failed
 
 
 def _segmented(
     job: Job, folder: ResultFolder, segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings, heat_maps: bool
 ) -> dict[str, Any]:
-    """Segments one image and writes its results; returns its entry in RESULTS."""
+    """Segments one image and writes its results; returns its entry in the log."""
     if settings.windows and streamed(job):
         return folder.stream(job, segmenter, vocabulary, settings)
     result = segmenter(
-        job.path,
+        job.image(),
         vocabulary,
         protocol=settings.protocol,
         windows=settings.windows,
         unknown=settings.unknown,
         probabilities=heat_maps,
     )
-    return folder.write(job, result)
+    return folder.write(job, dataclasses.replace(result, source=str(job.path)))
 
 
 def _show_log() -> None:
@@ -111,7 +139,10 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings, 
     sizes = []
     for job in jobs:
         try:
-            sizes.append(geotiff.tiff_size(job.path) if settings.windows and streamed(job) else image_size(job.path))
+            if paths.is_remote(job.path):
+                sizes.append(open_image(job.image()).shape[:2])
+            else:
+                sizes.append((geotiff.tiff_size if settings.windows and streamed(job) else image_size)(job.path))
         except Exception as error:
             print(f"{job.path}: {options.cause(error)}", file=sys.stderr)
     if not sizes:

@@ -18,11 +18,12 @@ class Settings:
     keep: int | Literal["model"] | None
     memory_gb: float | None
     windows: NativeWindows | None = None
+    activation: str | None = None  # which only confirms what a whole model states
 
     def described(self) -> dict[str, Any]:
-        """JSON values. The memory bound is left out: results do not depend on it."""
+        """JSON values. Memory bound and activation are left out: results do not depend on them."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
-        del values["memory_gb"]
+        del values["memory_gb"], values["activation"]
         return values
 
 

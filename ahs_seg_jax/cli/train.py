@@ -2,6 +2,8 @@
 
 import typer
 
+from ahs_seg_jax.devices import before_start
+
 
 def train(context: typer.Context) -> None:
     """Trains: --config=FILE --workdir=FOLDER.
@@ -22,6 +24,7 @@ def evaluate(context: typer.Context) -> None:
 
 
 def _main(mode: str, arguments: list[str]) -> None:
+    before_start.end_at_once()
     from ahs_seg_jax import main
 
     main.program(["ahs-seg", f"--mode={mode}", *arguments])

@@ -23,7 +23,7 @@ def from_config_dict(config: ml_collections.ConfigDict | Mapping[str, Any]) -> E
     """
     plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     problems: list[str] = []
-    experiment = build(Experiment, plain, "", problems)
+    experiment = build(Experiment, plain, "", problems).with_activation()
     problems = problems or experiment.problems()
     if problems:
         raise ConfigError(problems)

@@ -20,8 +20,6 @@ class AugmentConfig:
     def problems(self) -> list[str]:
         """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
         found = []
-        if self.crop < 0:
-            found.append(f"data.augment.crop is {self.crop}; it must be positive, or 0 for the image tower's")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             found.append(f"data.augment.scale is {self.scale}; it must be two positive numbers, the smaller first")
         if self.max_edge < 1:

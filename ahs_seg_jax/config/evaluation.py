@@ -18,6 +18,8 @@ class EvalConfig:
     pictures: int = 8  # pictures of predictions written beside the results: random images, the worst, the best
     split: str = "val"
     save_predictions: str = ""  # with --mode=eval: "" (none) | png (class indices) | coco (run-length codes)
+    # A file of class names in place of the packaged ones, one class a line; of a folder, its <benchmark>.txt.
+    class_names: str = ""
     expected: str = ""  # the published checkpoint this should be, such as catseg_vitb16; its scores are compared
     again: bool = False  # evaluate even where a results file of the same evaluation is there
     allow_bad_data: bool = False  # score data that their doctor refuses; the results say so

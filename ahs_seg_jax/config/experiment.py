@@ -13,10 +13,11 @@ from ahs_seg_jax.config.evaluation import EvalConfig
 from ahs_seg_jax.config.training import LossConfig, MeshConfig, TrainConfig
 from ahs_seg_jax.inference.protocols import PROTOCOLS
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.models.fields import flatten
+from ahs_seg_jax.models.fields import flatten, number_problems
 from ahs_seg_jax.vocabulary import template_problems
 
 MODES = ("train", "eval")
+MAY_BE_NEGATIVE = ("losses.boundary_log_floor", "mesh.data", "mesh.fsdp", "mesh.classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = 0  # of the parameters, the order of the data, augmentation and dropout
     init: str = ""  # weights to start from: "tiny", converted directory, checkpoint file, hub name, or "random"
+    activation: str = ""  # quick_gelu | gelu: of both towers, and of weights that do not state theirs; "" = as they say
     mode: str = "train"  # train | eval
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -33,6 +35,13 @@ class Experiment:
     losses: LossConfig = dataclasses.field(default_factory=LossConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+    def with_activation(self) -> "Experiment":
+        """The experiment whose towers both have `activation`, where that is set."""
+        if not self.activation:
+            return self
+        image, text = (dataclasses.replace(t, activation=self.activation) for t in (self.model.image, self.model.text))
+        return dataclasses.replace(self, model=self.model.replace(image=image, text=text))
 
     @property
     def train_crop(self) -> int:
@@ -48,6 +57,7 @@ class Experiment:
             *self.losses.problems(),
             *_template_problems(self.data),
             *_choice_problems(self),
+            *_activation_problems(self),
             *_number_problems(self),
             *_finetune_problems(self),
             *_schedule_problems(self),
@@ -77,9 +87,18 @@ def _choice_problems(experiment: Experiment) -> list[str]:
     ]
 
 
+def _activation_problems(experiment: Experiment) -> list[str]:
+    wanted = experiment.activation
+    return [
+        f"activation is {wanted!r} and model.{name}.activation {tower.activation!r}; set the first alone"
+        for name, tower in (("image", experiment.model.image), ("text", experiment.model.text))
+        if wanted and tower.activation != wanted
+    ]
+
+
 def _number_problems(experiment: Experiment) -> list[str]:
-    found = []
     values = dict(flatten(experiment))
+    found = number_problems(((k, v) for k, v in values.items() if not k.startswith("model.")), MAY_BE_NEGATIVE)
     positive = (
         *("train.steps", "train.batch_size", "train.accumulation", "train.class_pooling", "train.learning_rate"),
         *("train.log_every", "train.keep", "eval.class_pooling", "eval.batch_size"),
@@ -87,15 +106,6 @@ def _number_problems(experiment: Experiment) -> list[str]:
     for field in positive:
         if not values[field] > 0:
             found.append(f"{field} is {values[field]}; it must be positive")
-    not_negative = (
-        *("seed", "data.num_threads", "data.prefetch", "train.clip_multiplier", "train.weight_decay"),
-        *("train.clip_norm", "train.warmup_steps", "train.checkpoint_every", "train.eval_every"),
-        *("train.checkpoint_minutes", "train.nonfinite_limit"),
-        *("train.picture_every", "eval.limit", "eval.pictures"),
-    )
-    for field in not_negative:
-        if values[field] < 0:
-            found.append(f"{field} is {values[field]}; it must be 0 or positive")
     if not 0.0 <= experiment.train.ema_decay < 1.0:
         found.append(f"train.ema_decay is {experiment.train.ema_decay}; it must be at least 0 and below 1")
     return found

@@ -67,9 +67,6 @@ class LossConfig:
     def problems(self) -> list[str]:
         """Contradictions, one sentence each."""
         found = []
-        for field in ("segmentation", "energy", "boundary", "contrastive", "hierarchy"):
-            if getattr(self, field) < 0:
-                found.append(f"losses.{field} is {getattr(self, field)}; a weight cannot be negative")
         if self.boundary_log_floor >= 0:
             found.append(f"losses.boundary_log_floor is {self.boundary_log_floor}; it must be negative")
         return found

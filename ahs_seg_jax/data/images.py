@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from ahs_seg_jax.pictures.label_files import SIXTEEN_BIT
 
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # whatever a file is called; Pillow knows more
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png"})
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -22,7 +23,7 @@ def read_image(path: pathlib.Path | IO[bytes]) -> UInt8[np.ndarray, "h w 3"]:
     EXIF orientation is applied; grey and palette images become RGB; CMYK is converted; transparent pixels lie on white;
     16-bit grey keeps its high byte. Raises OSError or ValueError if the file cannot be decoded.
     """
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         return rgb_pixels(file)
 
 
@@ -53,6 +54,6 @@ def orientation(file: Image.Image) -> int:
 
 def image_size(path: pathlib.Path) -> tuple[int, int]:
     """(h, w) of an image after EXIF orientation, from its header alone."""
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         w, h = file.size
         return (w, h) if orientation(file) in SIDEWAYS else (h, w)

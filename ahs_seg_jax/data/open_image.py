@@ -1,7 +1,7 @@
 """A person's image, in whatever form it comes, as the uint8 RGB array that the program works on.
 
-Files may be anybody's. Only the formats of FORMATS are decoded, by Pillow; their size is looked at before anything is
-decoded, and pixels are converted a strip at a time.
+Files may be anybody's. Only the formats of `images.FORMATS` are decoded, by Pillow; their size is looked at before
+anything is decoded, and pixels are converted a strip at a time.
 """
 
 import io
@@ -25,16 +25,11 @@ from PIL import (
 )
 
 from ahs_seg_jax.data import images
+from ahs_seg_jax.storage import paths
 
 MAX_PIXELS = 256 * 10**6
-FORMATS = {  # and who enters each into Image.OPEN; JPEG with previews (MPO) is JPEG
-    "JPEG": JpegImagePlugin,
-    "PNG": PngImagePlugin,
-    "WEBP": WebPImagePlugin,
-    "TIFF": TiffImagePlugin,
-    "BMP": BmpImagePlugin,
-    "GIF": GifImagePlugin,
-}
+# Who enters `images.FORMATS` into Image.OPEN, in their order; JPEG with previews (MPO) is JPEG.
+_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, TiffImagePlugin, BmpImagePlugin, GifImagePlugin)
 STRIP = 2**20  # pixels that are converted at once
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
@@ -62,7 +57,7 @@ def open_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise TypeError(
             f"an image cannot be a {type(image).__name__}; pass a path, the bytes of a file, a Pillow image or an array"
         )
-    path = pathlib.Path(image).expanduser()
+    path = paths.at_home(image)
     if str(image).startswith(("http://", "https://")):
         raise ValueError(f"{image} is an address; download the image first and pass the file or its bytes")
     if path.is_dir():
@@ -96,7 +91,7 @@ def _decode(file: IO[bytes], name: str, size: int, max_pixels: int) -> np.ndarra
         raise
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{name} is not an image that can be read ({', '.join(FORMATS)}); save it in one of these formats"
+            f"{name} is not an image that can be read ({', '.join(images.FORMATS)}); save it in one of these formats"
         ) from error
     except Image.DecompressionBombError as error:
         raise ValueError(
@@ -114,18 +109,28 @@ def _identified(file: IO[bytes], name: str, max_pixels: int) -> ImageFile.ImageF
     `Image.open` would do the same with a lower limit of pixels, which could only be changed for the whole process.
     """
     head = file.read(32)
-    for kind in FORMATS:
+    for kind in images.FORMATS:
         factory, accept = Image.OPEN[kind]
         if accept is None or accept(head) is not True:
             continue
         if kind == "WEBP":  # its decoder allocates all pixels when it opens a file
             _check_size(*_webp_size(head), name, max_pixels)
+            factory = _WebP
         file.seek(0)
         try:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # as Pillow: this is of another format
             continue
     raise UnidentifiedImageError(name)
+
+
+class _WebP(WebPImagePlugin.WebPImageFile):
+    """Pillow's, whose decoder holds two copies of the image, and the image itself, while a third copy is filled."""
+
+    def load_prepare(self) -> None:
+        """As Pillow's, which calls it between decoding and filling: the decoder is not needed any more."""
+        self._decoder = None
+        super().load_prepare()
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:

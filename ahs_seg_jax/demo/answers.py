@@ -169,7 +169,9 @@ class Kept:
 
     def overlay(self, alpha: float) -> np.ndarray:
         """The labels over the image, `alpha` in 0..1 the colours' share."""
-        image, labels = (np.asarray(Image.open(io.BytesIO(data))) for data in (self.image, self.labels))
+        image, labels = (
+            np.asarray(Image.open(io.BytesIO(data), formats=["PNG"])) for data in (self.image, self.labels)
+        )
         return overlays.overlay(image, labels.astype(np.int32) - 1, self.colors, alpha)
 
 

@@ -5,14 +5,14 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import CorruptExample
-from ahs_seg_jax.inference.protocols import Protocol
 
+Views = Callable[[np.ndarray], np.ndarray]  # an image uint8 [H, W, 3] -> its views float32 [v, s, s, 3]
 QUICK_IMAGES = 100  # images of the quick mode
 
 
@@ -22,7 +22,7 @@ class Loaded:
 
     index: int
     name: str
-    views: np.ndarray  # float32 [v, s, s, 3]
+    views: np.ndarray | None  # float32 [v, s, s, 3]; None where the model makes its own
     image: np.ndarray  # uint8 [H, W, 3]
     label: np.ndarray  # int32 [H, W]
 
@@ -76,11 +76,12 @@ def pictured(
 
 
 def read_batches(
-    source: Source, indices: Sequence[int], rows: int, batches: int, protocol: Protocol, crop: int, num_threads: int
+    source: Source, indices: Sequence[int], rows: int, batches: int, views: Views | None, num_threads: int
 ) -> Iterator[list[Loaded | Failed]]:
     """The images, read ahead by threads, in `batches` lists of at most `rows`, in order.
 
-    The last lists are empty if there are fewer images: every process takes part in each computation.
+    `views` makes an image's views, None for a model that makes its own. The last lists are empty if there are fewer
+    images: every process takes part in each computation.
     """
 
     def load(index: int) -> Loaded | Failed:
@@ -92,7 +93,7 @@ def read_batches(
         image, label = example["image"], example["label"]
         if image.shape[:2] != label.shape:
             return Failed(index, name, f"the image has shape {list(image.shape)} but its labels {list(label.shape)}")
-        return Loaded(index, name, protocol.views(image, crop), image, label)
+        return Loaded(index, name, views and views(image), image, label)
 
     left = iter(indices)
     with concurrent.futures.ThreadPoolExecutor(max(num_threads, 1)) as pool:

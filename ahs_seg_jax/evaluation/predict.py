@@ -1,11 +1,12 @@
 """Predictions of a model on the images of an evaluation, batch by batch."""
 
+import abc
 import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -36,15 +37,28 @@ class Predicted:
     labels: np.ndarray  # int32 [H, W]
 
 
+class Labeller(Protocol):
+    """What labels one image after another by a way of its own, such as a training-free method."""
+
+    def described(self) -> dict[str, Any]:
+        """JSON-ready facts on which its labels depend; `protocol` is its short name in results."""
+        ...
+
+    def __call__(self, image: np.ndarray, /) -> np.ndarray:
+        """Predicted classes int32 `[H, W]`, indices of the source's vocabulary, of an image uint8 `[H, W, 3]`."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """What is scored: a model with its parameters, and what is known about where they come from."""
 
-    model: Any  # AHSSeg
+    model: Any  # AHSSeg, or another model with a `config`, if there is a labeller
     params: Any
     vocabulary: Vocabulary | None = None  # it was trained with; None if that is not known
     path: str | None = None  # of the checkpoint
     step: int | None = None  # of the training
+    labeller: Labeller | None = None  # labels the images in place of the engine
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -52,7 +66,44 @@ class Weights:
         return parameters.params_sha256(self.params)
 
 
-class Run:
+class Run(abc.ABC):
+    """What predicts the labels of the images of one evaluation."""
+
+    source: Source
+    classes: ScoredClasses
+
+    @abc.abstractmethod
+    def predicted(self, indices: Sequence[int]) -> Iterator[list[Predicted | Failed]]:
+        """This process's images in order, batch by batch.
+
+        All processes must call it together, with as many or as few images each as they like.
+        """
+
+
+def open_run(weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh, num_threads: int) -> Run:
+    """The run of a labeller, if the weights have one, or of the engine."""
+    if weights.labeller is not None:
+        return OneByOne(weights.labeller, source, num_threads)
+    return InBatches(weights, source, settings, mesh, num_threads)
+
+
+class OneByOne(Run):
+    """The labeller and the images of one evaluation; images are read while others are labelled."""
+
+    def __init__(self, labeller: Labeller, source: Source, num_threads: int):
+        self.source, self.classes = source, ScoredClasses.of(source)
+        self._label, self._num_threads = labeller, num_threads
+
+    def predicted(self, indices: Sequence[int]) -> Iterator[list[Predicted | Failed]]:
+        """See `Run`."""
+        for batch in images.read_batches(self.source, indices, 1, len(indices), None, self._num_threads):
+            yield [item if isinstance(item, Failed) else self._predict(item) for item in batch]
+
+    def _predict(self, item: Loaded) -> Predicted:
+        return Predicted(item, self.classes(self._label(item.image)))
+
+
+class InBatches(Run):
     """The engine, the images and the devices of one evaluation. The text is encoded once."""
 
     def __init__(self, weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh, num_threads: int):
@@ -65,14 +116,10 @@ class Run:
         self._rows = -(-max(settings.batch_size, 1) // mesh.devices.size) * mesh.devices.size // jax.process_count()
 
     def predicted(self, indices: Sequence[int]) -> Iterator[list[Predicted | Failed]]:
-        """This process's images in order, batch by batch, while the devices work on the next one.
-
-        All processes must call it together, with as many or as few images each as they like.
-        """
+        """See `Run`; the devices work on the next batch meanwhile."""
         batches = most_over_processes(-(-len(indices) // self._rows))
-        read = images.read_batches(
-            self.source, indices, self._rows, batches, self._protocol, self.crop, self._num_threads
-        )
+        views = functools.partial(self._protocol.views, crop=self.crop)
+        read = images.read_batches(self.source, indices, self._rows, batches, views, self._num_threads)
         under_way: list[tuple[Loaded | Failed, Any]] = []
         for batch in read:
             maps = iter(self._segment([loaded for loaded in batch if isinstance(loaded, Loaded)]))

@@ -108,10 +108,10 @@ class Evaluation:
         """One line for people, with what the scores depend on, and more lines if the evaluation is incomplete."""
         result, report = self.scores, self.report
         split = "" if self.seen is None else f" (seen {_shown(self.miou_seen)}, unseen {_shown(self.miou_unseen)})"
-        pooling = report["class_pooling"]
+        pooling = "" if "method" in report else f"class pooling {report['class_pooling']}x{report['class_pooling']}, "
         line = (
             f"mIoU {result.miou:.2f}{split}, fwIoU {result.fwiou:.2f}, mACC {result.macc:.2f}, pACC {result.pacc:.2f}: "
-            f"protocol {report['protocol']}, class pooling {pooling}x{pooling}, {report['data']['images']} images, "
+            f"protocol {report['protocol']}, {pooling}{report['data']['images']} images, "
             f"{len(self.vocabulary)} classes (vocabulary {self.vocabulary.sha256[:8]}), {report['seconds']:.0f} s"
         )
         expected = report.get("expected")

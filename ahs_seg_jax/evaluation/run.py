@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.devices import processes, stopping
 from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.errors import CheckpointError, Ending, InputError, checking_input
-from ahs_seg_jax.evaluation import expected, tally
+from ahs_seg_jax.evaluation import class_names, expected, tally
 from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.evaluation.results import Evaluation
 from ahs_seg_jax.evaluation.score import Weights, check_data, describe, evaluate
@@ -34,37 +34,58 @@ from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import paths
 from ahs_seg_jax.vocabulary import Vocabulary
 
+WeightsOf = Callable[[str, Source], Weights]  # of a benchmark's name and its source
+
 
 def evaluate_benchmarks(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
     """Scores `experiment.init`, or where that is empty the newest checkpoint of `workdir`, and writes the results.
 
     The data sets are `eval.benchmarks` in turn, or where there are none the run's own, of split `eval.split` below
     `data.root`. Prompts are made by `data.templates`, or where there are none by those that the weights were trained
-    with. Everything that can be wrong with the data is looked at before the weights are read. Raises InputError for
-    data that cannot be scored, and as `load_for` does.
+    with. Raises as `evaluate_all` and `load_for` do.
+    """
+    names = experiment.eval.benchmarks or (experiment.data.name,)
+    return evaluate_all(names, experiment.data, experiment.eval, workdir, lambda: load_for(experiment, workdir))
+
+
+def evaluate_all(
+    names: Sequence[str],
+    data: DataConfig,
+    settings: EvalConfig,
+    workdir: str | os.PathLike[str],
+    load: Callable[[], Weights | WeightsOf],
+) -> Ending:
+    """Scores what `load` gives on the data sets in turn: the same weights for all, or some for each.
+
+    Everything that can be wrong with the data is looked at before the weights are loaded. Raises InputError for data
+    that cannot be scored, and whatever `load` raises.
     """
     stop = stopping.StopRequest()
     # Several processes leave together when one is gone; there is nothing to agree on.
     with stop if jax.process_count() == 1 else contextlib.nullcontext(), stop.at_once():
         with checking_input():
             paths.check(epath.Path(workdir), "the workdir")
-        sources = _open_all(experiment, experiment.eval.benchmarks or (experiment.data.name,))
-        weights = load_for(experiment, workdir)
-        for source in sources.values():
-            _use_prompts(source, experiment.data, weights)
+        sources = _open_all(names, data, settings)
+        loaded = load()
+        weights = {n: loaded if isinstance(loaded, Weights) else loaded(n, source) for n, source in sources.items()}
         for name, source in sources.items():
-            evaluate_source(weights, source, name, experiment.eval, workdir, experiment.data.num_threads)
+            _use_prompts(source, data, weights[name])
+        for name, source in sources.items():
+            evaluate_source(weights[name], source, name, settings, workdir, data.num_threads)
         return Ending.FINISHED
     processes.log("stopped; the same command continues from there")
     return stop.ending
 
 
-def _open_all(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Source]:
+def _open_all(names: Sequence[str], data: DataConfig, settings: EvalConfig) -> dict[str, Source]:
     """The benchmarks by name. Raises InputError with what is wrong with any of them."""
-    found, problems, settings = {}, [], experiment.eval
+    found: dict[str, Source] = {}
+    problems = []
     for name in names:
         try:
-            found[name] = open_source(dataclasses.replace(experiment.data, name=name), settings.split)
+            found[name] = open_source(dataclasses.replace(data, name=name), settings.split)
+            if settings.class_names:
+                class_names.use(found[name], settings.class_names, name)
             check_data(found[name], settings.allow_bad_data)
             ScoredClasses.of(found[name])
         except (ValueError, OSError) as error:
@@ -157,14 +178,14 @@ def evaluate_source(
     with checking_input():
         expected.check_name(settings.expected)
     mesh = make_mesh()
-    stem = epath.Path(workdir) / "results" / result_name(name, settings)
     report = describe(weights, source, settings, mesh)
+    stem = epath.Path(workdir) / "results" / result_name(name, settings, report["protocol"])
     result = None if settings.again else _finished(stem, report["fingerprint"], settings.save_predictions, source)
     if tally.most_over_processes(result is None):  # one of them does not see the file: all take part
         result = None
     if result is None:
         processes.log(
-            f"{name}: {report['data']['images']} images, {len(source.vocabulary)} classes, {settings.protocol}"
+            f"{name}: {report['data']['images']} images, {len(source.vocabulary)} classes, {report['protocol']}"
         )
         result = evaluate(
             weights,
@@ -179,15 +200,16 @@ def evaluate_source(
         )
     else:
         processes.log(f"{name}: evaluated already, on {result.report['date']}; eval.again=True does it again")
+    result.report["class_names"] = class_names.described(settings.class_names, name)
     verdict = expected.compare(name, result.report, result.named_scores(), settings.expected)
     result.report.update(benchmark=name, split=settings.split, expected=verdict)
     write(result, workdir, stem.name)
     return result
 
 
-def result_name(benchmark: str, settings: EvalConfig) -> str:
+def result_name(benchmark: str, settings: EvalConfig, protocol: str) -> str:
     """The name of a results file, without its ending: the protocol `whole` is not mentioned."""
-    protocol = "" if settings.protocol == "whole" else f"_{settings.protocol}"
+    protocol = "" if protocol == "whole" else f"_{protocol}"
     return f"{benchmark}_{settings.split}{protocol}{'_quick' if settings.quick else ''}"
 
 

@@ -39,8 +39,9 @@ def describe(weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh)
     """
     indices = images.chosen(source, settings.quick, settings.limit)
     scored = ScoredClasses.of(source).vocabulary
+    method = weights.labeller.described() if weights.labeller else None
     report = {
-        "protocol": settings.protocol,
+        "protocol": method["protocol"] if method else settings.protocol,
         "class_pooling": settings.class_pooling,
         "quick": settings.quick,
         "vocabulary": results.vocabulary_report(source.vocabulary),
@@ -60,6 +61,8 @@ def describe(weights: Weights, source: Source, settings: EvalConfig, mesh: Mesh)
     }
     same = ("protocol", "class_pooling", "quick", "vocabulary", "scored_vocabulary", "training_vocabulary", "model")
     facts = {key: report[key] for key in (*same, "data")}
+    if method:
+        report["method"] = facts["method"] = method
     facts |= {"weights": weights.sha256, "version": versions()["ahs_seg_jax"]}
     return report | {"fingerprint": digest(facts)}
 
@@ -100,11 +103,12 @@ def evaluate(
     for data that their doctor refuses unless `settings.allow_bad_data`.
     """
     settings, log, mesh = settings or EvalConfig(), log or (lambda _: None), mesh or make_mesh()
-    find_protocol(settings.protocol)  # an unknown one is refused before anything is read
+    if weights.labeller is None:
+        find_protocol(settings.protocol)  # an unknown one is refused before anything is read
     check_data(source, settings.allow_bad_data)
     report = report or describe(weights, source, settings, mesh)
     indices, classes = images.chosen(source, settings.quick, settings.limit), ScoredClasses.of(source)
-    run = predict.Run(weights, source, settings, mesh, num_threads)
+    run = predict.open_run(weights, source, settings, mesh, num_threads)
     kept = Partial(partial, _partial_fingerprint(report, predictions), log) if partial else None
     tally = predict.count(run, indices, settings.pictures // 3, kept, predictions, log)
     shown = images.pictured(
@@ -142,7 +146,7 @@ def draw(
     first = images.chosen(source, settings.quick, settings.pictures)
     shown = images.pictured(source, first, worst=[], best=[], failed=set(), count=settings.pictures)
     return _panels(
-        predict.Run(weights, source, settings, mesh, num_threads), shown, ScoredClasses.of(source).vocabulary
+        predict.open_run(weights, source, settings, mesh, num_threads), shown, ScoredClasses.of(source).vocabulary
     )
 
 

@@ -21,7 +21,7 @@ from ahs_seg_jax.inference.feature_cache import FeatureCache, content_key
 from ahs_seg_jax.inference.in_passes import Features, ViewLogits
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, Request, make_plan
-from ahs_seg_jax.inference.protocols import WHOLE, Protocol
+from ahs_seg_jax.inference.protocols import WHOLE, Blended
 from ahs_seg_jax.inference.tiles import Found, Raster, Tile, label_tiles
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.vocabulary import Vocabulary
@@ -76,7 +76,7 @@ class Engine:
         self,
         images: Sequence[np.ndarray],
         text: np.ndarray,
-        protocol: Protocol,
+        protocol: Blended,
         *,
         class_pooling: int = 1,
         probabilities: int = 0,
@@ -103,7 +103,7 @@ class Engine:
                     found.append((*labelling.labels(logits, size, protocol), kept))
             yield from found
 
-    def logits(self, image: np.ndarray, text: np.ndarray, protocol: Protocol, *, class_pooling: int = 1) -> np.ndarray:
+    def logits(self, image: np.ndarray, text: np.ndarray, protocol: Blended, *, class_pooling: int = 1) -> np.ndarray:
         """Logits float32 `[v, t, g, g]` of an image uint8 `[H, W, 3]`; -100 for a class that a view cut."""
         self.model.config.check_class_pooling(class_pooling)
         plan = self.plan(Request(image.shape[:2], len(text), protocol, self.keep))
@@ -149,7 +149,7 @@ class Engine:
         text: jax.Array,
         mask: np.ndarray,
         sizes: Sequence[tuple[int, int]],
-        protocol: Protocol,
+        protocol: Blended,
         *,
         class_pooling: int,
         mesh: jax.sharding.Mesh,
@@ -165,12 +165,12 @@ class Engine:
         own = (image for shard in shards for image in shard.data)
         return [labelling.label_map(image, size, protocol) for size, image in zip(sizes, own, strict=False)]
 
-    def features(self, image: np.ndarray, protocol: Protocol = WHOLE) -> Features:
+    def features(self, image: np.ndarray, protocol: Blended = WHOLE) -> Features:
         """Features of the views of an image, kept for later calls with the same image."""
         with self._locked():
             return self._encode([image], protocol, 1)[0]
 
-    def remembers(self, image: np.ndarray, protocol: Protocol) -> bool:
+    def remembers(self, image: np.ndarray, protocol: Blended) -> bool:
         """Whether the image's features are kept from an earlier call: a call with it then runs the aggregation only."""
         return self._features.get(content_key(image, protocol)) is not None
 
@@ -185,7 +185,7 @@ class Engine:
         return self._lock
 
     def _logits(
-        self, images: Sequence[np.ndarray], text: np.ndarray, protocol: Protocol, class_pooling: int, plan: Plan
+        self, images: Sequence[np.ndarray], text: np.ndarray, protocol: Blended, class_pooling: int, plan: Plan
     ) -> list[ViewLogits]:
         """The logits of each image."""
         features = self._encode(images, protocol, plan.at_once)
@@ -205,7 +205,7 @@ class Engine:
             pooling=class_pooling,
         )
 
-    def _encode(self, images: Sequence[np.ndarray], protocol: Protocol, at_once: int) -> list[Features]:
+    def _encode(self, images: Sequence[np.ndarray], protocol: Blended, at_once: int) -> list[Features]:
         """Features of the views of each image, kept from earlier calls where the image is the same."""
         keys = [content_key(image, protocol) for image in images]
         found = {key: features for key in keys if (features := self._features.get(key)) is not None}

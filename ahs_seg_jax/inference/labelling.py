@@ -13,7 +13,7 @@ import numpy as np
 from ahs_seg_jax.inference import buckets
 from ahs_seg_jax.inference.compiled import Compiled
 from ahs_seg_jax.inference.in_passes import ViewLogits
-from ahs_seg_jax.inference.protocols import Protocol
+from ahs_seg_jax.inference.protocols import Blended
 from ahs_seg_jax.inference.views import bilinear_taps
 from ahs_seg_jax.models.ops import resize
 
@@ -28,13 +28,13 @@ def _taps_of(x: jax.Array, size: tuple[int, int]) -> tuple[resize.Taps, resize.T
     return bilinear_taps(x.shape[-2], size[0]), bilinear_taps(x.shape[-1], size[1])
 
 
-def probabilities(logits: jax.Array, size: tuple[int, int], protocol: Protocol) -> jax.Array:
+def probabilities(logits: jax.Array, size: tuple[int, int], protocol: Blended) -> jax.Array:
     """Probabilities float32 `[t, H, W]` of the views' logits `[v, t, g, g]` at the output size (H, W)."""
     blended = protocol.blend(logits)
     return resize.interpolated(blended, *_taps_of(blended, size))
 
 
-def labels(logits: ViewLogits, size: tuple[int, int], protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+def labels(logits: ViewLogits, size: tuple[int, int], protocol: Blended) -> tuple[np.ndarray, np.ndarray]:
     """Label int32 and probability float32 `[H, W]` of the most probable class of every pixel of one image."""
     best, shown = None, logits.shown()
     # The number of classes of a call is the same for every picture, however many its views have kept.
@@ -47,7 +47,7 @@ def labels(logits: ViewLogits, size: tuple[int, int], protocol: Protocol) -> tup
     return shown.astype(np.int32)[label], value
 
 
-def all_probabilities(logits: ViewLogits, count: int, size: tuple[int, int], protocol: Protocol) -> np.ndarray:
+def all_probabilities(logits: ViewLogits, count: int, size: tuple[int, int], protocol: Blended) -> np.ndarray:
     """Probabilities float32 `[t, H, W]` of the first t = `count` classes of one image."""
     result = np.empty((count, *size), np.float32)
     at_once = buckets.chunk_size(count, CLASSES_AT_ONCE)
@@ -59,14 +59,14 @@ def all_probabilities(logits: ViewLogits, count: int, size: tuple[int, int], pro
     return result
 
 
-def _blended_at(logits: jax.Array, row_taps: resize.Taps, column_taps: resize.Taps, protocol: Protocol) -> jax.Array:
+def _blended_at(logits: jax.Array, row_taps: resize.Taps, column_taps: resize.Taps, protocol: Blended) -> jax.Array:
     return resize.interpolated(protocol.blend(logits), row_taps, column_taps)
 
 
 _blend_to_size = Compiled(_blended_at, "probabilities", static=("protocol",))
 
 
-def label_map(logits: jax.Array, size: tuple[int, int], protocol: Protocol) -> jax.Array:
+def label_map(logits: jax.Array, size: tuple[int, int], protocol: Blended) -> jax.Array:
     """The most probable class of every pixel: int32 `[H', W']`, the output size (H, W) padded to OUTPUT_BUCKETS.
 
     Crop the result to `[:H, :W]`. Equals the argmax of `probabilities`, the first of equals, at the memory of
@@ -78,7 +78,7 @@ def label_map(logits: jax.Array, size: tuple[int, int], protocol: Protocol) -> j
 def best_classes(
     logits: jax.Array,
     size: tuple[int, int],
-    protocol: Protocol,
+    protocol: Blended,
     before: Best | None = None,
     first: int = 0,
 ) -> Best:
@@ -93,7 +93,7 @@ def best_classes(
     return _best_classes(logits, np.int32(first), before, row_taps, column_taps, protocol=protocol)
 
 
-def _output_taps(protocol: Protocol, side: int, size: tuple[int, int]) -> tuple[resize.Taps, resize.Taps]:
+def _output_taps(protocol: Blended, side: int, size: tuple[int, int]) -> tuple[resize.Taps, resize.Taps]:
     """Row and column taps from the blended map of logits of side `side` to the padded output of `size`."""
     rows, columns = (_padded_taps(protocol.blended_side(side), extent) for extent in size)
     return rows, columns
@@ -111,7 +111,7 @@ def _best_of_all(
     before: Best,
     row_taps: resize.Taps,
     column_taps: resize.Taps,
-    protocol: Protocol,
+    protocol: Blended,
 ) -> Best:
     views, classes, g, _ = logits.shape
     # Padding classes come last and have probability 0: a tie goes to the first class, so they never win.

@@ -40,7 +40,7 @@ def encode_text(model: AHSSeg, params: Any, tokens: jax.Array) -> jax.Array:
 
 def _best_correlation(model: AHSSeg, params: Any, dense: jax.Array, text: jax.Array) -> jax.Array:
     """The largest correlation of each class `[b, t]`, over positions and prompts."""
-    return _call(model, params, AHSSeg.correlate, dense, text).astype(jnp.float32).max((2, 3, 4))
+    return _call(model, params, AHSSeg.correlate, dense, text).max((2, 3, 4))
 
 
 def _take_rows(arrays: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
@@ -106,7 +106,8 @@ def _first_layer(
     """
 
     def run(m: AHSSeg) -> tuple[jax.Array, Sums]:
-        return _onward(m, m.aggregator.embed(m.correlate(dense, text)), appearance, text, mask, onto, 0, pooling)
+        x = m.aggregator.embed(m.correlate(dense, text), dense.dtype)
+        return _onward(m, x, appearance, text, mask, onto, 0, pooling)
 
     return _call(model, params, run)
 
@@ -180,7 +181,7 @@ def segment_all(model: AHSSeg, params: Any, images: jax.Array, text: jax.Array) 
     mask = jnp.ones(text.shape[0], bool)
 
     def run(m: AHSSeg) -> jax.Array:
-        x = m.aggregator.embed(m.correlate(features["dense"], text))
+        x = m.aggregator.embed(m.correlate(features["dense"], text), features["dense"].dtype)
         guide = mean_text(text)[None]
         x = m.aggregator.aggregate(x, features["appearance"], guide, pooling=1, class_mask=mask[None])
         return m.aggregator.decode(x, m.aggregator.prepare_decoder((features["decoder_1"], features["decoder_2"])))

@@ -142,7 +142,7 @@ def _fixed(
         parts["tiles"] = tile + (4.0 * request.classes * TILE**2 if request.probabilities else 0.0)
     else:
         rows, wide = (buckets.bucket(extent, buckets.OUTPUT_BUCKETS) for extent in request.size)
-        held = views = seen_by.views_shape(config.image.crop)[0]
+        held = views = seen_by.views_shape(config.image.crop, request.size)[0]
         parts["image and its views"] = 3.0 * pixels + 12.0 * views * config.image.crop**2 + 50e6
         parts["labels and confidence"] = 16.0 * rows * wide + 8.0 * pixels
     if request.probabilities and not request.streamed:

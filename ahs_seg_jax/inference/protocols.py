@@ -24,7 +24,7 @@ from ahs_seg_jax.models.ops import resize
 
 @dataclasses.dataclass(frozen=True)
 class Protocol(abc.ABC):
-    """What an image becomes for the model, and what the model's logits become for the image."""
+    """What an image becomes for the model."""
 
     name: str
 
@@ -36,8 +36,17 @@ class Protocol(abc.ABC):
         """
 
     @abc.abstractmethod
-    def views_shape(self, crop: int) -> tuple[int, int, int, int]:
-        """Shape (v, s, s, 3) of what `views` returns."""
+    def views_shape(self, crop: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Shape (v, s, s, 3) of what `views` returns for an image of `size` (H, W)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Blended(Protocol):
+    """The same views of every image, and what a trained model's logits of them become for the image."""
+
+    @abc.abstractmethod
+    def views_shape(self, crop: int, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
+        """See `Protocol`; the size makes no difference."""
 
     @abc.abstractmethod
     def blended_side(self, side: int) -> int:
@@ -49,7 +58,7 @@ class Protocol(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class WholeImage(Protocol):
+class WholeImage(Blended):
     """One view: the image squashed to the crop; the sigmoid of its logits."""
 
     name: str = "whole"
@@ -59,7 +68,7 @@ class WholeImage(Protocol):
         check_image(image)
         return squash(image, crop)[None]
 
-    def views_shape(self, crop: int) -> tuple[int, int, int, int]:
+    def views_shape(self, crop: int, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
         """See `Protocol`."""
         return 1, crop, crop, 3
 
@@ -73,7 +82,7 @@ class WholeImage(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class SlidingWindows(Protocol):
+class SlidingWindows(Blended):
     """Windows over the squashed image, row by row, and one view of the whole image.
 
     Logits are resized to the window, and their sigmoid is averaged where windows overlap; the result is the mean with
@@ -112,7 +121,7 @@ class SlidingWindows(Protocol):
         squashed, side = squash(resized, self.size), self.window
         return np.stack([*(squashed[y : y + side, x : x + side] for y, x in self.corners), squash(resized, side)])
 
-    def views_shape(self, crop: int) -> tuple[int, int, int, int]:
+    def views_shape(self, crop: int, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
         """See `Protocol`."""
         return len(self.corners) + 1, self.window, self.window, 3
 
@@ -150,13 +159,18 @@ def _resized_turned(x: jax.Array, side: int) -> jax.Array:
 
 WHOLE = WholeImage()
 CAT_SEG = SlidingWindows()
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (WHOLE, CAT_SEG)}
+PROTOCOLS: dict[str, Blended] = {protocol.name: protocol for protocol in (WHOLE, CAT_SEG)}
 
 
-def find_protocol(protocol: str | Protocol) -> Protocol:
-    """The protocol of a name, or the value itself. Raises ValueError for an unknown name."""
-    if isinstance(protocol, Protocol):
+def find_protocol(protocol: str | Protocol) -> Blended:
+    """The protocol of a name, or the value itself. Raises ValueError for an unknown name, or one of another model."""
+    if isinstance(protocol, Blended):
         return protocol
+    if isinstance(protocol, Protocol):
+        raise ValueError(
+            f"the protocol {protocol.name!r} is for training-free methods; a trained aggregator takes one of "
+            f"{', '.join(PROTOCOLS)}"
+        )
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[protocol]

@@ -31,6 +31,51 @@ def squash(image: np.ndarray, size: int) -> np.ndarray:
     return values
 
 
+_BITS = 11  # of the weights in `resized_8_bit`
+
+
+def resized_8_bit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 `[H', W', 3]` of an image uint8 `[H, W, 3]`: bilinear without anti-aliasing in integers, byte for byte as
+    OpenCV resizes 8-bit images (parity: golden/training_free_small.npz). `size` is (H', W').
+
+    Columns come first. Along rows OpenCV drops four bits before the second product and rounds at the end.
+    """
+    low, high, first, second = _integer_taps(image.shape[1], size[1], across=True)
+    top, bottom, above, below = _integer_taps(image.shape[0], size[0], across=False)
+    needed = np.unique(np.concatenate([top, bottom]))  # the other rows of a large image are not looked at
+    columns = np.empty((len(needed), len(low), 3), np.int32)
+    for place, row in enumerate(image[needed]):
+        columns[place] = first * row[low] + second * row[high]
+    top, bottom = np.searchsorted(needed, top), np.searchsorted(needed, bottom)
+    result = np.empty((*size, 3), np.uint8)
+    for row in range(size[0]):  # row by row, so that what is computed stays in a cache
+        a, b = (
+            weight * (columns[index] >> 4) >> 16
+            for weight, index in ((above[row], top[row]), (below[row], bottom[row]))
+        )
+        result[row] = np.clip((a + b + 2) >> 2, 0, 255)
+    return result
+
+
+def _integer_taps(
+    size_in: int, size_out: int, *, across: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The two source indices `[m]` and their weights in 2^-11: for columns (`across`) `[m, 1]`, for rows `[m]`.
+
+    At the border a column is a copy of the last one; a row keeps its two weights, which add the same row twice.
+    """
+    source = ((np.arange(size_out) + 0.5) * size_in / size_out - 0.5).astype(np.float32)
+    low = np.floor(source)
+    fraction = source - low
+    low = low.astype(np.int64)
+    if across:
+        fraction = np.where((low < 0) | (low >= size_in - 1), np.float32(0), fraction)
+    scale = np.float32(2**_BITS)
+    weights = [np.rint(part * scale).astype(np.int32) for part in (np.float32(1) - fraction, fraction)]
+    first, second = (weight[:, None] for weight in weights) if across else weights
+    return np.clip(low, 0, size_in - 1), np.clip(low + 1, 0, size_in - 1), first, second
+
+
 def shortest_edge_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
     """(height, width) after a resize that keeps the aspect: shortest edge `shortest`, longest at most `longest`."""
     scale = min(shortest / min(height, width), longest / max(height, width))

@@ -102,9 +102,10 @@ class Aggregator(nn.Module):
         self.decoder_2 = decoder.Stage(first, c.decoder_guidance[1], second, self.initial)
         self.head = declare.convolution(3, second, 1)
 
-    def embed(self, correlation: Float[Array, "b t h w p"]) -> Float[Array, "b t h w c"]:
-        """7x7 convolution of each class's correlation."""
-        return self.arrangement.embed(correlation, self.correlation_embedding())
+    def embed(self, correlation: Float[Array, "b t h w p"], dtype: Any) -> Float[Array, "b t h w c"]:
+        """7x7 convolution of each class's correlation: all float32, only the result is of the activations' type."""
+        with jax.default_matmul_precision("highest"):
+            return self.arrangement.embed(correlation, self.correlation_embedding()).astype(dtype)
 
     def guide_image(
         self,

@@ -168,9 +168,12 @@ class AHSSeg(nn.Module):
         return features, out | features
 
     def correlate(self, dense: Float[Array, "b h w e"], text: Float[Array, "t p e"]) -> Float[Array, "b t h w p"]:
-        """Cosine of every position with every prompt."""
-        unit = layers.l2_normalise(dense)
-        return sharding.by_class(jnp.einsum("bhwe,tpe->bthwp", unit, text.astype(unit.dtype)))
+        """Cosine of every position with every prompt, in float32 on every platform and whatever the activations are.
+
+        Classes differ by little: three digits of bfloat16 would make another class the best at one position in twenty.
+        """
+        unit, highest = layers.l2_normalise(dense.astype(jnp.float32)), jax.lax.Precision.HIGHEST
+        return sharding.by_class(jnp.einsum("bhwe,tpe->bthwp", unit, text.astype(jnp.float32), precision=highest))
 
     def _segment(
         self, features: dict[str, jax.Array], text: jax.Array, pooling: int, class_mask: jax.Array | None
@@ -185,7 +188,7 @@ class AHSSeg(nn.Module):
             correlation, guide = kept.take(correlation), kept.take(guide)
             mask = None if mask is None else kept.take(mask)
             out["kept"] = kept.indices
-        x = self.aggregator.embed(sharding.by_class(correlation))
+        x = self.aggregator.embed(sharding.by_class(correlation), features["dense"].dtype)
         x = self.aggregator.aggregate(x, features["appearance"], guide, pooling=pooling, class_mask=mask)
         out["aggregated"] = x = sharding.by_class(x)
         prepared = self.aggregator.prepare_decoder((features["decoder_1"], features["decoder_2"]))
@@ -208,9 +211,14 @@ def _even(text: jax.Array, class_mask: jax.Array | None) -> tuple[jax.Array, jax
 
 
 def normalise_pixels(images: Float[Array, "b H W 3"], config: ImageTowerConfig) -> Float[Array, "b crop crop 3"]:
-    """RGB 0..255 -> zero mean and unit variance by channel, then bilinear to the tower's crop."""
+    """`standardised`, then bilinear to the tower's crop."""
+    return resize.bilinear(standardised(images, config), (config.crop, config.crop))
+
+
+def standardised(images: Float[Array, "b H W 3"], config: ImageTowerConfig) -> Float[Array, "b H W 3"]:
+    """RGB 0..255 -> zero mean and unit variance by channel."""
     mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, 3) for v in (config.pixel_mean, config.pixel_std))
-    return resize.bilinear((images.astype(jnp.float32) - mean) / std, (config.crop, config.crop))
+    return (images.astype(jnp.float32) - mean) / std
 
 
 def mean_text(text: Float[Array, "t p e"]) -> Float[Array, "t e"]:

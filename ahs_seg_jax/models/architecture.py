@@ -6,11 +6,13 @@ Source: method.md's table of sizes; CLIP ViT-B/16 and ViT-L/14@336; CAT-Seg's ag
 import dataclasses
 from typing import Any
 
+from ahs_seg_jax.models import fields
 from ahs_seg_jax.models.towers.config import ACTIVATIONS, ImageTowerConfig, TextTowerConfig
 
 ADAPTATIONS = ("none", "orthogonal", "ha_hem")
 FUSIONS = ("weighted", "attention", "concat")
 INITS = ("torch", "scratch")
+MOST_LAYERS, MOST_SIZE = 1000, 2**20  # of any part: beyond them a mistake would take minutes to be noticed
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and long products (ops.remat)
 
@@ -85,7 +87,7 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
-        return self._size_problems() or [
+        return self._impossible_numbers() or [
             *self._choice_problems(),
             *self._tower_problems(),
             *self._aggregator_problems(),
@@ -93,17 +95,19 @@ class ModelConfig:
             *self._tap_problems(),
         ]
 
-    def _size_problems(self) -> list[str]:
-        """Sizes that are not positive; what else contradicts them cannot be computed."""
+    def _impossible_numbers(self) -> list[str]:
+        """Numbers and sizes that no model has; what else contradicts them cannot be computed."""
+        found = fields.number_problems(fields.flatten(self, "model."), negative=("model.image.pixel_mean",))
         groups = {f"model.{name}.": getattr(self, name) for name in ("image", "text", "aggregator")}
         sizes = {prefix + name: value for prefix, group in groups.items() for name, value in vars(group).items()}
         sizes |= {f"model.{name}": getattr(self, name) for name in ("embed_dim", "block_size", "dc_hsp_rank")}
         least = {"model.aggregator.pad_len": 0}
-        return [
-            f"{name} is {value}; it must be at least {least.get(name, 1)}"
+        return found + [
+            f"{name} is {value}; it must be at least {low} and at most {high}"
             for name, value in sizes.items()
+            for low, high in [(least.get(name, 1), MOST_LAYERS if name.endswith(".layers") else MOST_SIZE)]
             for size in (value if isinstance(value, tuple) else (value,))
-            if isinstance(size, int) and size < least.get(name, 1)
+            if isinstance(size, int) and not low <= size <= high
         ]
 
     def _choice_problems(self) -> list[str]:
@@ -121,8 +125,6 @@ class ModelConfig:
         for field in ("alpha", "beta_text", "beta_image"):
             if not 0.0 < getattr(self, field) < 1.0:
                 found.append(f"model.{field} is {getattr(self, field)}; it must lie strictly between 0 and 1")
-        if self.class_chunk < 0:
-            found.append(f"model.class_chunk is {self.class_chunk}; it must be 0 (all classes at once) or positive")
         return found
 
     def _tower_problems(self) -> list[str]:

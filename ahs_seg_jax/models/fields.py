@@ -2,10 +2,13 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
+
+MOST = 2**31 - 1  # of whole numbers: what 32 bits count
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -45,6 +48,23 @@ def build(cls: type, values: Mapping[str, Any], path: str, problems: list[str], 
                 seen = type(values[name]).__name__
                 problems.append(f"{path}{name} is {values[name]!r} ({seen}); it must be of type {wanted}")
     return cls(**built)
+
+
+def number_problems(leaves: Iterable[tuple[str, Any]], negative: Collection[str] = ()) -> list[str]:
+    """A sentence for each number that no field can mean: NaN, infinite, negative, or beyond MOST.
+
+    `leaves` are those of `flatten`; the fields whose paths are in `negative` may be negative.
+    """
+    found = []
+    for path, leaf in leaves:
+        for number in leaf if isinstance(leaf, tuple) else (leaf,):
+            if isinstance(number, float) and not math.isfinite(number):
+                found.append(f"{path} is {leaf}; it must be a finite number")
+            elif isinstance(number, int | float) and number < 0 and path not in negative:
+                found.append(f"{path} is {leaf}; it must be 0 or positive")
+            elif isinstance(number, int) and abs(number) > MOST:
+                found.append(f"{path} is {leaf}; whole numbers may be at most {MOST}")
+    return found
 
 
 def unknown(seen: str, path: str, valid: list[str]) -> str:

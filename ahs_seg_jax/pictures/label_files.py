@@ -19,6 +19,7 @@ from pycocotools import mask as coco
 from ahs_seg_jax.errors import NotAnIndexMask
 from ahs_seg_jax.vocabulary import IGNORE
 
+FORMATS = ["PNG"]  # of files of labels
 CLASS_NAMES = "class_names"  # key of the names, a JSON list, in the metadata of a PNG or a TIFF
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey
 _ONE_NUMBER_A_PIXEL = ("1", "L", "P", *SIXTEEN_BIT)
@@ -90,14 +91,14 @@ def read_mask(file: File) -> Int32[np.ndarray, "h w"]:
     A palette file gives its indices, never its colours. EXIF orientation of masks is not applied. Raises NotAnIndexMask
     for an image of colours, OSError or ValueError if the file cannot be decoded.
     """
-    with Image.open(file) as opened:
+    with Image.open(file, formats=FORMATS) as opened:
         numbers, packed = _numbers(opened, _FROM_COLOURS)
     return numbers.astype(np.int32) if packed else to_labels(numbers)
 
 
 def mask_size(path: pathlib.Path) -> tuple[int, int]:
     """(h, w) of an index PNG, from its header alone. Raises NotAnIndexMask for an image of colours."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         _require_numbers(opened, _FROM_COLOURS)
         return opened.size[1], opened.size[0]
 
@@ -107,7 +108,7 @@ def read_values(path: pathlib.Path) -> Int[np.ndarray, "h w"]:
 
     Raises NotAnIndexMask for an image of colours, OSError or ValueError if the file cannot be decoded.
     """
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         return _numbers(opened, _FROM_THE_DOWNLOAD)[0]
 
 
@@ -116,7 +117,7 @@ def read_png(path: str | os.PathLike[str]) -> tuple[Int32[np.ndarray, "h w"], tu
 
     Raises ValueError for another PNG.
     """
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         text = getattr(opened, "text", {}).get(CLASS_NAMES)
     if text is None:
         raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")

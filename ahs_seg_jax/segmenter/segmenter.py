@@ -13,7 +13,7 @@ from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.inference.engine import Engine
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, Request
-from ahs_seg_jax.inference.protocols import CAT_SEG, WHOLE, Protocol, find_protocol
+from ahs_seg_jax.inference.protocols import CAT_SEG, WHOLE, Blended, Protocol, find_protocol
 from ahs_seg_jax.inference.tiles import ArrayRaster, Raster, Tile, assembled
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.ahs_seg import build_model
@@ -235,7 +235,7 @@ class Segmenter:
 
     # ------------------------------------------------------------------------------------------ their parts
 
-    def _protocol(self, protocol: str | Protocol | None) -> Protocol:
+    def _protocol(self, protocol: str | Protocol | None) -> Blended:
         return self.protocol if protocol is None else find_protocol(protocol)
 
     def _as_vocabulary(self, names: Names | None) -> Vocabulary:

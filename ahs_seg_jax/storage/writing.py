@@ -17,13 +17,19 @@ from ahs_seg_jax.storage import paths
 
 @contextlib.contextmanager
 def whole(path: Any) -> Iterator[Any]:
-    """A temporary path beside `path` on a disk, whose file takes the place of `path` when the block ends.
+    """A temporary path on a disk, whose file takes the place of `path` when the block ends.
 
-    The bytes are on the disk by then. If the block raises, `path` stays as it was and nothing is left beside it.
+    The bytes are on the disk by then, or in the bucket of `path`. If the block raises, `path` stays as it was and
+    nothing is left beside it.
 
     Raises:
       WriteError: the file cannot be written, as on a full disk; the message names the file and the cause.
     """
+    if paths.is_remote(path):
+        with tempfile.TemporaryDirectory() as scratch:
+            yield pathlib.Path(scratch) / path.name
+            path.write_bytes((pathlib.Path(scratch) / path.name).read_bytes())  # an object appears when it is complete
+        return
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.unfinished")  # no two writers share it
     try:
         yield unfinished
@@ -62,16 +68,21 @@ def write_json(path: Any, content: Any, **options: Any) -> None:
 
 
 class Staged:
-    """Files that appear together, when all of them are written, or not at all."""
+    """Files that appear together, when all of them are written, or not at all: on a disk, or in a bucket."""
 
     def __init__(self) -> None:
-        self._files: list[tuple[pathlib.Path, pathlib.Path]] = []
+        self._files: list[tuple[pathlib.Path, Any]] = []
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None  # of files that go to a bucket
 
-    def __call__(self, path: pathlib.Path) -> pathlib.Path:
-        """Where to write the file `path` for now. Its folder is made."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __call__(self, path: Any) -> pathlib.Path:
+        """Where on the disk to write the file `path` for now; `path` is one of `paths.location`. Its folder is made."""
         short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # any name fits into the system's limit
-        partial = path.with_name(f".{short}.partial{path.suffix}")
+        if paths.is_remote(path):
+            self._scratch = self._scratch or tempfile.TemporaryDirectory()
+            partial = pathlib.Path(self._scratch.name) / f"{len(self._files)}.{short}{path.suffix}"
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{short}.partial{path.suffix}")
         self._files.append((partial, path))
         return partial
 
@@ -79,11 +90,17 @@ class Staged:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for partial, path in self._files:
-            if kind is None:
-                partial.replace(path)
-            else:
-                partial.unlink(missing_ok=True)
+        try:
+            for partial, path in self._files:
+                if kind is not None:
+                    partial.unlink(missing_ok=True)
+                elif paths.is_remote(path):
+                    path.write_bytes(partial.read_bytes())
+                else:
+                    partial.replace(path)
+        finally:
+            if self._scratch:
+                self._scratch.cleanup()
 
 
 @contextlib.contextmanager

@@ -124,11 +124,12 @@ class Training:
         state: TrainState,
         done: int,
         mesh: Mesh,
+        stop: stopping.StopRequest,
     ):
         settings = experiment.train
         self.state, self.done = state, done
         self.monitor = Monitor(workdir, settings.steps, done, settings.batch_size)
-        self.stop = stopping.StopRequest()
+        self.stop = stop
         self._experiment, self._workdir, self._data, self._mesh = experiment, workdir, data, mesh
         self._checkpoints = checkpoints
         self._tokens = put_replicated(prompts.split(data.tokens), mesh)
@@ -265,26 +266,38 @@ def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> Ending:
     that is in use), CheckpointError (also if the last save fails, unless the run was told to stop), NonFiniteLoss and
     CorruptExample, each with cause, value and remedy.
     """
-    settings, workdir = experiment.train, epath.Path(workdir)
+    training = None
+    with contextlib.ExitStack() as stack, stopping.StopRequest() as stop:
+        with stop.at_once():
+            training = _prepared(experiment, epath.Path(workdir), stop, stack)
+        if training is None:
+            processes.log("stopped before the first step; the same command with the same --workdir starts it again")
+            return stop.ending
+        return training.run()
+
+
+def _prepared(
+    experiment: Experiment, workdir: epath.Path, stop: stopping.StopRequest, stack: contextlib.ExitStack
+) -> Training:
+    """The training before its first step; `stack` closes what it holds open. Raises as `train`."""
+    settings = experiment.train
     with checking_input():
         paths.check(workdir, "the workdir")
         mesh = make_mesh(config=experiment.mesh)
         check_batch(settings.batch_size, settings.accumulation, mesh)
         data = open_data(experiment)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(distributed.Watch())
-        distributed.agree("configuration", resume.common_facts(experiment, data.train))
-        lock = WorkdirLock(workdir) if processes.is_main_process() else contextlib.nullcontext()
-        distributed.together("lock of the workdir", lambda: stack.enter_context(lock))
-        checkpoints = stack.enter_context(contextlib.closing(CheckpointStore(workdir, settings.keep)))
-        resume.check_workdir(checkpoints.newest_meta(), experiment, data.train)
-        distributed.agree("workdir", {"steps of the checkpoints": checkpoints.steps()})
-        state, done = start_state(experiment, checkpoints, mesh)
-        announce(experiment, state, done, data.train, mesh)
-        training = Training(experiment, workdir, data, checkpoints, state, done, mesh)
-        stack.enter_context(contextlib.closing(training.monitor))
-        stack.enter_context(training.stop)
-        return training.run()
+    stack.enter_context(distributed.Watch())
+    distributed.agree("configuration", resume.common_facts(experiment, data.train))
+    lock = WorkdirLock(workdir) if processes.is_main_process() else contextlib.nullcontext()
+    distributed.together("lock of the workdir", lambda: stack.enter_context(lock))
+    checkpoints = stack.enter_context(contextlib.closing(CheckpointStore(workdir, settings.keep)))
+    resume.check_workdir(checkpoints.newest_meta(), experiment, data.train)
+    distributed.agree("workdir", {"steps of the checkpoints": checkpoints.steps()})
+    state, done = start_state(experiment, checkpoints, mesh)
+    announce(experiment, state, done, data.train, mesh)
+    training = Training(experiment, workdir, data, checkpoints, state, done, mesh, stop)
+    stack.enter_context(contextlib.closing(training.monitor))
+    return training
 
 
 def due(step: int, every: int) -> bool:

@@ -34,14 +34,20 @@ def clean(text: str) -> str:
 
     Raises ValueError if the result spells one of the special tokens, which would end the text early.
     """
-    import ftfy  # here, because importing it takes longer than importing this package
-
-    unescaped = html.unescape(html.unescape(ftfy.fix_text(text)))
-    cleaned = " ".join(unescaped.split()).lower()
+    cleaned = " ".join(repaired(text).split()).lower()
     for special in (START, END):
         if special in cleaned:
             raise ValueError(f"the text {text!r} spells CLIP's special token {special}; remove it")
     return cleaned
+
+
+def repaired(text: str) -> str:
+    """`text` with its Unicode and HTML entities in order: composed letters, no full-width ones, no control codes."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text  # there is nothing to repair, and nothing to import for it
+    import ftfy  # here, because importing it takes longer than importing this package
+
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 def encode(text: str) -> list[int]:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.resources
 import pathlib
 import typing
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,10 @@ class Vocabulary:
     the embedding of a class is the mean over its prompts. `groups`, if given, names a broader category for each class
     (such as COCO-Stuff's supercategories; "" = none): `hierarchy_pairs` reads them.
 
-    Raises ValueError, listing every problem at once: no names, an empty or duplicate name (case and surrounding space
-    do not count), a line break or a special token in a name, a template without exactly one "{}".
+    Raises ValueError, listing every problem at once: no names, an empty name, a line break, control character or
+    special token in a name, a template without exactly one "{}"; and two names that CLIP's tokens cannot tell apart:
+    case, space and Unicode's ways of writing a letter (composed or not, full-width) do not count, nor, by the rule
+    "first", do further synonyms.
     """
 
     names: tuple[str, ...]
@@ -40,6 +43,8 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         problems = [*_name_problems(self.names), *template_problems(self.templates)]
+        if self.synonyms == "first":
+            problems += _prompt_problems(self.names)
         if self.synonyms not in SYNONYM_RULES:
             problems.append(f"the synonym rule is {self.synonyms!r}; choose one of {', '.join(SYNONYM_RULES)}")
         if self.groups and len(self.groups) != len(self.names):
@@ -207,11 +212,40 @@ def _name_problems(names: tuple[str, ...]) -> list[str]:
             problems.append(f"name {index + 1}, {name!r}, repeats name {seen[key] + 1}, {names[seen[key]]!r}")
         if "\n" in name or "\r" in name:
             problems.append(f"name {index + 1}, {name!r}, holds a line break; names are one a line")
+        elif controls := [letter for letter in name if _is_control(letter)]:
+            problems.append(f"name {index + 1}, {name!r}, holds the control character {controls[0]!r}; remove it")
         for special in (tokenizer.START, tokenizer.END):
-            if special in name.lower():
+            if special in tokenizer.repaired(name).lower():
                 problems.append(f"name {index + 1}, {name!r}, spells CLIP's special token {special}")
         seen.setdefault(key, index)
     return problems
+
+
+def _prompt_problems(names: tuple[str, ...]) -> list[str]:
+    """Different names whose first synonyms are equal, and their prompts with them: the second could never win.
+
+    Published lists have some, which scores are defined with.
+    """
+    problems = []
+    seen: dict[str, str] = {}
+    for index, name in enumerate(names):
+        first = seen.setdefault(_key(first_synonym(name)), name)
+        if first_synonym(name).strip() and _key(first) != _key(name) and not _published(first, name):
+            problems.append(
+                f"name {index + 1}, {name!r}, has the same first synonym as {first!r}, so that no pixel could get it; "
+                "put another synonym first"
+            )
+    return problems
+
+
+def _published(*names: str) -> bool:
+    """Whether a packaged list has all these names."""
+    return any(set(names) <= set(_lines(_read(f"lists/{known}.txt"))) for known in packaged_names())
+
+
+def _is_control(letter: str) -> bool:
+    """Characters without a meaning in a name, most of which no XML file may hold; tabs are spaces."""
+    return letter != "\t" and (unicodedata.category(letter) in ("Cc", "Cs") or letter in "\ufffe\uffff")
 
 
 def template_problems(templates: tuple[str, ...]) -> list[str]:
@@ -225,8 +259,10 @@ def _is_template(template: str) -> bool:
     return template.count("{}") == 1 and template.count("{") == template.count("}") == 1
 
 
+@functools.lru_cache(4096)
 def _key(name: str) -> str:
-    return " ".join(name.split()).casefold()
+    """What names are compared by: texts of equal tokens have equal ones."""
+    return " ".join(unicodedata.normalize("NFKC", tokenizer.repaired(name)).split()).casefold()
 
 
 def _indent(lines: typing.Iterable[str]) -> list[str]:

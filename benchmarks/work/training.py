@@ -150,6 +150,16 @@ def rotations(settings: Settings) -> Program:
     return _part(settings, lambda m, _: m.clip.rotations(), jnp.zeros((), jnp.int32))
 
 
+def correlation(settings: Settings) -> Program:
+    """The correlation of dense features with all training classes, and its embedding."""
+    c = settings.model()
+    inflow = (
+        inputs.noise((settings.batch, c.grid, c.grid, c.embed_dim), c.dtype),
+        inputs.noise((settings.train_classes, c.aggregator.prompts, c.embed_dim)),
+    )
+    return _part(settings, lambda m, flow: m.aggregator.embed(m.correlate(*flow), flow[0].dtype), inflow)
+
+
 def spatial(settings: Settings) -> Program:
     """All spatial layers of the aggregator: its Swin blocks."""
     c = settings.model()

@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from ahs_seg_jax.checkpoints import converted, manifest
 from ahs_seg_jax.checkpoints.formats import convert, readers, writers
+from ahs_seg_jax.checkpoints.formats.stated import Stated
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained, training_meta
 from ahs_seg_jax.errors import CheckpointError
@@ -35,7 +36,7 @@ def clip(visible, random_params):
 
 def refused(path, match):
     with pytest.raises(CheckpointError, match=match) as caught:
-        convert.read(path)
+        convert.read(path, statements=[Stated("quick_gelu", stated_by="the test")])
     assert path.name in str(caught.value)
 
 

@@ -11,12 +11,13 @@ from tests.support.experiments import edited, refused
     ("changes", "words"),
     [
         ({"mode": "traim"}, ["mode is 'traim'", "train, eval"]),
+        ({"activation": "relu"}, ["model.image.activation is 'relu'", "quick_gelu, gelu"]),
         (
             {"train__finetune": "all"},
             ["train.finetune is 'all'", "orthogonal, orthogonal_biases, attention, full, scratch, frozen"],
         ),
         ({"data__augment__label_resize": "round"}, ["data.augment.label_resize is 'round'", "floor, centre"]),
-        ({"data__augment__crop": -1}, ["data.augment.crop is -1; it must be positive, or 0"]),
+        ({"data__augment__crop": -1}, ["data.augment.crop is -1; it must be 0 or positive"]),
         ({"eval__protocol": "fast"}, ["eval.protocol is 'fast'", "whole, cat_seg"]),
         ({"data__on_corrupt": "ask"}, ["data.on_corrupt is 'ask'", "stop, skip"]),
         ({"data__templates": ("a {}", "a")}, ["data.templates: template 'a' must hold exactly one {}"]),

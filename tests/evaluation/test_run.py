@@ -214,6 +214,52 @@ def test_names_of_the_classes_make_the_prompts_of_the_training(sources, tmp_path
     assert [row["seen"] for row in content["classes"]] == [True, False, False, True]
 
 
+class Reds:
+    """Labels everything with a class, by its index."""
+
+    def __init__(self, index: int):
+        self.index = index
+
+    def described(self):
+        return {"protocol": "reds", "index": self.index}
+
+    def __call__(self, image):
+        return np.full(image.shape[:2], self.index, np.int32)
+
+
+def test_something_that_labels_image_by_image_is_scored_with_weights_of_its_own_for_each_benchmark(sources, tmp_path):
+    base, made = load(experiment(), ""), []
+
+    def weights_of(name, source):
+        made.append((name, len(source)))
+        return dataclasses.replace(base, labeller=Reds(len(made) - 1))
+
+    data, settings = DataConfig(), EvalConfig(pictures=2)
+    assert run.evaluate_all(("first", "second"), data, settings, tmp_path, lambda: weights_of) == Ending.FINISHED
+    assert made == [("first", 5), ("second", 2)]
+    content = read(tmp_path, "second_val_reds")
+    assert (content["protocol"], content["method"]) == ("reds", {"protocol": "reds", "index": 1})
+    assert [row["predicted"] for row in content["classes"]] == [0, 48, 0, 0]  # 24 red, 12 green and 12 blue pixels
+    assert [row["pixels"] for row in content["classes"]] == [24, 12, 12, 0]
+    assert content["scores"]["mIoU"] == pytest.approx(25 / 3)
+    assert len(list((tmp_path / "results").glob("second_val_reds_random_*.png"))) == 2
+    assert content["fingerprint"] != read(tmp_path, "first_val_reds")["fingerprint"]
+
+
+def test_class_names_of_a_file(sources, tmp_path):
+    names = tmp_path / "names"
+    names.mkdir()
+    (names / "first.txt").write_text("red\ngreen\nblue\nheaven\n")
+    (names / "second.txt").write_text("red\ngreen\nblue\n")
+    described = experiment(class_names=str(names))
+    with pytest.raises(InputError, match=r"second: .*second\.txt names 3 classes where second has 4"):
+        run.evaluate_benchmarks(described, tmp_path)
+    run.evaluate_benchmarks(experiment(class_names=str(names), benchmarks=("first",)), tmp_path)
+    content = read(tmp_path, "first_val")
+    assert content["class_names"]["file"] == "first.txt"
+    assert [row["name"] for row in content["classes"]] == ["red", "green", "blue", "heaven"]
+
+
 def test_unknown_kind_of_predictions_is_refused():
     problems = experiment(save_predictions="jpg").problems()
     assert "eval.save_predictions is 'jpg'; choose one of (empty), png, coco" in problems

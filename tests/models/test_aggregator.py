@@ -42,7 +42,9 @@ def _run(p, x, sizes, **options):
         if 0 < sizes.pad_len < text.shape[0]:
             kept = aggregator.keep_best(correlation, sizes.pad_len, None)
             correlation, mean = kept.take(correlation), kept.take(mean)
-        y = module.aggregate(module.embed(correlation), guide["appearance"], mean, pooling=2, class_mask=None)
+        y = module.aggregate(
+            module.embed(correlation, image.dtype), guide["appearance"], mean, pooling=2, class_mask=None
+        )
         logits = module.decode(y, module.prepare_decoder((guide["decoder_1"], guide["decoder_2"])))
         return kept.put_back(logits) if kept else logits
 

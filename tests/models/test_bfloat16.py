@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,9 +14,9 @@ from ahs_seg_jax.training import losses
 from tests.support.small import random_params, small_model
 from tests.support.training import batch, tokens
 
-# What the network hands from part to part. All else stays in float32: the embeddings of the words, the rotations,
-# DC-HSP, whose losses divide by small numbers, and the weights of the pyramid's levels.
-ACTIVATIONS = {"taps", "upsampled", "dense", "appearance", "decoder_1", "decoder_2", "correlation", "aggregated"}
+# What the network hands from part to part. All else stays in float32: the embeddings of the words, the rotations, the
+# correlation, DC-HSP, whose losses divide by small numbers, and the weights of the pyramid's levels.
+ACTIVATIONS = {"taps", "upsampled", "dense", "appearance", "decoder_1", "decoder_2", "aggregated"}
 
 QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}  # the program runs once
 
@@ -32,7 +33,7 @@ def test_only_activations_are_of_the_models_type(dtype):
     config = small_model(dtype=dtype)
     differentiated = jax.value_and_grad(functools.partial(loss, config=config), has_aux=True)
     (value, (logits, out)), gradient = jax.eval_shape(differentiated, random_params(config))
-    assert ACTIVATIONS | {"text", "rotations", "mh_fpn", "dc_hsp"} <= set(out)
+    assert ACTIVATIONS | {"text", "rotations", "correlation", "mh_fpn", "dc_hsp"} <= set(out)
     for name, entry in out.items():
         expected = dtype if name in ACTIVATIONS else "float32"
         assert {leaf.dtype.name for leaf in jax.tree.leaves(entry)} == {expected}, name
@@ -81,3 +82,27 @@ def test_gradient_is_that_of_float32(both):
     found, expected = both["bfloat16"][3], both["float32"][3]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     assert error(found, expected) < 0.2
+
+
+def test_correlation_tells_close_classes_apart():
+    """Forty words that hardly differ: the best at each position is that of float64, and the embedding sees it."""
+    config, rng = small_model(adaptation="none", dtype="bfloat16"), np.random.default_rng(0)
+    params = random_params(config)
+    dense = jnp.asarray(rng.normal(size=(2, 6, 6, 16)), jnp.bfloat16)
+    text = rng.normal(size=16) + 0.02 * rng.normal(size=(40, 1, 16))
+    text = (text / np.linalg.norm(text, axis=-1, keepdims=True)).astype(np.float32)
+    run = lambda config, method, *args: AHSSeg(config).apply({"params": params}, *args, method=method)
+
+    found = run(config, "correlate", dense, text)
+    wide = np.asarray(dense, np.float64)
+    unit = wide / np.linalg.norm(wide, axis=-1, keepdims=True)
+    expected = np.einsum("bhwe,tpe->bthwp", unit, text.astype(np.float64))
+    np.testing.assert_allclose(found, expected, atol=3e-7)
+    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+    assert (found.astype(jnp.bfloat16).argmax(1) != expected.argmax(1)).mean() > 0.05
+
+    embed = lambda model, correlation, dtype: model.aggregator.embed(correlation, dtype)
+    exact = run(config.replace(dtype="float32"), embed, found, jnp.float32)
+    embedded = run(config, embed, found, jnp.bfloat16)
+    assert embedded.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(embedded, exact.astype(jnp.bfloat16))

@@ -134,7 +134,3 @@ def test_which_losses_there_are():
     total, parts = losses.total_loss(logits, out, labels, config, pairs)
     assert set(parts) == {"segmentation", "energy", "boundary", "contrastive", "hierarchy"}
     assert float(total) == pytest.approx(sum(getattr(config, name) * float(value) for name, value in parts.items()))
-
-
-def test_negative_weights_are_refused():
-    assert training.LossConfig(energy=-1.0).problems() == ["losses.energy is -1.0; a weight cannot be negative"]

@@ -2,15 +2,17 @@
 
 import contextlib
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from ahs_seg_jax.checkpoints import store
-from ahs_seg_jax.devices import stopping
+from ahs_seg_jax.devices import huge_pages, stopping
 from ahs_seg_jax.errors import Ending
 from ahs_seg_jax.evaluation import run
 from ahs_seg_jax.training import train
@@ -54,6 +56,65 @@ def test_interrupt_that_a_finaliser_swallows_still_stops():
         signal.raise_signal(signal.SIGINT)
     assert stop.received
     assert stop.ending is Ending.INTERRUPTED
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGTERM, Ending.PREEMPTED), (signal.SIGINT, Ending.INTERRUPTED)]
+)
+@pytest.mark.parametrize("place", ["open_data", "start_state", "announce"])
+def test_signal_before_the_first_step_ends_with_a_word(
+    stand_in, tmp_path, monkeypatch, capsys, place, number, ending, lost
+):
+    original = getattr(train, place)
+
+    def signalled(*args):
+        with contextlib.suppress(*[KeyboardInterrupt] if lost else []):  # as a finaliser does
+            signal.raise_signal(number)
+        return original(*args)
+
+    monkeypatch.setattr(train, place, signalled)
+    assert train.train(experiment(), tmp_path) is ending
+    printed = capsys.readouterr().out
+    assert (
+        "stopped at step 0, and there is no checkpoint" if lost else "stopped before the first step; the"
+    ) in printed
+    assert "first step:" not in printed
+    assert not (tmp_path / "run.lock").exists()
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux which signals are handled")
+@pytest.mark.parametrize("module", ["ahs_seg_jax.main", "ahs_seg_jax"])
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGTERM, Ending.PREEMPTED), (signal.SIGINT, Ending.INTERRUPTED)]
+)
+def test_signal_while_the_program_is_imported(tmp_path, module, number, ending):
+    command = [sys.executable, "-m", module, *(["train"] if module == "ahs_seg_jax" else [])]
+    command += [f"--config={ROOT / 'configs/tiny.py'}", f"--workdir={tmp_path}"]
+    environment = huge_pages.with_huge_pages()  # so that the program need not start again, with signals as they were
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until = time.monotonic() + 60
+            while not handles(process.pid, signal.SIGTERM) and time.monotonic() < until:
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, said.splitlines()[-1]) == (
+        ending,
+        f"stopped by {number.name}; the same command continues from the newest checkpoint, if there is one",
+    )
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def handles(pid, number):
+    """Whether a process of this machine has a handler for a signal."""
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(caught >> (number - 1) & 1)
 
 
 @pytest.mark.slow

@@ -122,8 +122,8 @@ def _check_names(layout: str, table: list[Entry], file: readers.TensorFile) -> N
 def _check_activation(facts: Facts, where: str) -> None:
     if "activation" not in facts:
         raise CheckpointError(
-            f"{where} does not say whether it computes QuickGELU (as OpenAI's and MetaCLIP's CLIPs) or GELU (as LAION's "
-            "and DataComp's), and the tensors of both are alike: state it by --activation quick_gelu or gelu (in Python "
+            f"{where} does not say whether it computes QuickGELU (OpenAI's, MetaCLIP's) or GELU (LAION's, DataComp's), "
+            "and the tensors of both are alike: state it by --activation quick_gelu or gelu (Python: "
             "activation=..., in a training configuration config.activation), or put the model's config.json or "
             "open_clip_config.json beside the file"
         )

@@ -5,6 +5,7 @@ what `torch_objects` has. The pickles of torch's files hold no numbers of tensor
 a persistent id says where.
 """
 
+import _compat_pickle
 import io
 import pickletools
 from collections.abc import Callable, Mapping
@@ -96,8 +97,9 @@ class _Machine:
             raise Refused(f"holds {name}, which no file of tensors needs")
 
     def named(self, module: str, name: str) -> Name:
-        """A name, as it stands."""
-        found = Name(module, name)
+        """A name as it stands, but those of Python 2 as Python 3 has them, which pickles use up to protocol 2."""
+        today = _compat_pickle.IMPORT_MAPPING.get(module, module)
+        found = Name(*_compat_pickle.NAME_MAPPING.get((module, name), (today, name)))
         known = found in KNOWN or found in STORAGES or module.partition(".")[0] == "__torch__"
         if self.known_only and not known:
             raise Refused(f"names {found}, which no archive of tensors needs")

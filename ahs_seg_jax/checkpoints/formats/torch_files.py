@@ -7,6 +7,7 @@ nor anything else that a training program put beside the weights is read. `pickl
 import functools
 import io
 import itertools
+import math
 import pathlib
 import zipfile
 import zlib
@@ -94,6 +95,9 @@ def _of_dictionary(path: pathlib.Path, loaded: Any, stored: Bytes) -> TensorFile
         )
     state = next((loaded[key] for key in STATE_KEYS if _has_tensors(loaded.get(key))), loaded)
     specs = {str(name): spec for name, spec in state.items() if isinstance(spec, TensorSpec)}
+    for name, spec in specs.items():  # sizes are taken from the shapes before any tensor is read
+        if math.prod(spec.shape) * spec.dtype.itemsize > spec.storage.size * spec.storage.dtype.itemsize:
+            raise CheckpointError(f"{path} is refused: its tensor {name} is larger than what is stored of it")
     config = parse_config(loaded.get(CONFIG_KEY), path)
     return TensorFile(str(path), "torch pickle", (path,), _tensors(path, specs, stored), config)
 

@@ -191,8 +191,7 @@ _INERT = (  # what is called and does nothing but hold a value
     *((module, name) for module in ("numpy.core.multiarray", "numpy._core.multiarray") for name in ("scalar",)),
     *((module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")),
     *(("numpy._core.numeric", "_frombuffer"), ("numpy.core.numeric", "_frombuffer"), ("numpy", "dtype")),
-    *((module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "complex", "slice")),
-    *((module, name) for module in ("builtins", "__builtin__") for name in ("range", "bytearray", "object")),
+    *(("builtins", name) for name in ("set", "frozenset", "complex", "slice", "range", "bytearray", "object")),
     *(("datetime", name) for name in ("datetime", "date", "time", "timedelta", "timezone")),
     *(("pathlib", name) for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *(("pathlib._local", name) for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
@@ -200,7 +199,7 @@ _INERT = (  # what is called and does nothing but hold a value
     *(("fractions", "Fraction"), ("uuid", "UUID"), ("_codecs", "encode"), ("torch", "device")),
     *(("torch.serialization", "_get_layout"), ("torch", "Size")),
 )
-_MEMBERS = (Name("builtins", "getattr"), Name("__builtin__", "getattr"))  # of an enumeration, by Python 3.11
+_MEMBER = Name("builtins", "getattr")  # of an enumeration, by Python 3.11
 KNOWN: Mapping[Name, Callable[..., Any]] = {
     **{Name(*name): _inert(".".join(name)) for name in _INERT},
     **_TENSORS,
@@ -213,8 +212,7 @@ KNOWN: Mapping[Name, Callable[..., Any]] = {
     Name("collections", "Counter"): _dictionary,
     **{Name("torch.jit._pickle", f"build_{kind}list"): _first for kind in ("int", "double", "bool", "tensor")},
     Name("torch.jit._pickle", "restore_type_tag"): _first,
-    **{Name(m, name): _object for m in ("copyreg", "copy_reg") for name in ("_reconstructor", "__newobj__")},
-    Name("copyreg", "__newobj_ex__"): _object,
+    **{Name("copyreg", name): _object for name in ("_reconstructor", "__newobj__", "__newobj_ex__")},
 }
 
 
@@ -227,7 +225,7 @@ def called(name: Any, arguments: Any) -> Any:
             return KNOWN[name](*arguments)
         except TypeError as error:
             raise Refused(f"hands {len(arguments)} values to {name}") from error
-    if name in _MEMBERS and len(arguments) == 2 and isinstance(arguments[1], str):
+    if name == _MEMBER and len(arguments) == 2 and isinstance(arguments[1], str):
         return made(arguments[0])
     return made(name, by_a_call=True)
 
@@ -237,7 +235,7 @@ def made(name: Any, by_a_call: bool = False) -> Record:
     if not isinstance(name, Name):
         raise Refused(f"makes an object of a {type(name).__name__}")
     package, last = name.module.partition(".")[0], name.name.rpartition(".")[2].lstrip("_")
-    known = sys.stdlib_module_names | {"__builtin__", "copy_reg"} | ({"torch", "numpy"} if by_a_call else set())
+    known = sys.stdlib_module_names | ({"torch", "numpy"} if by_a_call else set())
     if name in KNOWN or (package not in known and last[:1].isupper()) or package == "__torch__":
         return Record(str(name))
     raise Refused(f"names {name} to be called, which no file of tensors needs")

@@ -54,7 +54,8 @@ def write(
 ) -> pathlib.Path:
     """Writes parameters as another program's file: `.pth`, `.pt`, `.bin` (torch), `.safetensors` or `.npz`.
 
-    `hf_clip` without such a suffix is written as a directory with config.json and model.safetensors. The model's
+    `hf_clip` without such a suffix is written as a directory with config.json, preprocessor_config.json and
+    model.safetensors. The model's
     configuration is stored along where the format has a place for it that the other programs ignore. `manifest`, if
     given, goes into that directory, or beside the file as `<name>.manifest.json`.
 
@@ -67,7 +68,8 @@ def write(
     with writing.replacing(path) as partial:
         if path.suffix not in SUFFIXES:
             partial.mkdir()
-            (partial / "config.json").write_text(json.dumps(hf_config(config), indent=2) + "\n")
+            for name, content in (("config", hf_config(config)), ("preprocessor_config", hf_pixels(config.image))):
+                (partial / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
             _write_file(partial / "model.safetensors", layout, config, params)
             _write_manifest(partial / "manifest.json", manifest)
         else:
@@ -162,6 +164,25 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
             "image_size": image.pretrained_grid * image.patch_size,
             "patch_size": image.patch_size,
         },
+    }
+
+
+def hf_pixels(config: ImageTowerConfig) -> dict[str, Any]:
+    """preprocessor_config.json of a Hugging Face CLIPImageProcessor for this tower."""
+    side = config.pretrained_grid * config.patch_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "image_mean": [value / 255 for value in config.pixel_mean],
+        "image_std": [value / 255 for value in config.pixel_std],
     }
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark, Listing, by_stem, packaged_numbers, pair_up, require, some
 from ahs_seg_jax.errors import NotAnIndexMask
+from ahs_seg_jax.pictures import label_files
 from ahs_seg_jax.pictures.label_files import read_values
 
 CHALLENGE = "ADEChallengeData2016"
@@ -49,7 +50,7 @@ def find_847(root: pathlib.Path, split: str) -> Listing:
 
 def object_ids(path: pathlib.Path) -> np.ndarray:
     """Object ids `int32 [h, w]` of a `_seg.png`: red tens are the hundreds of the id in base 256, green the rest."""
-    with Image.open(path) as file:
+    with Image.open(path, formats=label_files.FORMATS) as file:
         if file.mode not in ("RGB", "RGBA"):
             raise NotAnIndexMask(f"its pixels are {file.mode}, not red and green parts of an object id")
         pixels = np.asarray(file)

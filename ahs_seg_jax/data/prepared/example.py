@@ -76,7 +76,7 @@ def encode_label(label: np.ndarray, classes: int) -> bytes:
 def _photograph(pair: Pair, label_size: tuple[int, ...], short_edge: int | None) -> bytes:
     """The file itself if it is a plain RGB JPEG or PNG, as most are, otherwise its RGB pixels as PNG: both exact."""
     content = pair.image.read_bytes()
-    with Image.open(io.BytesIO(content)) as file:
+    with Image.open(io.BytesIO(content), formats=images.FORMATS) as file:
         file.load()  # a truncated file is found here, not in the middle of a run
         turn = _turned(pair, file, label_size)
         plain = file.format in ("JPEG", "PNG") and file.mode == "RGB" and "transparency" not in file.info

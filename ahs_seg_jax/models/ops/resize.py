@@ -50,10 +50,14 @@ def _joined_matrix(size_in: int, through: int, size_out: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=256)
-def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """Weights `[size_out, size_in]` of cubic interpolation with a = -0.75 (PyTorch's)."""
+def bicubic_matrix(size_in: int, size_out: int, step: float | None = None) -> np.ndarray:
+    """Weights `[size_out, size_in]` of cubic interpolation with a = -0.75 (PyTorch's).
+
+    `step` is how far apart outputs lie, in inputs; None: `size_in / size_out`, so that both cover the same extent.
+    """
     a = -0.75
-    source = (np.arange(size_out, dtype=np.float64) + 0.5) * size_in / size_out - 0.5
+    index = np.arange(size_out, dtype=np.float64) + 0.5
+    source = (index * size_in / size_out if step is None else index * step) - 0.5
     low = np.floor(source).astype(np.int64)
     distance = np.abs((source - low)[:, None] - np.arange(-1, 3)[None, :])
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
@@ -89,9 +93,12 @@ def bilinear_through(
     return _apply(x, rows, columns, axes)
 
 
-def bicubic(x: Float[Array, "*batch h w c"], size: tuple[int, int]) -> Float[Array, "*batch h2 w2 c"]:
-    """Bicubic resize (a = -0.75) to `size` (rows, columns), without anti-aliasing."""
-    rows, columns = (bicubic_matrix(n, out) for n, out in zip(x.shape[-3:-1], size, strict=True))
+def bicubic(
+    x: Float[Array, "*batch h w c"], size: tuple[int, int], steps: tuple[float, float] | None = None
+) -> Float[Array, "*batch h2 w2 c"]:
+    """Bicubic resize (a = -0.75) to `size` (rows, columns), without anti-aliasing; `steps` as in `bicubic_matrix`."""
+    along_axes = zip(x.shape[-3:-1], size, steps or (None, None), strict=True)
+    rows, columns = (bicubic_matrix(n, out, step) for n, out, step in along_axes)
     return _apply(x, rows, columns, (-3, -2))
 
 

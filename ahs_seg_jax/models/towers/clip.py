@@ -7,6 +7,7 @@ Source: OpenAI CLIP; the dense last block is CAT-Seg's. Parity: golden/vitb_forw
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,8 @@ from ahs_seg_jax.models.parameters import Params
 from ahs_seg_jax.models.towers import transformer
 from ahs_seg_jax.models.towers.config import ImageTowerConfig, TextTowerConfig
 from ahs_seg_jax.models.towers.interface import Parameter, Tower
+
+OtherBlock = Callable[[jax.Array, dict[int, jax.Array], Params, tuple[int, int]], jax.Array]  # [b, n, d] -> [b, N, d]
 
 PROMPTS_AT_ONCE = 1024  # larger vocabularies are encoded in batches, so that memory stays bounded
 
@@ -67,36 +70,77 @@ class ImageTower(nn.Module):
             grid = resize.bicubic(grid, (c.grid, c.grid)).reshape(-1, c.width)
         return jnp.concatenate([class_token, grid])[None]
 
-    def _embed(self, images: jax.Array) -> jax.Array:
-        c = self.config
-        side, grid = c.patch_size, c.grid
-        patches = images.reshape(-1, grid, side, grid, side, 3).transpose(0, 1, 3, 2, 4, 5)
-        patches = patches.reshape(-1, grid * grid, side * side * 3)
+    def _positions_untrained(self, size: tuple[int, int]) -> jax.Array:
+        """Positions of a grid of any size for a tower that was trained at its own only.
+
+        Training-free methods step by `g / (k + 0.1)`, not `g / k`, from one of k tokens to the next: their programs
+        hand the size to PyTorch so, and the last rows move by up to a tenth of a cell. Parity: every size that is not
+        the pretrained one, golden/training_free_small.npz.
+        """
+        pretrained = self.config.pretrained_grid
+        class_token, grid = self.position_embedding[:1], self.position_embedding[1:]
+        if size != (pretrained, pretrained):
+            grid = grid.reshape(pretrained, pretrained, -1)
+            steps = pretrained / (size[0] + 0.1), pretrained / (size[1] + 0.1)
+            grid = resize.bicubic(grid, size, steps).reshape(size[0] * size[1], -1)
+        return jnp.concatenate([class_token, grid])[None]
+
+    def _embed(self, images: jax.Array, positions: jax.Array) -> jax.Array:
+        c, side = self.config, self.config.patch_size
+        rows, columns = (extent // side for extent in images.shape[1:3])
+        patches = images.reshape(-1, rows, side, columns, side, 3).transpose(0, 1, 3, 2, 4, 5)
+        patches = patches.reshape(-1, rows * columns, side * side * 3)
         x = patches @ self.patch_embedding()["kernel"].astype(self.dtype).reshape(-1, c.width)
         class_token = jnp.broadcast_to(self.class_embedding.astype(self.dtype), (x.shape[0], 1, c.width))
-        x = jnp.concatenate([class_token, x], 1) + self._positions().astype(self.dtype)
+        x = jnp.concatenate([class_token, x], 1) + positions.astype(self.dtype)
         return layer_norm(x, self.ln_pre())
+
+    def _up_to_last(
+        self, x: jax.Array, blocks: Any, taps: tuple[int, ...]
+    ) -> tuple[jax.Array, dict[int, Float[Array, "b n d"]]]:
+        """Embedded tokens through all blocks but the last, and the outputs of the blocks `taps` among these."""
+        c, found = self.config, {}
+        last, start = c.layers - 1, 0
+        step = functools.partial(transformer.block, heads=c.heads, activation=ACTIVATIONS[c.activation], causal=False)
+        for stop in sorted({*(tap + 1 for tap in taps if tap < last), last}):
+            x = transformer.run_blocks(x, transformer.part(blocks, slice(start, stop)), step, remat=self.remat)
+            start = stop
+            if stop - 1 in taps:
+                found[stop - 1] = x
+        return x, found
+
+    def _project(self, x: jax.Array) -> jax.Array:
+        return layer_norm(x, self.ln_post()) @ self.projection()["kernel"].astype(self.dtype)
 
     def __call__(
         self, images: Float[Array, "b H W 3"], taps: tuple[int, ...], kernels: Params | None = None
     ) -> tuple[Float[Array, "b h w e"], dict[int, Float[Array, "b h w d"]]]:
         """Normalised images of the crop's size -> dense features, and the outputs of the blocks `taps`."""
-        c, activation = self.config, ACTIVATIONS[self.config.activation]
+        c = self.config
         blocks = transformer.with_kernels(self.blocks(), kernels)
         on_grid = lambda x: x.reshape(-1, c.grid, c.grid, x.shape[-1])
-        x, found = self._embed(images.astype(self.dtype)), {}
-        last, start = c.layers - 1, 0
-        step = functools.partial(transformer.block, heads=c.heads, activation=activation, causal=False)
-        for stop in sorted({*(tap + 1 for tap in taps if tap < last), last}):
-            x = transformer.run_blocks(x, transformer.part(blocks, slice(start, stop)), step, remat=self.remat)
-            start = stop
-            if stop - 1 in taps:
-                found[stop - 1] = on_grid(x[:, 1:])
-        x = dense_block(x, transformer.part(blocks, -1), activation)
-        if last in taps:
-            found[last] = on_grid(x)
-        x = layer_norm(x, self.ln_post()) @ self.projection()["kernel"].astype(self.dtype)
-        return on_grid(x), found
+        x, tokens = self._up_to_last(self._embed(images.astype(self.dtype), self._positions()), blocks, taps)
+        found = {tap: on_grid(x[:, 1:]) for tap, x in tokens.items()}
+        x = dense_block(x, transformer.part(blocks, -1), ACTIVATIONS[c.activation])
+        if c.layers - 1 in taps:
+            found[c.layers - 1] = on_grid(x)
+        return on_grid(self._project(x)), found
+
+    def training_free(
+        self, images: Float[Array, "b H W 3"], last_block: OtherBlock, taps: tuple[int, ...]
+    ) -> Float[Array, "b h w e"]:
+        """Normalised images of any size of at least a patch -> dense features by another last block.
+
+        `last_block(x, outputs, parameters, grid)` gets the output `[b, n, d]` of the block before it, those of the
+        blocks `taps`, its parameters, and rows and columns of the grid. What is left beyond the last whole patch at the
+        lower and right border is not seen.
+        """
+        side, blocks = self.config.patch_size, self.blocks()
+        rows, columns = (extent // side for extent in images.shape[1:3])
+        images = images[:, : rows * side, : columns * side].astype(self.dtype)
+        x, outputs = self._up_to_last(self._embed(images, self._positions_untrained((rows, columns))), blocks, taps)
+        x = last_block(x, outputs, transformer.part(blocks, -1), (rows, columns))
+        return self._project(x).reshape(-1, rows, columns, self.embed_dim)
 
 
 class TextTower(nn.Module):

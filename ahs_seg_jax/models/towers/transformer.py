@@ -103,6 +103,18 @@ def _projected(x: jax.Array, p: Params, heads: int) -> tuple[jax.Array, jax.Arra
     return query, key, value
 
 
+def projected_by_head(x: jax.Array, p: Params, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Query, key and value `[b, heads, n, d / heads]` of `x` `[b, n, d]`, after the block's first norm."""
+    query, key, value = (jnp.moveaxis(part, -2, -3) for part in _projected(x, p, heads))
+    return query, key, value
+
+
+def joined(attended: jax.Array, p: Params) -> jax.Array:
+    """The output projection `[b, n, d]` of what the heads attended to, `[b, heads, n, d / heads]`."""
+    by_token = jnp.moveaxis(attended, -3, -2)
+    return linear(by_token.reshape(*by_token.shape[:-2], -1), p["out"])
+
+
 def _rest_of_block(x: jax.Array, attended: jax.Array, p: Params, activation: Activation) -> jax.Array:
     x = x + linear(attended.reshape(x.shape), p["out"])
     return x + mlp(layer_norm(x, p["ln_2"]), p, activation)

@@ -9,7 +9,7 @@ from benchmarks.settings import Settings, complete
 from benchmarks.work import training
 from tests.support.training import small_model
 
-QUICK = ("rotations", "decoder", "image_losses")
+QUICK = ("rotations", "correlation", "decoder", "image_losses")
 SLOW = ("text_tower", "image_tower", "spatial", "class_layers", "update")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.checkpoints.formats import convert, readers
+from ahs_seg_jax.checkpoints.formats.stated import Stated
 from ahs_seg_jax.errors import CheckpointError
 from tests.support.torch_files import (
     finished,
@@ -133,7 +134,7 @@ def test_only_writing_torch_pickles_needs_torch(monkeypatch, torch, visible, ran
     params = random_params("openai_clip", visible)
     pickled = writers.write(tmp_path / "clip.pth", "openai_clip", visible, params)
     monkeypatch.setitem(sys.modules, "torch", None)
-    convert.read(pickled)
+    convert.read(pickled, statements=[Stated("quick_gelu", stated_by="the test")])
     with pytest.raises(CheckpointError, match=r"writing again\.pth needs torch: pip install 'ahs_seg_jax\[convert\]'"):
         writers.write(tmp_path / "again.pth", "openai_clip", visible, params)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.pth"]
