@@ -135,7 +135,10 @@ class Routes:
 class Admission:
     """An ASGI application in front of another: passes on what is allowed, and answers the rest with one sentence."""
 
-    def __init__(self, app: App, hosts: Hosts, routes: Routes, folder: pathlib.Path, most_upload_bytes: int):
+    def __init__(
+        self, app: App, hosts: Hosts, routes: Routes, most_upload_bytes: int, folder: pathlib.Path = pathlib.Path()
+    ):
+        """`folder` holds the uploads that routes of files name; a server without such routes has none."""
         self._app, self._hosts, self._routes, self._folder = app, hosts, routes, folder
         self._most_upload_bytes = most_upload_bytes
 
@@ -172,7 +175,7 @@ class Admission:
 
     def _too_large(self, headers: dict[str, list[str]], path: str) -> tuple[int, str] | None:
         lengths = headers.get("content-length", [])
-        if "transfer-encoding" in headers or len(lengths) != 1 or not lengths[0].isdecimal():
+        if "transfer-encoding" in headers or len(lengths) != 1 or not lengths[0].isdecimal() or len(lengths[0]) > 18:
             return 411, "The request does not say how long it is."
         most = self._most_upload_bytes if path in self._routes.uploads else MOST_JSON_BYTES
         if int(lengths[0]) > most:

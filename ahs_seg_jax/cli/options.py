@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 done, but something in it failed (named on stderr); 2 a mi
 import errno
 import os
 import pathlib
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -30,7 +31,13 @@ Protocol: TypeAlias = Annotated[
 Activation: TypeAlias = Annotated[
     Literal["gelu", "quick_gelu"] | None, typer.Option(help="Of a CLIP, where its file does not state it.")
 ]
+Host: TypeAlias = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")]
+AllowedHost: TypeAlias = Annotated[
+    list[str] | None, typer.Option(help="Another name under which it may be reached; give it again for more.")
+]
 MemoryGB: TypeAlias = Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.")]
+
+EVERYWHERE = ("0.0.0.0", "::")  # addresses that let the network in
 
 
 def names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
@@ -54,6 +61,15 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(", ".join(part.strip() for part in name.split(",")) for name in text.strip(" ;").split(";"))
 
 
+def check_address(host: str, port: int) -> None:
+    """Raises OSError where a server could not listen, before a model is loaded."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port} ({error}); choose another --port or --host") from error
+
+
 def make_folder(path: pathlib.Path) -> None:
     """Makes a folder for results. Raises OSError that says what to do if it cannot be written."""
     try:
@@ -73,7 +89,8 @@ def cause(error: Exception) -> str:
     """Why one image of several failed, in one line. Errors that nobody foresaw are named with their kind."""
     from ahs_seg_jax.errors import CheckpointError
 
-    text = (str(error).strip().splitlines() or [""])[0]
+    lines = [line.strip(" -") for line in str(error).strip().splitlines()] or [""]
+    text = " ".join(lines[: 1 + lines[0].endswith(":")])  # a heading comes with the first line below it
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return (
             f"there is not enough memory ({text or type(error).__name__}); give a lower --memory-gb, which takes "
@@ -92,7 +109,7 @@ def mistakes(command: Callable[[], Any]) -> Any:
     try:
         return command()
     except (CheckpointError, ValueError, TypeError, ImportError, OSError) as error:
-        if os.environ.get("AHS_SEG_TRACEBACK"):
+        if os.environ.get("AHS_SEG_TRACEBACK", "").lower() not in ("", "0", "false", "no", "off"):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error

@@ -101,7 +101,7 @@ class ModelConfig:
         groups = {f"model.{name}.": getattr(self, name) for name in ("image", "text", "aggregator")}
         sizes = {prefix + name: value for prefix, group in groups.items() for name, value in vars(group).items()}
         sizes |= {f"model.{name}": getattr(self, name) for name in ("embed_dim", "block_size", "dc_hsp_rank")}
-        least = {"model.aggregator.pad_len": 0}
+        least = {"model.aggregator.pad_len": 0, "model.image.mlp_width": 0, "model.text.mlp_width": 0}
         return found + [
             f"{name} is {value}; it must be at least {low} and at most {high}"
             for name, value in sizes.items()
@@ -141,6 +141,11 @@ class ModelConfig:
             if known and not known.rotated and self.adaptation != "none":
                 found.append(
                     f"model.{name}.tower is {tower.tower!r}, which cannot be rotated; set model.adaptation to none"
+                )
+            if known and known.embeds_width and tower.width != self.embed_dim:
+                found.append(
+                    f"model.embed_dim is {self.embed_dim}; with model.{name}.tower = {tower.tower!r} it must be "
+                    f"model.{name}.width = {tower.width}"
                 )
             if tower.width % tower.heads:
                 found.append(

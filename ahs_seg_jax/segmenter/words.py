@@ -11,6 +11,16 @@ Names = Sequence[str] | Vocabulary
 Unknown = str | float | Sequence[str]  # "none", a probability, or background words
 
 
+def parse_unknown(text: str) -> str | float | tuple[str, ...]:
+    """`none`, a probability, or words separated by ';'."""
+    if text.strip() == "none":
+        return "none"
+    try:
+        return float(text)
+    except ValueError:
+        return tuple(word.strip() for word in text.split(";") if word.strip())
+
+
 @dataclasses.dataclass(frozen=True)
 class Words:
     """A vocabulary whose first `count` names are shown; pixels of the others, and of less probability, are unknown."""

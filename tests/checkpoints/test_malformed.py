@@ -198,3 +198,10 @@ def test_values_that_are_not_finite(value, clip, tmp_path):
 
 def test_texts_of_pickles_are_short(tmp_path):
     refused(script_archive(tmp_path / "m.pt", finished(short("no module"))), "no checkpoint that is known here")
+
+
+def test_names_in_files_do_not_steer_the_terminal(tmp_path):
+    np.savez(tmp_path / "f.npz", **{"\x1b[31mred\x07\u202e": np.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"the first names are: \\x1b\[31mred\\x07\\u202e") as caught:
+        convert.read(tmp_path / "f.npz")
+    assert str(caught.value).isprintable()

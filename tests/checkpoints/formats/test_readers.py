@@ -11,6 +11,7 @@ import pytest
 from ahs_seg_jax.checkpoints.formats import convert, readers
 from ahs_seg_jax.checkpoints.formats.stated import Stated
 from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import parameters
 from tests.support.torch_files import (
     finished,
     module_pickle,
@@ -47,8 +48,10 @@ def test_torchscript_tensors_are_read_without_torch(tmp_path, monkeypatch):
         np.testing.assert_array_equal(file.tensors["block.transposed"].load(), [[0, 3], [1, 4], [2, 5]])
 
 
-def test_an_archive_that_torch_wrote_is_read_exactly(torch, visible, random_params, assert_same, tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])  # OpenAI's are of the second
+def test_an_archive_that_torch_wrote_is_read_exactly(dtype, torch, visible, random_params, assert_same, tmp_path):
     params = random_params("openai_clip", visible)
+    params = parameters.unflatten({k: v.astype(dtype).astype(np.float32) for k, v in parameters.flatten(params)})
     root = torch.nn.Module()
     for names, value in convert.state_dict("openai_clip", visible, params):
         *parents, leaf = names[0].split(".")
@@ -57,7 +60,7 @@ def test_an_archive_that_torch_wrote_is_read_exactly(torch, visible, random_para
             if parent not in dict(module.named_children()):
                 module.add_module(parent, torch.nn.Module())
             module = getattr(module, parent)
-        module.register_parameter(leaf, torch.nn.Parameter(torch.from_numpy(value)))
+        module.register_parameter(leaf, torch.nn.Parameter(torch.from_numpy(value.astype(dtype))))
     root.register_buffer("vocab_size", torch.tensor(97))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated in torch; OpenAI's files stay what they are
@@ -66,6 +69,7 @@ def test_an_archive_that_torch_wrote_is_read_exactly(torch, visible, random_para
     assert_same(found.params, params)
     assert found.config == visible
     assert found.manifest["source"]["kind"] == "TorchScript archive"
+    assert found.manifest["source"]["stated"]["activation"]["value"] == "quick_gelu"
     assert found.manifest["key_map"]["ignored"] == ["vocab_size"]
 
 
