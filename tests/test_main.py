@@ -49,7 +49,7 @@ def in_process(*arguments: str) -> int:
         ([TINY, "--wrokdir=x"], ["'wrokdir'", "Did you mean: workdir"]),
         (["--config=configs/tiny.py:smok", "--workdir=x"], ["variant 'smok'", "'smoke'"]),
         (["--config=configs/nothing.py", "--workdir=x"], ["configs/nothing.py"]),
-        (["--config=configs/vitb.py", "--workdir=x"], ["init is empty", "download CLIP"]),
+        (["--config=configs/vitb.py", "--workdir=x"], ["init is empty", "set init to clip-vitb16"]),
         (["--config=configs/folder.py:smoke", "--workdir=x", "--config.data.root=nowhere"], ["nowhere"]),
         ([TINY, "--workdir={tmp}", "--mode=eval"], ["no checkpoint in"]),
         ([TINY, "--workdir=x", "--config.train.steps", "0"], ["train.steps is 0; it must be positive"]),
@@ -87,7 +87,7 @@ def test_a_mistake_in_a_process_of_its_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", "vitb"])
+@pytest.mark.parametrize("name", ["tiny", "vitb", "siglip2"])
 def test_smoke_runs_from_the_command_line_and_can_be_evaluated(tmp_path, name):
     config = f"--config=configs/{name}.py:smoke"
     assert "step 4/4" in command(config, f"--workdir={tmp_path}", code=0)

@@ -43,7 +43,9 @@ COMMANDS = (
     "demo",
     "serve",
     "benchmark",
+    "models",
     "convert",
+    "push",
     "export",
     "parity",
     "doctor",
@@ -69,7 +71,7 @@ def test_every_command_has_help():
         ([], "give the names once"),
         (["--classes", "cat", "--classes-file", "names.txt"], "give the names once"),
         (["--classes-file", "nowhere.txt"], "no file of class names at nowhere.txt"),
-        (["--classes", "cat", "--model", "nowhere"], "error: there is no checkpoint at nowhere; give a file"),
+        (["--classes", "cat", "--model", "nowhere"], "error: there is no checkpoint at nowhere. Give a file"),
         (["--classes", "cat", "--stride", "40"], "error: --stride needs --windows native"),
         (["--classes", "cat", "--windows", "native", "--overlap", "2"], "error: the overlap is 2; it must lie within"),
         (["--classes", "cat; Cat"], "error: the vocabulary has 1 problem"),
@@ -109,7 +111,11 @@ def test_convert_takes_every_format(monkeypatch):
     seen = []
     monkeypatch.setattr(convert_command, "run", lambda *arguments: seen.append(arguments))
     assert invoke("convert", "a.pth", "b", "--to", "catseg", "--merge").exit_code == 0
-    assert seen == [("a.pth", pathlib.Path("b"), "catseg", True)]
+    assert invoke("convert", "a.pth", "b", "--activation", "gelu").exit_code == 0
+    assert seen == [
+        ("a.pth", pathlib.Path("b"), "catseg", True, None),
+        ("a.pth", pathlib.Path("b"), "orbax", False, "gelu"),
+    ]
     assert "'orbax'" in invoke("convert", "a.pth", "b", "--to", "onnx").output
 
 

@@ -30,7 +30,7 @@ _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "
 
 @contextlib.contextmanager
 def open_tensors(source: str | os.PathLike[str]) -> Iterator[TensorFile]:
-    """Opens a `.pth`, `.pt`, `.bin`, `.safetensors` or `.npz` file, a Hugging Face directory, or a hub name.
+    """Opens a `.pth`, `.pt`, `.bin`, `.safetensors` or `.npz` file, or a Hugging Face directory.
 
     Raises:
       CheckpointError: there is no such file, it is none of these, it is damaged, or it would execute something.

@@ -19,6 +19,7 @@ Pixel = tuple[float, float, float]
 
 OPENAI_MEAN: Pixel = (0.48145466, 0.4578275, 0.40821073)  # of RGB in 0..1; ImageTowerConfig has them in 0..255
 OPENAI_STD: Pixel = (0.26862954, 0.26130258, 0.27577711)
+CLIP_ACTIVATIONS = ("quick_gelu", "gelu")
 CLIP_TOKENIZER = "clip"  # the byte pairs of `vocabulary.tokenizer`
 ASSUMED = "nobody: assumed as OpenAI's"
 _TOLERANCE = 1e-6  # relative; published configurations are rounded differently
@@ -57,8 +58,8 @@ def by_the_user(activation: str | None) -> Stated | None:
     """What the option `activation` states; None without it. Raises ValueError for an activation that is not known."""
     if activation is None:
         return None
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+    if activation not in CLIP_ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; choose one of {', '.join(CLIP_ACTIVATIONS)}")
     return Stated(activation, stated_by="the option activation")
 
 
@@ -97,7 +98,7 @@ def _check(facts: Facts, where: str) -> None:
             fact = facts[field]
             raise CheckpointError(
                 f"{where} cannot be used: its {field} is {fact.value!r} by {fact.by}, and this program has "
-                f"{' and '.join(map(repr, valid))} only"
+                f"{', '.join(map(repr, valid))} only"
             )
 
 
@@ -132,6 +133,8 @@ def of_config(config: ModelConfig, by: str) -> Stated:
     image, text = config.image, config.text
     mean, std = ((r / 255, g / 255, b / 255) for r, g, b in (image.pixel_mean, image.pixel_std))
     activation = image.activation if image.activation == text.activation else None
+    if (image.tower, text.tower) != ("clip", "clip"):
+        return Stated(activation, mean, std, stated_by=by)
     return Stated(activation, mean, std, EPSILON, CLIP_TOKENIZER, by)
 
 

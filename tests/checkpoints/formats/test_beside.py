@@ -97,7 +97,7 @@ def hf(**changes):
         (hf(vision_config={"hidden_act": "gelu"}), r"two towers with different hidden_act \('gelu' and 'quick_gelu'\)"),
         (
             hf(vision_config={"hidden_act": "relu"}, text_config={"hidden_act": "relu"}),
-            "its activation is 'relu' by config.json, and this program has 'quick_gelu' and 'gelu' only",
+            "its activation is 'relu' by config.json, and this program has 'quick_gelu', 'gelu'",
         ),
         (
             hf(vision_config={"layer_norm_eps": 1e-6}, text_config={"layer_norm_eps": 1e-6}),
