@@ -120,7 +120,9 @@ def _hugging_face(folder: pathlib.Path, content: Mapping[str, Any]) -> Beside:
         if len(values) > 1:
             raise _other_kind(path, f"two towers with different {name} ({' and '.join(map(repr, sorted(values)))})")
     activation, eps = found["hidden_act"].pop(), found["layer_norm_eps"].pop()
-    return Beside((Stated(activation, eps=eps, stated_by=HF_CONFIG),), sizes)
+    silent = not any("hidden_act" in _group(path, content, key) for key in _HF_DEFAULTS)
+    by = f"transformers' default, which {HF_CONFIG} leaves as it is" if silent else HF_CONFIG
+    return Beside((Stated(activation, stated_by=by, yields=silent), Stated(eps=eps, stated_by=HF_CONFIG)), sizes)
 
 
 def _tokenizer(content: Mapping[str, Any]) -> Stated:
@@ -171,9 +173,11 @@ def _open_clip(path: pathlib.Path, content: Mapping[str, Any]) -> Beside:
     pixels = _group(path, content, "preprocess_cfg")
     mean, std = _rgb(path, "mean", pixels.get("mean", OPENAI_MEAN)), _rgb(path, "std", pixels.get("std", OPENAI_STD))
     eps = {_group(path, group, "norm_kwargs").get("eps", 1e-5) for group in (image, text)}
-    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    facts = Stated(activation, mean, std, tokenizer=_open_clip_tokenizer(path, text), stated_by=path.name)
-    return Beside(tuple(dataclasses.replace(facts, eps=value) for value in eps), sizes)
+    silent = "quick_gelu" not in model
+    by = f"open_clip's default, which {path.name} leaves as it is" if silent else path.name
+    activation = Stated("quick_gelu" if model.get("quick_gelu") else "gelu", stated_by=by, yields=silent)
+    facts = Stated(None, mean, std, tokenizer=_open_clip_tokenizer(path, text), stated_by=path.name)
+    return Beside((activation, *(dataclasses.replace(facts, eps=value) for value in eps)), sizes)
 
 
 def _open_clip_tokenizer(path: pathlib.Path, text: Mapping[str, Any]) -> str:

@@ -31,7 +31,8 @@ class Stated:
 
     `activation` is "quick_gelu" or "gelu" (exact), of both towers; `pixel_mean` and `pixel_std` are of RGB in 0..1, as
     other programs write them; `eps` is that of layer norms; `tokenizer` is "clip" or another one's name. `stated_by`
-    ends the sentence "... is stated by".
+    ends the sentence "... is stated by". What `yields` is the default of a program whose configuration says nothing: any
+    other statement counts in its place.
     """
 
     activation: str | None = None
@@ -40,6 +41,7 @@ class Stated:
     eps: float | None = None
     tokenizer: str | None = None
     stated_by: str = "the caller"
+    yields: bool = False
 
 
 class Fact(NamedTuple):
@@ -50,7 +52,7 @@ class Fact(NamedTuple):
 
 
 Facts = Mapping[str, Fact]
-FIELDS = tuple(field.name for field in dataclasses.fields(Stated) if field.name != "stated_by")
+FIELDS = tuple(field.name for field in dataclasses.fields(Stated) if field.name not in ("stated_by", "yields"))
 OPENAI = Stated("quick_gelu", OPENAI_MEAN, OPENAI_STD, EPSILON, CLIP_TOKENIZER)  # and CAT-Seg and AHS-Seg, made of it
 
 
@@ -70,13 +72,13 @@ def agreed(statements: Iterable[Stated | None], where: str) -> dict[str, Fact]:
       CheckpointError: two sources contradict each other (both are named), or it is a CLIP that is not computed here.
     """
     facts: dict[str, Fact] = {}
-    for stated in (given for given in statements if given is not None):
+    for stated in sorted((given for given in statements if given is not None), key=lambda given: given.yields):
         for field in FIELDS:
             value = getattr(stated, field)
             if value is None:
                 continue
             new, old = Fact(value, stated.stated_by), facts.setdefault(field, Fact(value, stated.stated_by))
-            if not _equal(old.value, new.value):
+            if not stated.yields and not _equal(old.value, new.value):
                 raise CheckpointError(
                     f"{where}: {field} is {old.value!r} by {old.by}, but {new.value!r} by {new.by}; one is wrong"
                 )

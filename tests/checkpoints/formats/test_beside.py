@@ -165,6 +165,10 @@ def test_an_open_clip_folder_states_everything(tensors, visible, tmp_path):
         found = load_pretrained(source)
         assert found.config.image.pixel_mean == (127.5, 127.5, 127.5)
         assert found.config.image.activation == found.config.text.activation == "gelu"
+    found = load_pretrained(tmp_path, activation="quick_gelu")  # only open_clip's default stands against it
+    assert found.config.text.activation == "quick_gelu"
+    said = open_clip({"quick_gelu": False}, vision=cfg, text=text)
+    write(tmp_path, open_clip_config=said)
     with pytest.raises(CheckpointError, match="'quick_gelu' by the option activation, but 'gelu' by open_clip_config"):
         load_pretrained(tmp_path, activation="quick_gelu")
 

@@ -28,6 +28,15 @@ def test_statements_are_joined_and_remember_who_made_them():
     assert config.image.pixel_mean == config.image.pixel_std == (127.5, 127.5, 127.5)
 
 
+def test_a_default_gives_way_to_whoever_says_something_else():
+    default = Stated("gelu", eps=1e-5, stated_by="a default", yields=True)
+    assert agreed([default, Stated("quick_gelu", stated_by="the zoo")], "f") == {
+        "activation": ("quick_gelu", "the zoo"),
+        "eps": (1e-5, "a default"),
+    }
+    assert agreed([default], "f")["activation"] == ("gelu", "a default")
+
+
 def test_openais_statistics_are_exactly_the_towers():
     image = vitb16().image
     assert in_pixels("pixel_mean", OPENAI.pixel_mean) == image.pixel_mean
