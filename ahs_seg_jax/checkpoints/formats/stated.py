@@ -31,8 +31,8 @@ class Stated:
 
     `activation` is "quick_gelu" or "gelu" (exact), of both towers; `pixel_mean` and `pixel_std` are of RGB in 0..1, as
     other programs write them; `eps` is that of layer norms; `tokenizer` is "clip" or another one's name. `stated_by`
-    ends the sentence "... is stated by". What `yields` is the default of a program whose configuration says nothing: any
-    other statement counts in its place.
+    ends the sentence "... is stated by". What `yields` is the default of a program whose configuration says nothing:
+    any other statement counts in its place.
     """
 
     activation: str | None = None
