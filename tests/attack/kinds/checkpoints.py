@@ -95,7 +95,11 @@ class Attack(Kind):
         elif kind == 1:
             path.write_bytes(b"")
         elif path.suffix == ".json" and path.name != converted.MANIFEST and kind < 6:
-            path.write_bytes(mutations.json_text(mutations.change_json(json.loads(path.read_bytes()), rng), rng))
+            try:
+                content = json.loads(path.read_bytes())
+            except (ValueError, RecursionError):  # it is damaged already
+                return
+            path.write_bytes(mutations.json_text(mutations.change_json(content, rng), rng))
         else:
             path.write_bytes(mutations.turn_bits(path.read_bytes(), rng))
 
