@@ -11,6 +11,7 @@ from ahs_seg_jax.inference import buckets
 from ahs_seg_jax.inference.compiled import Compiled
 from ahs_seg_jax.models import orthogonal
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.training_free.model import TrainingFreeCLIP
 from ahs_seg_jax.vocabulary import Vocabulary
 
 PROMPTS_AT_ONCE = 256  # prompts that the text tower encodes together
@@ -49,7 +50,7 @@ _encode_text = Compiled(_encode_tokens, "encode_text", static=("model",))
 
 
 def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary) -> jax.Array:
-    """Text embeddings float32 `[t, p, e]` of every class.
+    """Text embeddings float32 `[q, p, e]` of every query.
 
     For a model with one prompt channel, several prompts become their average on the sphere (`Vocabulary.pool`).
 
@@ -57,7 +58,7 @@ def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary) -> jax.Ar
     """
     tokens = vocabulary.tokens(model.config.text.context)
     count, prompts, _ = tokens.shape
-    channels = model.config.aggregator.prompts
+    channels = 1 if isinstance(model, TrainingFreeCLIP) else model.config.aggregator.prompts
     if channels not in (1, prompts):
         raise ValueError(
             f"the vocabulary gives {prompts} prompt(s) per class but model.aggregator.prompts is {channels}; "

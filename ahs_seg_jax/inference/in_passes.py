@@ -47,7 +47,7 @@ class ViewLogits:
         return np.flatnonzero(kept | (np.arange(len(kept)) == 0))
 
 
-def encode_views(model: AHSSeg, params: Any, views: np.ndarray, at_once: int) -> Features:
+def encode_views(model: Any, params: Any, views: np.ndarray, at_once: int) -> Features:
     """Features of views float32 `[v, s, s, 3]`, RGB 0..255; at most `at_once` are computed together."""
     groups = [np.asarray(rows) for _, rows in _groups(len(views), at_once)]
     encode = lambda i: pass_programs.encode_image(model, params, views[groups[i]])
