@@ -135,7 +135,10 @@ class Routes:
 class Admission:
     """An ASGI application in front of another: passes on what is allowed, and answers the rest with one sentence."""
 
-    def __init__(self, app: App, hosts: Hosts, routes: Routes, folder: pathlib.Path, most_upload_bytes: int):
+    def __init__(
+        self, app: App, hosts: Hosts, routes: Routes, most_upload_bytes: int, folder: pathlib.Path = pathlib.Path()
+    ):
+        """`folder` holds the uploads that routes of files name; a server without such routes has none."""
         self._app, self._hosts, self._routes, self._folder = app, hosts, routes, folder
         self._most_upload_bytes = most_upload_bytes
 

@@ -23,6 +23,7 @@ from ahs_seg_jax.cli import (
     memory,
     parity,
     segment,
+    serve,
     train,
 )
 from ahs_seg_jax.devices.huge_pages import restart_with_huge_pages
@@ -61,6 +62,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     compare.compare,
     components.components,
     demo.demo,
+    serve.serve,
     benchmark.benchmark,
     convert.convert,
     export.export,

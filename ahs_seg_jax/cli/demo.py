@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import pathlib
-import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,12 +16,9 @@ if TYPE_CHECKING:  # nothing heavy is imported before a command runs
     from ahs_seg_jax.demo.answers import Limits
 
 
-EVERYWHERE = ("0.0.0.0", "::")
-
-
 def demo(
     model: options.Model = "tiny",
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")] = "127.0.0.1",
+    host: options.Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
     protocol: options.Protocol = "model",
     memory_gb: options.MemoryGB = None,
@@ -30,9 +26,7 @@ def demo(
     max_megapixels: Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)] = 16,
     max_classes: Annotated[int, typer.Option(help="Most names at once.", min=1)] = 100,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    allowed_host: Annotated[
-        list[str] | None, typer.Option(help="Another name under which it may be reached; give it again for more.")
-    ] = None,
+    allowed_host: options.AllowedHost = None,
 ) -> None:
     """A page in the browser: an image, your words.
 
@@ -41,7 +35,7 @@ def demo(
 
     def command() -> None:
         _check_extra()
-        _check_address(host, port)
+        options.check_address(host, port)
         from ahs_seg_jax.admission import Hosts
         from ahs_seg_jax.demo.answers import Limits
 
@@ -88,7 +82,7 @@ def serve(
         built = page.build(ask, drawn, limits, about, pathlib.Path(folder))
         segmenter(drawn[0].image, list(drawn[0].names))  # compiled before the first visitor
         print(f"the page is at http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
-        if host in EVERYWHERE:
+        if host in options.EVERYWHERE:
             print("everybody in this network can use it; there is no password", file=sys.stderr)
         page.serve(built, host, port, limits, open_browser, allowed_hosts)
 
@@ -96,12 +90,3 @@ def serve(
 def _check_extra() -> None:
     if importlib.util.find_spec("gradio") is None:
         raise ImportError("the page needs gradio, which is not installed: pip install 'ahs_seg_jax[demo]'")
-
-
-def _check_address(host: str, port: int) -> None:
-    """Raises OSError where the page could not listen, before a model is loaded."""
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}, port {port} ({error}); choose another --port or --host") from error

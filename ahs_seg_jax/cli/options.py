@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 done, but something in it failed (named on stderr); 2 a mi
 import errno
 import os
 import pathlib
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,7 +28,13 @@ Protocol: TypeAlias = Annotated[
     Literal["model", "cat_seg", "whole"],
     typer.Option(help="The model's own; cat_seg: windows and a global view; whole: one view."),
 ]
+Host: TypeAlias = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")]
+AllowedHost: TypeAlias = Annotated[
+    list[str] | None, typer.Option(help="Another name under which it may be reached; give it again for more.")
+]
 MemoryGB: TypeAlias = Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.")]
+
+EVERYWHERE = ("0.0.0.0", "::")  # addresses that let the network in
 
 
 def names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
@@ -49,6 +56,15 @@ def protocol_or_none(text: str) -> str | None:
 def split_names(text: str) -> tuple[str, ...]:
     """`' cat; sofa,  couch ;'` -> `('cat', 'sofa, couch')`."""
     return tuple(", ".join(part.strip() for part in name.split(",")) for name in text.strip(" ;").split(";"))
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises OSError where a server could not listen, before a model is loaded."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port} ({error}); choose another --port or --host") from error
 
 
 def make_folder(path: pathlib.Path) -> None:

@@ -41,7 +41,8 @@ def segment(
     """
     from ahs_seg_jax.cli.image_jobs import Shard
     from ahs_seg_jax.cli.segment_files import run
-    from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_unknown, parse_windows
+    from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_windows
+    from ahs_seg_jax.segmenter.words import parse_unknown
 
     names = options.names(classes, classes_file)
     settings = options.mistakes(

@@ -26,16 +26,6 @@ class Settings:
         return values
 
 
-def parse_unknown(text: str) -> str | float | tuple[str, ...]:
-    """`none`, a probability, or words separated by ';'."""
-    if text.strip() == "none":
-        return "none"
-    try:
-        return float(text)
-    except ValueError:
-        return tuple(word.strip() for word in text.split(";") if word.strip())
-
-
 def parse_keep(text: str) -> int | Literal["model"] | None:
     """`model`, `all`, or a number. Raises ValueError for anything else."""
     if text in ("model", "all"):

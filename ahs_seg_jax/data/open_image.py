@@ -7,6 +7,7 @@ anything is decoded, and pixels are converted a strip at a time.
 import io
 import os
 import pathlib
+import re
 import struct
 from typing import IO, TypeAlias
 
@@ -31,8 +32,10 @@ MAX_PIXELS = 256 * 10**6
 # Who enters `images.FORMATS` into Image.OPEN, in their order; JPEG with previews (MPO) is JPEG.
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, TiffImagePlugin, BmpImagePlugin, GifImagePlugin)
 STRIP = 2**20  # pixels that are converted at once
+MOST_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; programs write about 10
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in a JPEG: neither a stuffed byte nor a restart
 _STILL_IN_SEVERAL_FRAMES = ("MPO", "TIFF")  # a photograph with previews or pages: the first is the image
 
 
@@ -72,6 +75,14 @@ class _Refused(ValueError):
     """What is wrong with an image is said already."""
 
 
+class TooManyPixels(_Refused):
+    """An image that is larger than what is decoded; `width` and `height` in pixels."""
+
+    def __init__(self, text: str, width: int, height: int):
+        super().__init__(text)
+        self.width, self.height = width, height
+
+
 def _decode(file: IO[bytes], name: str, size: int, max_pixels: int) -> np.ndarray:
     if not size:
         raise ValueError(f"{name}: the file is empty; copy or download it again")
@@ -83,6 +94,7 @@ def _decode(file: IO[bytes], name: str, size: int, max_pixels: int) -> np.ndarra
                     f"{name} is an animation of {frames} frames; save the frame you mean as an image of its own"
                 )
             _check_size(*opened.size, name, max_pixels)
+            _check_scans(file, opened, name)
             opened.load()
             _check_size(*opened.size, name, max_pixels)  # a GIF's first frame may be larger than its header says
             ImageOps.exif_transpose(opened, in_place=True)
@@ -133,6 +145,33 @@ class _WebP(WebPImagePlugin.WebPImageFile):
         super().load_prepare()
 
 
+def _check_scans(file: IO[bytes], opened: ImageFile.ImageFile, name: str) -> None:
+    """Refuses a progressive JPEG of very many scans, whose decoding would take minutes for every megabyte."""
+    if opened.format not in ("JPEG", "MPO") or "progression" not in opened.info:
+        return
+    place = file.tell()
+    file.seek(0)
+    scans = _scans(file.read())
+    file.seek(place)
+    if scans > MOST_SCANS:
+        raise _Refused(
+            f"{name} is a JPEG of {scans} scans, which takes very long to decode; the limit is {MOST_SCANS}: save it "
+            "again with another program"
+        )
+
+
+def _scans(data: bytes) -> int:
+    """The scans of the first image in a JPEG file, see ITU-T T.81, annex B."""
+    place, scans = 2, 0
+    while match := _MARKER.search(data, place):
+        kind = data[match.end() - 1]
+        if kind == 0xD9:  # its end
+            break
+        scans += kind == 0xDA
+        place = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+    return scans
+
+
 def _webp_size(head: bytes) -> tuple[int, int]:
     """(w, h) in the first 32 bytes of a WebP file, see RFC 9649."""
     kind = head[12:16]
@@ -148,10 +187,12 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if not width * height:
         raise _Refused(f"{name} has no pixels: its size is {width} x {height}")
     if width * height > max_pixels:
-        raise _Refused(
+        raise TooManyPixels(
             f"{name} has {width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is "
             f"{max_pixels / 1e6:.0f}: reduce it, or save it as a tiled TIFF and segment that with --windows native, "
-            "which reads it piece by piece"
+            "which reads it piece by piece",
+            width,
+            height,
         )
 
 

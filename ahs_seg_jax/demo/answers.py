@@ -19,7 +19,7 @@ from ahs_seg_jax.data.open_image import open_image
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.pictures import legends, overlays
 from ahs_seg_jax.segmenter import UNKNOWN, Segmentation, Segmenter
-from ahs_seg_jax.vocabulary import names_beyond
+from ahs_seg_jax.vocabulary import names_beyond, split_words
 
 logger = logging.getLogger("ahs_seg_jax")
 SMALLEST_EDGE, LARGEST_EDGE = 640, 1280  # pixels: pictures are enlarged and reduced until the longer side lies between
@@ -58,12 +58,6 @@ class Answer:
     def failed(self) -> bool:
         """Whether the user has something to change."""
         return self.result is None
-
-
-def split_words(text: str) -> list[str]:
-    """Names one a line or separated by ';', synonyms by ','; empty ones are left out."""
-    names = (", ".join(part.strip() for part in name.split(",")) for name in text.replace("\n", ";").split(";"))
-    return [name for name in names if name.strip(" ,")]
 
 
 def answer(

@@ -73,6 +73,7 @@ def export(
         "platforms": [] if to_onnx else list(stablehlo.PLATFORMS),
         "config": manifests.config_to_json(config),
         "versions": versions(),
+        "loads_with": None if to_onnx else stablehlo.loads_with(),
     }
     with writing.replacing(path) as partial:
         partial.mkdir()

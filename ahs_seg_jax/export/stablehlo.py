@@ -16,6 +16,11 @@ def loader_text() -> str:
     return importlib.resources.files("ahs_seg_jax.export").joinpath("loader.py.txt").read_text("utf-8")
 
 
+def loads_with() -> str:
+    """The versions of JAX that can read what this one exports, in words (docs.jax.dev, "Compatibility guarantees")."""
+    return f"JAX {jax.__version__} or newer (JAX promises to read an export for six months after it was made)"
+
+
 def stablehlo(program: Program, leaves: dict[str, np.ndarray]) -> bytes:
     """A program as serialised StableHLO, with its weights as inputs. Raises ImportError, which says what to install."""
     weights = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}

@@ -33,6 +33,16 @@ class Background:
 Unknown = str | float | Sequence[str] | Background  # "none", a probability, background words, or all of it
 
 
+def parse_unknown(text: str) -> str | float | tuple[str, ...]:
+    """`none`, a probability, or words separated by ';'."""
+    if text.strip() == "none":
+        return "none"
+    try:
+        return float(text)
+    except ValueError:
+        return tuple(word.strip() for word in text.split(";") if word.strip())
+
+
 @dataclasses.dataclass(frozen=True)
 class Words:
     """A vocabulary whose first `count` names are shown; pixels of the others, and of less probability, are unknown."""

@@ -11,6 +11,7 @@ from ahs_seg_jax.vocabulary.vocabulary import (
     imagenet_templates,
     names_beyond,
     packaged_names,
+    split_words,
     template_problems,
     words_of,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "imagenet_templates",
     "names_beyond",
     "packaged_names",
+    "split_words",
     "template_problems",
     "words_of",
 ]

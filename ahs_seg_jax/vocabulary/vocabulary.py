@@ -176,6 +176,12 @@ def imagenet_templates() -> tuple[str, ...]:
     return _lines(_read("imagenet_templates.txt"))
 
 
+def split_words(text: str) -> list[str]:
+    """Names one a line or separated by ';', synonyms by ','; empty ones are left out."""
+    names = (", ".join(part.strip() for part in name.split(",")) for name in text.replace("\n", ";").split(";"))
+    return [name for name in names if name.strip(" ,")]
+
+
 def first_synonym(name: str) -> str:
     """The part of a class name before its first ", "."""
     return name.split(", ")[0]

@@ -41,6 +41,7 @@ COMMANDS = (
     "compare",
     "components",
     "demo",
+    "serve",
     "benchmark",
     "convert",
     "export",

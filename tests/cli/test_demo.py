@@ -6,7 +6,7 @@ import socket
 import pytest
 import typer
 
-from ahs_seg_jax.cli import demo
+from ahs_seg_jax.cli import demo, options
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
@@ -21,8 +21,8 @@ def test_a_port_that_is_taken_is_found_before_the_model_is_loaded():
         with pytest.raises(
             OSError, match=f"cannot listen on 127.0.0.1, port {port} .* choose another --port or --host"
         ):
-            demo._check_address("127.0.0.1", port)
-    demo._check_address("127.0.0.1", port)
+            options.check_address("127.0.0.1", port)
+    options.check_address("127.0.0.1", port)
 
 
 def test_a_name_that_is_no_host_is_found_before_the_model_is_loaded(capsys):

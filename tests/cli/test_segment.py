@@ -12,6 +12,7 @@ from ahs_seg_jax.cli import segment_files as segment
 from ahs_seg_jax.cli import segment_settings
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import read_png
+from ahs_seg_jax.segmenter.words import parse_unknown
 
 NAMES = ("grass", "sand", "red toy")
 SETTINGS = segment.Settings(NAMES, "tiny", None, "none", "model", None)
@@ -119,9 +120,9 @@ def test_plans_run_nothing(folder, tmp_path, capsys):
 
 
 def test_words_for_the_unknown():
-    assert segment_settings.parse_unknown("none") == "none"
-    assert segment_settings.parse_unknown("0.25") == 0.25
-    assert segment_settings.parse_unknown("wall; blue sky") == ("wall", "blue sky")
+    assert parse_unknown("none") == "none"
+    assert parse_unknown("0.25") == 0.25
+    assert parse_unknown("wall; blue sky") == ("wall", "blue sky")
     assert [segment_settings.parse_keep(text) for text in ("model", "all", "64")] == ["model", None, 64]
 
 

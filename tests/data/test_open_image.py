@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahs_seg_jax.data.open_image import image_size, open_image
+from ahs_seg_jax.data.open_image import _scans, image_size, open_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (97, 89, 3), np.uint8)
@@ -112,3 +112,16 @@ def test_a_gigapixel_file_is_refused_before_it_is_decoded(tmp_path):
     with pytest.raises(ValueError, match=r"huge\.png has 30011 x 30013 = 901 megapixels"):
         open_image(tmp_path / "huge.png")
     assert image_size(tmp_path / "huge.png") == (30_013, 30_011)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    assert open_image(data).shape == (40, 40, 3)
+    assert _scans(data) == data.count(b"\xff\xda")
+    start = data.rindex(b"\xff\xda")  # the last scan again and again
+    many = data[:start] + data[start:-2] * 200 + data[-2:]
+    with pytest.raises(ValueError, match=r"is a JPEG of 20\d scans, which takes very long to decode; the limit is 100"):
+        open_image(many)
+    assert _scans(data + b"\xff\xda" * 500) == _scans(data)  # what other programs put behind the image does not count

@@ -5,8 +5,10 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.export import export, stablehlo
@@ -76,6 +78,7 @@ def test_parity(segmenter, tmp_path, names):
     about = json.loads((tmp_path / "model" / "manifest.json").read_text())
     assert about["names"] == (None if names is None else list(names))
     assert (about["side"], about["platforms"]) == (32, ["cpu", "cuda", "tpu"])
+    assert about["loads_with"].startswith(f"JAX {jax.__version__} or newer")
 
 
 def test_onnx_parity(segmenter, tmp_path):
@@ -122,3 +125,13 @@ def test_the_loader_is_short():
     loader = stablehlo.loader_text()
     assert len(loader.splitlines()) <= 25
     assert "ahs_seg_jax" not in loader
+
+
+def test_a_program_of_a_newer_jax_is_refused_in_words(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"loads_with": "JAX 99.1.0 or newer"}))
+    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, tmp_path / "weights.safetensors")
+    (tmp_path / "segment.stablehlo").write_bytes(b"\x10\0\0\0what this JAX does not know")
+    scope = {"__name__": "loader"}
+    exec(stablehlo.loader_text(), scope)
+    with pytest.raises(RuntimeError, match=r"JAX [\d.]+ cannot read this export: it needs JAX 99.1.0 or newer"):
+        scope["Exported"](tmp_path)

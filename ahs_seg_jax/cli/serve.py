@@ -1,0 +1,95 @@
+"""`ahs-seg serve`: the server."""
+
+import importlib.util
+import pathlib
+import sys
+from typing import Annotated
+
+import typer
+
+from ahs_seg_jax.cli import options
+
+LIBRARIES = ("fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
+
+
+def serve(
+    model: options.Model = "tiny",
+    host: options.Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    protocol: options.Protocol = "model",
+    memory_gb: options.MemoryGB = None,
+    max_upload_mb: Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)] = 20,
+    max_megapixels: Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)] = 16,
+    max_classes: Annotated[int, typer.Option(help="Most names at once.", min=1)] = 100,
+    max_seconds: Annotated[float, typer.Option(help="Longest time from an upload to its answer.", min=0.1)] = 60,
+    max_waiting: Annotated[int, typer.Option(help="Most requests at once; others are told to come later.", min=1)] = 32,
+    max_together: Annotated[int, typer.Option(help="Most images with the same words in one call.", min=1)] = 8,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="AHS_SEG_API_KEY", help="Who asks must send it; better by the environment than here."),
+    ] = None,
+    allowed_host: options.AllowedHost = None,
+) -> None:
+    """A server: an image and words by HTTP, labels as the answer.
+
+    Needs pip install 'ahs_seg_jax[serve]'. It listens on this machine only, unless told otherwise. /docs shows how to
+    ask.
+    """
+
+    def command() -> None:
+        _check_extra()
+        options.check_address(host, port)
+        from ahs_seg_jax.admission import Hosts
+        from ahs_seg_jax.serve.limits import Limits
+
+        named = allowed_host or []
+        Hosts.of(host, named)  # a mistake is found before a model is loaded
+        keys = _keys(api_key)
+        limits = Limits(
+            upload_mb=max_upload_mb,
+            megapixels=max_megapixels,
+            classes=max_classes,
+            seconds=max_seconds,
+            waiting=max_waiting,
+            together=max_together,
+        )
+        from ahs_seg_jax.checkpoints import packaged
+        from ahs_seg_jax.segmenter import Segmenter
+        from ahs_seg_jax.serve import run
+
+        print(f"loading {model} ...", file=sys.stderr)
+        protocol_used = options.protocol_or_none(protocol)
+        own = {"protocol": protocol_used} if protocol_used else {}
+        segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **own)
+        about = f"Model: {pathlib.PurePath(model).name}."
+        if model == packaged.TINY:
+            about = "The small model knows drawings only; its answers to photographs mean nothing."
+        run.warm(segmenter, ("grass", "sand"), limits.together)
+
+        def listening() -> None:
+            print(f"the server is at http://{host}:{port}, its page at /docs (Ctrl-C ends it)", file=sys.stderr)
+            if host in options.EVERYWHERE and not keys:
+                print("everybody in this network can use it; --api-key asks for a key", file=sys.stderr)
+
+        run.run(segmenter, host, port, limits, named, about, keys, listening)
+
+    options.finish(command)
+
+
+def _keys(api_key: str | None) -> frozenset[str]:
+    if api_key is None:
+        return frozenset()
+    if len(api_key) < 16 or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        raise ValueError(
+            "the API key is shorter than 16 letters, or has other letters than a header can hold; make one: "
+            "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return frozenset({api_key})
+
+
+def _check_extra() -> None:
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"the server needs {', '.join(missing)}, which is not installed: pip install 'ahs_seg_jax[serve]'"
+        )

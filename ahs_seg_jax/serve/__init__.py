@@ -1,0 +1,1 @@
+"""The server behind `ahs-seg serve`: an image and words by HTTP, labels as the answer."""
