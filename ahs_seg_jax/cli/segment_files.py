@@ -39,8 +39,11 @@ def run(
     _show_log()
     paths.check(output, "the output", BUCKETS)
     jobs = [job for job in find_images(images) if shard.holds(job.name.as_posix())]
-    segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
-    vocabulary = Vocabulary(settings.classes, segmenter.templates)
+    segmenter = Segmenter.from_pretrained(
+        settings.model, method=settings.method, keep=settings.keep, memory_gb=settings.memory_gb
+    )
+    settings = dataclasses.replace(settings, method=segmenter.method)  # the results say what has made them
+    vocabulary = segmenter.as_vocabulary(settings.classes)
     vocabulary.tokens(segmenter.config.text.context)  # too long names are found now
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
         print(
@@ -148,7 +151,8 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings, 
     words = settings.unknown if isinstance(settings.unknown, tuple) else ()
     largest = max(sizes, key=lambda size: size[0] * size[1])
     print(f"{len(sizes)} image(s); the largest:")
-    count, by_windows = len(settings.classes) + len(words), all(map(streamed, jobs))
+    every = segmenter.words(settings.classes, words or "none").vocabulary
+    count, by_windows = len(every.query_class), all(map(streamed, jobs))
     print(segmenter.plan(largest, count, settings.protocol, heat_maps, windows=settings.windows, streamed=by_windows))
     return 0 if len(sizes) == len(jobs) else 1
 

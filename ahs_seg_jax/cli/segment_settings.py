@@ -18,6 +18,7 @@ class Settings:
     keep: int | Literal["model"] | None
     memory_gb: float | None
     windows: NativeWindows | None = None
+    method: str | None = None  # None: what suits the model
 
     def described(self) -> dict[str, Any]:
         """JSON values. The memory bound is left out: results do not depend on it."""

@@ -102,6 +102,11 @@ class Segmenter:
         self.vocabulary: Vocabulary | None = None
 
     @property
+    def protocols(self) -> tuple[str, ...]:
+        """The names of the protocols that calls can ask for."""
+        return tuple(self._protocols)
+
+    @property
     def method(self) -> str:
         """The name of what segments: "aggregator", or a training-free method."""
         return self.engine.head.name
