@@ -58,6 +58,7 @@ class Engine:
         self.head = head_of(self.model)
         self.keep, self.memory_gb = keep, memory_gb
         self._texts: collections.OrderedDict[Vocabulary, np.ndarray] = collections.OrderedDict()
+        self._queries = encoding.KnownQueries()
         self._features = FeatureCache()
         self._lock, self._process = threading.RLock(), os.getpid()
 
@@ -68,7 +69,8 @@ class Engine:
         """
         with self._locked():
             if vocabulary not in self._texts:
-                self._texts[vocabulary] = np.asarray(encoding.encode_vocabulary(self.model, self.params, vocabulary))
+                text = encoding.encode_vocabulary(self.model, self.params, vocabulary, self._queries)
+                self._texts[vocabulary] = np.asarray(text)
             self._texts.move_to_end(vocabulary)
             while len(self._texts) > CACHED_VOCABULARIES:
                 self._texts.popitem(last=False)
@@ -231,7 +233,9 @@ class Engine:
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
         if new:
             views = [protocol.views(image, self.head.side) for image in new.values()]
-            features = in_passes.encode_views(self.model, self.params, np.concatenate(views), at_once)
+            features = in_passes.encode_views(
+                self.model, self.params, np.concatenate(views), at_once, self.head.same_groups
+            )
             stops = np.cumsum([len(of_image) for of_image in views])
             for key, stop, of_image in zip(new, stops, views, strict=True):
                 # Arrays of its own, so that keeping one image does not keep the whole group.

@@ -41,6 +41,7 @@ class Head(abc.ABC):
     name: str  # of the method
     side: int  # of the square that a native window becomes, in pixels
     together: int  # groups of views that images may fill together
+    same_groups: bool  # groups are filled up, so that images with any number of views share one program
     logit_scale: float | None  # logits are cosines for a softmax with this scale; None: they are for sigmoids
 
     @abc.abstractmethod
@@ -72,7 +73,7 @@ def head_of(model: Any) -> Head:
 class Aggregated(Head):
     """A trained aggregator."""
 
-    name, together, logit_scale = AGGREGATOR, 1, None
+    name, together, same_groups, logit_scale = AGGREGATOR, 1, False, None
 
     def __init__(self, model: AHSSeg) -> None:
         self._model, self.side = model, model.config.image.crop
@@ -113,7 +114,7 @@ class Aggregated(Head):
 class Compared(Head):
     """The cosines of features and words, and nothing that was trained for segmentation."""
 
-    together = 4
+    together, same_groups = 4, True
 
     def __init__(self, model: TrainingFreeCLIP) -> None:
         tower, settings = model.config.image, model.method

@@ -126,14 +126,15 @@ class Vocabulary:
         weights = np.repeat(used / counts[:, None], len(self.templates), axis=1) / len(self.templates)
         return weights.astype(np.float32)
 
-    def pool(self, text: Any) -> Any:
+    def pool(self, text: Any, queries: Any = slice(None)) -> Any:
         """Embeddings of all prompts `[q, p, e]`, L2-normalised, averaged on the sphere to `[q, 1, e]`.
 
-        Works on NumPy and JAX arrays. With one template and rule "first" it returns `text` as it is.
+        `queries` are the indices of those that `text` has, if not all. Works on NumPy and JAX arrays. With one template
+        and rule "first" it returns `text` as it is.
         """
         if text.shape[1] == 1:
             return text
-        mean = (text * self.prompt_weights[:, :, None]).sum(axis=1, keepdims=True)
+        mean = (text * self.prompt_weights[queries][:, :, None]).sum(axis=1, keepdims=True)
         return mean / ((mean * mean).sum(axis=-1, keepdims=True) ** 0.5)
 
     def tokens(self, context: int = 77) -> np.ndarray:
