@@ -32,6 +32,7 @@ def segment(
     overlays: Annotated[bool, typer.Option(help="Write pictures with legends.")] = True,
     coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
     heat_maps: Annotated[bool, typer.Option("--heat-maps", help="Write a picture of each name's probability.")] = False,
+    dataset: Annotated[str, typer.Option(help="Make this folder a data set that configs/folder.py trains on.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
     shard: Annotated[str, typer.Option(help="k/n: only the k-th of n parts of the images, chosen by name.")] = "1/1",
 ) -> None:
@@ -44,6 +45,7 @@ def segment(
     from ahs_seg_jax.cli.segment_files import run
     from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_windows
     from ahs_seg_jax.segmenter.words import parse_unknown
+    from ahs_seg_jax.storage import paths
 
     names = options.names(classes, classes_file)
     settings = options.mistakes(
@@ -72,5 +74,6 @@ def segment(
             heat_maps=heat_maps,
             again=overwrite,
             shard=part,
+            dataset=paths.at_home(dataset) if dataset else None,
         )
     )

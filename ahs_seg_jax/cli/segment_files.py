@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ahs_seg_jax.checkpoints import packaged
-from ahs_seg_jax.cli import options
+from ahs_seg_jax.cli import options, training_folder
 from ahs_seg_jax.cli.image_jobs import BUCKETS, WHOLE, Job, Shard, find_images, streamed
 from ahs_seg_jax.cli.result_folder import ResultFolder
 from ahs_seg_jax.cli.segment_settings import Settings
@@ -34,6 +34,7 @@ def run(
     heat_maps: bool = False,
     again: bool = False,
     shard: Shard = WHOLE,
+    dataset: pathlib.Path | None = None,
 ) -> int:
     """Segments; returns 0, or 1 if an image failed. Raises what a user can mend before the first image."""
     _show_log()
@@ -44,7 +45,10 @@ def run(
     )
     settings = dataclasses.replace(settings, method=segmenter.method)  # the results say what has made them
     vocabulary = segmenter.as_vocabulary(settings.classes)
-    vocabulary.tokens(segmenter.config.text.context)  # too long names are found now
+    # What no image can mend is found now: names that are too long, unknown words among the names, a wide stride.
+    segmenter.words(vocabulary, settings.unknown).vocabulary.tokens(segmenter.config.text.context)
+    if settings.windows:
+        settings.windows.grid((1, 1), segmenter.engine.head.side)
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
         print(
             f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"
@@ -58,6 +62,8 @@ def run(
             paths.on_disk(job.path, "a TIFF image in native windows")
         if heat_maps:
             raise ValueError("a TIFF in native windows has no --heat-maps: they would need it whole in memory")
+    if dataset is not None:
+        training_folder.check(dataset, output, jobs, settings, shard)
     if only_plan:
         return _print_plans(jobs, segmenter, settings, heat_maps)
     with contextlib.closing(ResultFolder(output, settings, overlays, coco, heat_maps, again, shard)) as folder:
@@ -70,6 +76,8 @@ def run(
             f"part {shard.number} of {shard.count}; the summary {waits if missing else 'is of all parts'}",
             file=sys.stderr,
         )
+    if dataset is not None:
+        print(training_folder.write(dataset, output, jobs, settings.classes), file=sys.stderr)
     for job, reason in failed:
         where = "" if str(job.path) in reason else f"{job.path}: "
         print(f"failed: {where}{reason}", file=sys.stderr)

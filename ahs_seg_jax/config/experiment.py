@@ -65,6 +65,7 @@ def _choice_problems(experiment: Experiment) -> list[str]:
         "mode": MODES,
         "data.on_corrupt": ON_CORRUPT,
         "data.augment.label_resize": LABEL_RESIZE,
+        "losses.unlabelled": training.UNLABELLED,
         "train.finetune": training.FINETUNE,
         "train.on_nonfinite": training.ON_NONFINITE,
         "eval.protocol": tuple(PROTOCOLS),

@@ -49,6 +49,9 @@ class MeshConfig:
     classes: int = 1  # the aggregator's and decoder's activations are split by class
 
 
+UNLABELLED = ("negative", "ignored")
+
+
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
     """Weights of the losses, and the clamp of the boundary loss.
@@ -61,6 +64,9 @@ class LossConfig:
     boundary: float = 0.1
     contrastive: float = 0.05
     hierarchy: float = 0.02
+    unlabelled: str = (
+        "negative"  # pixels without a label, in segmentation: negative for every class (published) | ignored
+    )
     boundary_log_floor: float = -100.0  # clamp of logarithms; -100 is PyTorch's, log(1e-6) = -13.8 trains better
     class_chunk: int = 0  # classes per pass of the two losses at label resolution; 0 = all at once (same results)
 

@@ -39,8 +39,13 @@ def use(source: Source, given: str | os.PathLike[str], benchmark: str) -> None:
 
 
 def described(given: str | os.PathLike[str], benchmark: str) -> dict[str, Any] | None:
-    """JSON-ready facts of the file, for results; None if the packaged names are used."""
+    """JSON-ready facts of the file, for results; None if the packaged names are used.
+
+    `queries` counts all names and synonyms.
+    """
     if not str(given):
         return None
     path = file_of(given, benchmark)
-    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    names = Vocabulary.from_file(path).names
+    queries = sum(len([word for word in name.split(", ") if word.strip()]) for name in names)
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "queries": queries}

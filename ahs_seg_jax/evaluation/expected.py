@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.evaluation import metrics
 
 # The name of the score by each rule about absent classes, the default first.
@@ -18,6 +19,7 @@ KINDS = {
     "published": "published",
     "measured": "measured by its authors",
     "claimed": "claimed by its authors, not reproduced by anybody",
+    "reported": "as reported by others, not run here",
 }
 
 
@@ -27,7 +29,8 @@ def table() -> dict[str, Any]:
 
     `scores` is benchmark -> mIoU in percent. For the whole checkpoint hold `protocol`, `tolerance` (points of mIoU; the
     table's `tolerance_covers` says what for) and `absent_classes`: the rule of the mean, of `metrics.ABSENT_RULES`, or
-    "unknown" where the source does not say which it is.
+    "unknown" where the source does not say which it is. `queries`, if there are any: benchmark -> names and synonyms in
+    the class file that was scored with.
     """
     text = importlib.resources.files("ahs_seg_jax.evaluation").joinpath("expected_scores.json").read_text("utf-8")
     return json.loads(text)
@@ -58,7 +61,7 @@ def compare(benchmark: str, report: Mapping[str, Any], scores: Mapping[str, floa
     if not name:
         return _unknown("no score is known for these weights; eval.expected names what they should be")
     facts = table()["checkpoints"][name]
-    expected = facts["scores"].get(benchmark)
+    expected = facts["scores"].get(_published_as(benchmark))
     kind = KINDS[facts["kind"]]
     about = {"checkpoint": name, "kind": facts["kind"], "source": facts["source"], "mIoU": expected}
     if expected is None:
@@ -68,6 +71,8 @@ def compare(benchmark: str, report: Mapping[str, Any], scores: Mapping[str, floa
         return about | _unknown(f"{said} is of protocol {facts['protocol']}, this one of {report['protocol']}")
     if report["incomplete"] or report["data"]["problems"]:
         return about | _unknown(f"{said} is of the whole benchmark; this score is not")
+    if (wanted := facts.get("queries", {}).get(benchmark)) and (other := _other_names(report, wanted)):
+        return about | _unknown(f"{said} is of {other}")
     names = SCORE_OF_RULE.values() if facts["absent_classes"] == "unknown" else [SCORE_OF_RULE[facts["absent_classes"]]]
     differences = {score: round(scores[score] - expected, 2) for score in names}
     within = [score for score, difference in differences.items() if abs(difference) <= facts["tolerance"]]
@@ -75,6 +80,24 @@ def compare(benchmark: str, report: Mapping[str, Any], scores: Mapping[str, floa
     about |= {"score": score, "difference": differences[score], "tolerance": facts["tolerance"]}
     about["tolerance_covers"] = table()["tolerance_covers"]
     return about | _verdict(bool(within), said, differences[score], score)
+
+
+def _published_as(benchmark: str) -> str:
+    """The benchmark that published scores call it by."""
+    known = BENCHMARKS.get(benchmark)
+    return known.same_as or benchmark if known else benchmark
+
+
+def _other_names(report: Mapping[str, Any], wanted: int) -> str:
+    """Of how many names the published score is, where this one is of others; "" if it is of as many."""
+    given = report["class_names"]
+    if given and given["queries"] == wanted:
+        return ""
+    seen = f"{given['queries']} of {given['file']}" if given else "the packaged ones"
+    return (
+        f"the class file of the published program, {wanted} names and synonyms, this one of {seen}; eval.class_names "
+        "(--class-names) reads such a file from your disk"
+    )
 
 
 def _verdict(matches: bool, said: str, difference: float, score: str) -> dict[str, str]:

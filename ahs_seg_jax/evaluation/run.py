@@ -178,7 +178,8 @@ def evaluate_source(
     with checking_input():
         expected.check_name(settings.expected)
     mesh = make_mesh()
-    report = describe(weights, source, settings, mesh)
+    names = class_names.described(settings.class_names, name)
+    report = describe(weights, source, settings, mesh) | {"class_names": names}
     stem = epath.Path(workdir) / "results" / result_name(name, settings, report["protocol"])
     result = None if settings.again else _finished(stem, report["fingerprint"], settings.save_predictions, source)
     if tally.most_over_processes(result is None):  # one of them does not see the file: all take part
@@ -200,7 +201,6 @@ def evaluate_source(
         )
     else:
         processes.log(f"{name}: evaluated already, on {result.report['date']}; eval.again=True does it again")
-    result.report["class_names"] = class_names.described(settings.class_names, name)
     verdict = expected.compare(name, result.report, result.named_scores(), settings.expected)
     result.report.update(benchmark=name, split=settings.split, expected=verdict)
     write(result, workdir, stem.name)

@@ -51,17 +51,24 @@ def _corners(labels: Int[Array, "b H W"], size: tuple[int, int]) -> list[tuple[j
     return found
 
 
-def segmentation_loss(logits: Float[Array, "b t h w"], labels: Int[Array, "b H W"], chunk: int = 0) -> Float[Array, ""]:
-    """Sigmoid cross-entropy of the logits resized to the labels, mean over all pixels and classes.
+def segmentation_loss(
+    logits: Float[Array, "b t h w"], labels: Int[Array, "b H W"], chunk: int = 0, unlabelled: str = "negative"
+) -> Float[Array, ""]:
+    """Sigmoid cross-entropy of the logits resized to the labels, mean over pixels and classes.
 
-    Unlabelled pixels count as negatives of every class (parity).
+    Unlabelled pixels count as negatives of every class (`unlabelled` "negative": parity), or not at all ("ignored").
     """
+    counted = (labels >= 0)[:, None]
 
-    def one_pass(logits: jax.Array, index: jax.Array) -> jax.Array:
+    def cross_entropy(logits: jax.Array, index: jax.Array) -> jax.Array:
         x = resize.bilinear(logits, (labels.shape[-2], labels.shape[-1]), (-2, -1))
-        return (jax.nn.softplus(x) - x * one_hot(labels, index[0])).mean((-2, -1))
+        return jax.nn.softplus(x) - x * one_hot(labels, index[0])
 
-    return _over_classes(one_pass, logits, chunk).mean()
+    if unlabelled == "negative":
+        return _over_classes(lambda *part: cross_entropy(*part).mean((-2, -1)), logits, chunk).mean()
+    of_labelled = lambda *part: jnp.where(counted, cross_entropy(*part), 0.0).sum((-2, -1))
+    total = _over_classes(of_labelled, logits, chunk).sum()
+    return total / jnp.maximum(counted.sum() * logits.shape[1], 1)
 
 
 def _over_classes(function: Callable[..., jax.Array], logits: jax.Array, chunk: int) -> jax.Array:
@@ -197,7 +204,7 @@ def total_loss(
     There is always `segmentation`. HA-HEM adds `energy`, MH-FPN adds `boundary`, and DC-HSP adds `contrastive` and,
     with `pairs`, `hierarchy`.
     """
-    parts = {"segmentation": segmentation_loss(logits, labels, config.class_chunk)}
+    parts = {"segmentation": segmentation_loss(logits, labels, config.class_chunk, config.unlabelled)}
     if "energy" in out["rotations"]:
         parts["energy"] = out["rotations"]["energy"]
     if "mh_fpn" in out:

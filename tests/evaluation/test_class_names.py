@@ -33,6 +33,7 @@ def test_names_and_synonyms_of_a_file_or_of_a_folder(tmp_path):
         assert facts == {
             "file": "voc_21.txt",
             "sha256": hashlib.sha256((tmp_path / "voc_21.txt").read_bytes()).hexdigest(),
+            "queries": 5,
         }
     assert class_names.described("", "voc_21") is None
 

@@ -4,11 +4,15 @@ import copy
 
 import pytest
 
-from ahs_seg_jax.evaluation import expected, metrics
+from ahs_seg_jax.evaluation import expected, metrics, published_methods
 from ahs_seg_jax.inference import PROTOCOLS
+from ahs_seg_jax.models.training_free import METHODS
 from ahs_seg_jax.vocabulary import packaged_names
 
-REPORT = {"protocol": "cat_seg", "incomplete": [], "data": {"problems": []}, "checkpoint": {"sha256": "ab12"}}
+REPORT = {
+    **{"protocol": "cat_seg", "incomplete": [], "data": {"problems": []}, "checkpoint": {"sha256": "ab12"}},
+    "class_names": None,
+}
 
 
 def compare(miou: float, name: str = "catseg_vitb16", benchmark: str = "ade20k_150", other=None, **changes) -> dict:
@@ -24,7 +28,8 @@ def test_packaged_numbers():
     assert [found["catseg_vitl14"]["scores"][name] for name in columns] == [16.0, 23.8, 37.9, 63.3, 97.0, 82.5]
     for name, facts in found.items():
         assert facts["kind"] in expected.KINDS
-        assert facts["protocol"] in PROTOCOLS
+        if facts["kind"] != "reported":
+            assert facts["protocol"] in PROTOCOLS
         assert facts["source"]
         assert 0 < facts["tolerance"] < 1
         assert facts["absent_classes"] in (*metrics.ABSENT_RULES, "unknown")
@@ -37,6 +42,47 @@ def test_within_the_tolerance_it_matches():
     assert (verdict["verdict"], verdict["difference"]) == ("matches", -0.15)
     assert verdict["text"] == "matches 31.8 (CAT-Seg ViT-B/16, published), difference -0.15"
     assert verdict["source"].startswith("CAT-Seg")
+
+
+def test_scores_of_training_free_methods_are_as_their_sources_report_them():
+    found = expected.table()["checkpoints"]
+    assert (found["naclip_vitb16"]["scores"]["voc_21"], found["naclip_vitb16"]["scores"]["ade20k_150"]) == (
+        64.07,
+        19.05,
+    )
+    assert found["pearl_vitb16"]["scores"]["voc_20"] == 86.9
+    assert found["clearclip_vitl14"]["scores"] == {
+        **{"voc_20": 80.0, "pascal_context_59": 29.6, "coco_stuff": 19.9, "cityscapes": 27.9, "ade20k_150": 15.0}
+    }
+    for facts in (facts for facts in found.values() if facts["kind"] == "reported"):
+        method = facts["protocol"].removesuffix("_none")
+        assert method in METHODS
+        assert facts["absent_classes"] == "labelled_or_predicted"
+        assert set(facts["scores"]) <= set(published_methods.BENCHMARKS)
+        assert facts["queries"].keys() == facts["scores"].keys()
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            None,
+            "the class file of the published program, 56 names and synonyms, this one of the packaged ones; eval.class",
+        ),
+        ({"file": "a.txt", "queries": 21}, "56 names and synonyms, this one of 21 of a.txt"),
+    ],
+)
+def test_a_score_of_other_names_does_not_compare(names, words):
+    verdict = compare(64.0, "naclip_vitb16", "voc_21", protocol="naclip", class_names=names)
+    assert verdict["verdict"] == "unknown"
+    assert words in verdict["text"]
+
+
+def test_a_score_of_a_training_free_method_counts_classes_that_are_only_predicted():
+    names = {"file": "a.txt", "queries": 56}
+    verdict = compare(66.0, "naclip_vitb16", "voc_21", other=64.0, protocol="naclip", class_names=names)
+    assert verdict["verdict"] == "matches"
+    assert "64.07 (NACLIP ViT-B/16 with PAMR, as reported by others, not run here)" in verdict["text"]
 
 
 def test_the_tolerance_says_what_it_covers():
@@ -61,6 +107,11 @@ def test_where_the_rule_is_known_only_its_score_counts(monkeypatch, rule, matche
     facts = {**table["checkpoints"]["catseg_vitb16"], "absent_classes": rule}
     monkeypatch.setattr(expected, "table", lambda: table | {"checkpoints": {"known": facts}})
     assert compare(32.9, "known", other=31.7)["verdict"] == matches
+
+
+def test_the_pixels_of_the_published_preparation_have_the_published_scores():
+    for name in ("ade20k_847", "ade20k_847_jpeg"):
+        assert compare(12.1, benchmark=name)["text"].startswith("matches 12.0 (CAT-Seg ViT-B/16, published)")
 
 
 def test_outside_it_differs_and_a_claim_is_called_one():

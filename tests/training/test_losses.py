@@ -38,6 +38,23 @@ def test_sobel_golden(boundary):
 
 
 @pytest.mark.parametrize("chunk", [0, 2])
+def test_unlabelled_pixels_are_ignored_where_that_is_asked_for(chunk):
+    logits = jax.random.normal(jax.random.key(1), (2, 5, 3, 7))
+    labels = jax.random.randint(jax.random.key(2), (2, 3, 7), 0, 5).at[0].set(-1).at[1, 2].set(-1)
+    x, hot = np.asarray(logits)[1, :, :2], np.asarray(losses.one_hot(labels, jnp.arange(5)))[1, :, :2]
+    ignoring = lambda x: losses.segmentation_loss(x, labels, chunk, "ignored")
+    value, gradient = jax.value_and_grad(ignoring)(logits)
+    np.testing.assert_allclose(value, (np.logaddexp(0, x) - x * hot).mean(), rtol=1e-6)
+    assert not np.asarray(gradient)[0].any()
+    assert not np.asarray(gradient)[1, :, 2].any()
+    assert np.asarray(gradient)[1, :, :2].all()
+    assert float(losses.segmentation_loss(logits, jnp.full_like(labels, -1), chunk, "ignored")) == 0
+    whole = jnp.maximum(labels, 0)
+    both = [losses.segmentation_loss(logits, whole, chunk, rule) for rule in ("ignored", "negative")]
+    np.testing.assert_allclose(*both, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.7])
 def test_boundary_is_its_definition_step_by_step(scale, chunk):
     logits = 2 * jax.random.normal(jax.random.key(5), (2, 5, 3, 7))

@@ -1,6 +1,6 @@
 """All benchmarks by name."""
 
-from ahs_seg_jax.data.benchmarks.ade20k import ADE20K_150, ADE20K_847
+from ahs_seg_jax.data.benchmarks.ade20k import ADE20K_150, ADE20K_847, ADE20K_847_JPEG
 from ahs_seg_jax.data.benchmarks.benchmark import Benchmark
 from ahs_seg_jax.data.benchmarks.cityscapes import CITYSCAPES
 from ahs_seg_jax.data.benchmarks.coco_stuff import COCO_OBJECT, COCO_STUFF
@@ -10,7 +10,7 @@ from ahs_seg_jax.data.benchmarks.voc import VOC_20, VOC_20B, VOC_21
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
-        *(COCO_STUFF, ADE20K_150, ADE20K_847, PASCAL_CONTEXT_59, PASCAL_CONTEXT_459, VOC_20, VOC_20B),
+        *(COCO_STUFF, ADE20K_150, ADE20K_847, ADE20K_847_JPEG, PASCAL_CONTEXT_59, PASCAL_CONTEXT_459, VOC_20, VOC_20B),
         *(VOC_21, PASCAL_CONTEXT_60, COCO_OBJECT, CITYSCAPES),
     )
 }

@@ -41,7 +41,7 @@ def make_example(benchmark: Benchmark, pair: Pair) -> Example:
         where = f"the label of {pair.image}" if isinstance(pair.label, tuple) else pair.label
         raise CorruptExample(f"{where} cannot be read: {type(error).__name__}: {error}") from error
     try:
-        photograph = _photograph(pair, values.shape, benchmark.short_edge)
+        photograph = _photograph(pair, values.shape, benchmark)
     except CorruptExample:
         raise
     except Exception as error:
@@ -73,21 +73,42 @@ def encode_label(label: np.ndarray, classes: int) -> bytes:
     return buffer.getvalue()
 
 
-def _photograph(pair: Pair, label_size: tuple[int, ...], short_edge: int | None) -> bytes:
-    """The file itself if it is a plain RGB JPEG or PNG, as most are, otherwise its RGB pixels as PNG: both exact."""
+def _photograph(pair: Pair, label_size: tuple[int, ...], benchmark: Benchmark) -> bytes:
+    """The file itself if it is a plain RGB JPEG or PNG, as most are, otherwise its RGB pixels as PNG: both exact.
+
+    A benchmark with a `jpeg_quality` has all of them written again.
+    """
     content = pair.image.read_bytes()
     with Image.open(io.BytesIO(content), formats=images.FORMATS) as file:
         file.load()  # a truncated file is found here, not in the middle of a run
         turn = _turned(pair, file, label_size)
         plain = file.format in ("JPEG", "PNG") and file.mode == "RGB" and "transparency" not in file.info
         plain = plain and images.orientation(file) == 1
-        target = resized(label_size, short_edge)
-        if plain and target == label_size:
+        target = resized(label_size, benchmark.short_edge)
+        if plain and target == label_size and benchmark.jpeg_quality is None:
             return content
-        pixels = Image.fromarray(images.rgb_pixels(file, turn=turn))
+        rgb = images.rgb_pixels(file, turn=turn)
+    if benchmark.jpeg_quality is not None:
+        return written_again(rgb, target, benchmark.jpeg_quality)
+    pixels = Image.fromarray(rgb)
     if target != label_size:
         pixels = reduce_image(pixels, target)
     return _png(pixels)
+
+
+def written_again(pixels: np.ndarray, size: tuple[int, ...], quality: int) -> bytes:
+    """JPEG bytes of RGB pixels uint8 `[H, W, 3]`, as the published preparation of ADE20K's 847 classes makes them.
+
+    Resized to (h, w) as OpenCV resizes 8-bit images, then saved by Pillow with its defaults. Parity: MaskFormer's
+    `prepare_ade20k_full_sem_seg.py`; the bytes depend on Pillow's JPEG library in their last digits.
+    """
+    from ahs_seg_jax.inference.views import resized_8_bit  # here, because it imports JAX
+
+    if pixels.shape[:2] != size:
+        pixels = resized_8_bit(pixels, (size[0], size[1]))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
 
 
 def _turned(pair: Pair, file: Image.Image, label_size: tuple[int, ...]) -> bool:

@@ -12,6 +12,7 @@ from ahs_seg_jax.data.benchmarks.benchmark import Pair
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.prepared.example import encode_label, make_example, reduce_image, reduce_label, resized
 from ahs_seg_jax.errors import CorruptExample
+from ahs_seg_jax.inference.views import resized_8_bit
 from ahs_seg_jax.pictures import label_files
 from tests.support import trees
 from tests.support.trees import rows
@@ -143,3 +144,20 @@ def test_the_full_data_set_is_reduced_with_its_labels(tmp_path):
     assert example.pixels == 24
     with Image.open(io.BytesIO(example.label)) as stored:
         assert stored.mode == "I;16"
+
+
+@pytest.mark.parametrize(("short_edge", "size"), [(512, (23, 29)), (16, (16, 20))])
+def test_photographs_of_the_published_preparation_are_jpeg_of_quality_75_resized_or_not(tmp_path, short_edge, size):
+    own, published = (
+        dataclasses.replace(BENCHMARKS[name], short_edge=short_edge) for name in ("ade20k_847", "ade20k_847_jpeg")
+    )
+    trees.ade20k_847(tmp_path, {"a/ADE_val_1": np.full((23, 29), 2978)})
+    pair = own.find(tmp_path, "val").pairs[0]
+    before, after = make_example(own, pair), make_example(published, pair)
+    seen = images.read_image(pair.image)
+    seen = seen if size == seen.shape[:2] else resized_8_bit(seen, size)
+    expected = io.BytesIO()
+    Image.fromarray(seen).save(expected, "JPEG", quality=75)
+    np.testing.assert_array_equal(pixels(after), images.read_image(io.BytesIO(expected.getvalue())))
+    assert (pixels(before).shape, before.label) == (pixels(after).shape, after.label)
+    assert np.abs(pixels(before).astype(int) - pixels(after)).max() > 3  # noise does not survive
