@@ -14,7 +14,7 @@ from ahs_seg_jax.inference.compiled import Compiled
 from ahs_seg_jax.models import orthogonal
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.training_free.model import TrainingFreeCLIP
-from ahs_seg_jax.vocabulary import Vocabulary
+from ahs_seg_jax.vocabulary import TOKEN_BUCKETS, Vocabulary
 
 PROMPTS_AT_ONCE = 256  # prompts that the text tower encodes together
 
@@ -105,12 +105,26 @@ def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary, known: Kn
 
 
 def _encode(model: Any, params: Any, tokens: np.ndarray) -> jax.Array:
-    """Embeddings `[q, p, e]` of token ids `[q, p, l]`, PROMPTS_AT_ONCE prompts at a time."""
-    count, prompts, _ = tokens.shape
-    block = min(max(1, PROMPTS_AT_ONCE // prompts), buckets.bucket(count, buckets.CLASS_BUCKETS))
-    tokens = buckets.padded(tokens, -(-count // block) * block)
-    parts = [_encode_text(model, params, tokens[start : start + block]) for start in range(0, len(tokens), block)]
-    return jnp.concatenate(parts)[:count]
+    """Embeddings `[q, p, e]` of token ids `[q, p, l]`, PROMPTS_AT_ONCE prompts at a time.
+
+    Of many prompts, those of about one length go together: CLIP's 80 templates differ by seven tokens.
+    """
+    count, prompts, longest = tokens.shape
+    if count * prompts <= PROMPTS_AT_ONCE:
+        size = buckets.bucket(count, buckets.CLASS_BUCKETS)
+        return _encode_text(model, params, buckets.padded(tokens, size))[:count]
+    flat = tokens.reshape(-1, 1, longest)
+    needed = flat[:, 0].argmax(-1) + 1  # the end token has the largest id
+    parts: list[jax.Array] = []
+    places, shorter = np.empty(len(flat), np.int32), 0
+    for length in (*(size for size in TOKEN_BUCKETS if size < longest), longest):
+        rows = np.flatnonzero((needed > shorter) & (needed <= length))
+        for start in range(0, len(rows), PROMPTS_AT_ONCE):
+            some = rows[start : start + PROMPTS_AT_ONCE]
+            places[some] = len(parts) * PROMPTS_AT_ONCE + np.arange(len(some))
+            parts.append(_encode_text(model, params, buckets.padded(flat[some, :, :length], PROMPTS_AT_ONCE)))
+        shorter = length
+    return jnp.concatenate(parts)[places].reshape(count, prompts, -1)
 
 
 def padded_text(text: jax.Array, multiple: int) -> tuple[jax.Array, np.ndarray]:

@@ -35,6 +35,17 @@ def test_several_prompts_are_averaged_on_the_sphere():
     np.testing.assert_allclose(text[:, 0], expected, rtol=1e-6)
 
 
+def test_prompts_of_one_length_go_together(monkeypatch):
+    """Whatever is computed together, a causal tower's embeddings are the same."""
+    model, params = encoding.merged(AHSSeg(inference_model()), random_params(inference_model(), 1))
+    vocabulary = Vocabulary(
+        ("red", "a very old and crooked oak tree", "sky!"), ("{}", "one photograph of the {} there")
+    )
+    expected = encoding.encode_vocabulary(model, params, vocabulary)
+    monkeypatch.setattr(encoding, "PROMPTS_AT_ONCE", 2)
+    np.testing.assert_allclose(encoding.encode_vocabulary(model, params, vocabulary), expected, atol=1e-5)
+
+
 def test_known_queries_are_not_encoded_again(monkeypatch):
     encoded, encode = [], encoding._encode
     monkeypatch.setattr(encoding, "_encode", lambda *args: encoded.append(len(args[2])) or encode(*args))
