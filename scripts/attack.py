@@ -80,8 +80,8 @@ class State:
         return "\n".join(lines)
 
 
-def answers(process: subprocess.Popen[str]) -> Iterator[dict[str, Any] | None]:
-    """The lines of a process as they come; None where none came for too long, or it ended without having said so."""
+def answers(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """The lines of a process as they come; `hang` where none came for too long, `died` where it ended too early."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -96,39 +96,41 @@ def answers(process: subprocess.Popen[str]) -> Iterator[dict[str, Any] | None]:
         try:
             line = lines.get(timeout=patience)
         except queue.Empty:
-            yield None
+            yield {"hang": True}
             return
-        answer = json.loads(line) if line else None
+        answer = json.loads(line) if line else {"died": True}
         yield answer
-        if answer is None or "done" in answer:
+        if "done" in answer or "died" in answer:
             return
         patience = HANG
 
 
-def attack(state: State, kind: str, count: int, seconds: float) -> None:
-    """Tries at most `count` inputs of a kind, for about so many seconds."""
+def attack(state: State, kind: str, count: int, seconds: float) -> bool:
+    """Tries at most `count` inputs of a kind, for about so many seconds. False if its process does not start."""
     number = state.of(kind)["next"]
     command = [sys.executable, "-m", "tests.attack", kind, f"--seed={state.seed}", f"--start={number}"]
     command += [f"--count={count}", f"--seconds={seconds}"]
     started, ready = time.monotonic(), False
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        for answer in answers(process):
-            if answer is None:
-                code = process.poll()
-                if not ready:
-                    raise SystemExit(f"the process for {kind} did not start ({code}): {' '.join(command)}")
-                verdict = "hang" if code is None else "traceback"
-                state.count(kind, number, verdict, f"no answer for {HANG:g} s" if code is None else f"it ended: {code}")
-            elif "verdict" in answer:
-                state.count(kind, answer["number"], answer["verdict"], answer["said"])
-                number = answer["number"] + 1
-            ready = True
-    finally:
-        process.kill()
-        process.wait()
-        state.of(kind)["seconds"] = round(state.of(kind)["seconds"] + time.monotonic() - started, 1)
-        state.save()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            for answer in answers(process):
+                if not ready and "ready" not in answer:
+                    print(f"{kind} is left out, for it does not start (a library is missing?): {' '.join(command)}")
+                    return False
+                ready = True
+                if "hang" in answer:
+                    state.count(kind, number, "hang", f"no answer for {HANG:g} s")
+                elif "died" in answer:
+                    state.count(kind, number, "traceback", f"the process ended with {process.wait()}")
+                elif "verdict" in answer:
+                    state.count(kind, answer["number"], answer["verdict"], answer["said"])
+                    number = answer["number"] + 1
+        finally:
+            process.kill()
+            process.wait()
+            state.of(kind)["seconds"] = round(state.of(kind)["seconds"] + time.monotonic() - started, 1)
+            state.save()
+    return True
 
 
 def main() -> None:
@@ -153,7 +155,9 @@ def main() -> None:
         for kind in list(open_kinds):
             left = min(SLICE, end - time.monotonic())
             if left > 0:
-                attack(state, kind, numbers[kind] - state.of(kind)["next"], left)
+                if not attack(state, kind, numbers[kind] - state.of(kind)["next"], left):
+                    open_kinds.remove(kind)
+                    continue
                 print(f"{kind}: {json.dumps(state.of(kind))}", flush=True)
             if state.of(kind)["next"] >= numbers[kind]:
                 open_kinds.remove(kind)

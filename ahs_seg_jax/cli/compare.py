@@ -92,7 +92,8 @@ def run(
         if (model, method) not in segmenters:
             segmenters[model, method] = Segmenter.from_pretrained(model, method=method, memory_gb=memory_gb)
         found = segmenters[model, method]
-        found.as_vocabulary(names).tokens(found.config.text.context)  # mistakes in the words, now
+        words, tower = found.as_vocabulary(names), found.config.text
+        words.tokens(tower.context, tower.tokenizer)  # mistakes in the words, now
     options.make_folder(output)
     failed: list[str] = []
     taken: dict[pathlib.Path, pathlib.Path] = {}

@@ -46,7 +46,8 @@ def run(
     settings = dataclasses.replace(settings, method=segmenter.method)  # the results say what has made them
     vocabulary = segmenter.as_vocabulary(settings.classes)
     # What no image can mend is found now: names that are too long, unknown words among the names, a wide stride.
-    segmenter.words(vocabulary, settings.unknown).vocabulary.tokens(segmenter.config.text.context)
+    text = segmenter.config.text
+    segmenter.words(vocabulary, settings.unknown).vocabulary.tokens(text.context, text.tokenizer)
     if settings.windows:
         settings.windows.grid((1, 1), segmenter.engine.head.side)
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):

@@ -83,7 +83,7 @@ def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary, known: Kn
 
     Raises ValueError when the model has several prompt channels and the vocabulary another number of prompts.
     """
-    tokens = vocabulary.tokens(model.config.text.context)
+    tokens = vocabulary.tokens(model.config.text.context, model.config.text.tokenizer)
     prompts = tokens.shape[1]
     channels = 1 if isinstance(model, TrainingFreeCLIP) else model.config.aggregator.prompts
     if channels not in (1, prompts):
@@ -114,7 +114,7 @@ def _encode(model: Any, params: Any, tokens: np.ndarray) -> jax.Array:
         size = buckets.bucket(count, buckets.CLASS_BUCKETS)
         return _encode_text(model, params, buckets.padded(tokens, size))[:count]
     flat = tokens.reshape(-1, 1, longest)
-    needed = flat[:, 0].argmax(-1) + 1  # the end token has the largest id
+    needed = longest - (flat[:, 0, ::-1] != 0).argmax(-1)  # up to the last token that fills nothing up
     parts: list[jax.Array] = []
     places, shorter = np.empty(len(flat), np.int32), 0
     for length in (*(size for size in TOKEN_BUCKETS if size < longest), longest):

@@ -23,6 +23,7 @@ WANTED = {
     "workdirs": 1_000,
     "requests": 5_000,
     "page": 1_000,
+    "server": 1_000,
 }
 GOOD = ("fine", "clear")
 BAD = ("unclear", "silent", "traceback", "hang", "memory")

@@ -58,7 +58,7 @@ class Attack(Kind):
         (folder / "uploads" / "link.png").symlink_to(self._secret)
         routes = Routes(frozenset({"/", "/config"}), ("/api/",), ("/file=",), frozenset({"/upload"}))
         hosts = Hosts.of("127.0.0.1", ["page.example.org"])
-        self._admission = Admission(self._app, hosts, routes, folder / "uploads", 1000)
+        self._admission = Admission(self._app, hosts, routes, 1000, folder / "uploads")
         self._pieces = (
             *(str(folder), "uploads", "a.png", "deep", "b.png", "link.png", "secret.png", "..", ".", "", "\0", "~"),
             *("/etc/passwd", "%2e%2e", "file://", "\u2025", "C:\\", "x" * 300),
