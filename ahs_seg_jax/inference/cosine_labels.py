@@ -113,19 +113,18 @@ def probability(logits: jax.Array, best: Best, scale: float | None) -> jax.Array
 
 
 def _even(logits: ViewLogits, part: Mosaic) -> tuple[ViewLogits, Mosaic]:
-    """As many rows as columns of views, a power of two, so that one program serves pictures of many proportions.
+    """Rows and columns of views filled up to powers of two, so that one program serves pictures of many proportions.
 
     What is added has no weight.
     """
     rows, columns = part.rows.shape[1], part.columns.shape[1]
-    side = 1 << (max(rows, columns) - 1).bit_length()
-    more = lambda matrix: np.pad(matrix, ((0, 0), (0, side - matrix.shape[1]), (0, 0)))
-    inside = np.arange(side)
-    order = np.where(inside[:, None] < rows, inside[:, None] * columns, 0) + np.where(inside < columns, inside, 0)[None]
-    order = order.reshape(-1)
+    high, wide = (1 << (count - 1).bit_length() for count in (rows, columns))
+    more = lambda matrix, count: np.pad(matrix, ((0, 0), (0, count - matrix.shape[1]), (0, 0)))
+    of_rows, of_columns = np.minimum(np.arange(high), rows - 1), np.minimum(np.arange(wide), columns - 1)
+    order = (of_rows[:, None] * columns + of_columns[None]).reshape(-1)
     return (
         ViewLogits(logits.values, logits.rows[order], logits.places[order]),
-        Mosaic(more(part.rows), more(part.columns)),
+        Mosaic(more(part.rows, high), more(part.columns, wide)),
     )
 
 

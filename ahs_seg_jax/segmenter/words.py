@@ -66,8 +66,9 @@ class Words:
                 raise ValueError(f"unknown is {unknown}; as a probability it must lie within 0..1")
             return cls(vocabulary, len(vocabulary), float(unknown))
         background = unknown if isinstance(unknown, Background) else Background(tuple(unknown))
-        _check_background(vocabulary, background.words)
         every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *background.words), groups=())
+        if vocabulary.synonyms != "first":
+            _check_background(vocabulary, background.words)
         return cls(every, len(vocabulary), background.probability, background.area)
 
     @property
