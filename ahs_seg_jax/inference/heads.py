@@ -5,6 +5,7 @@ The engine does the rest, the same for both. Axes: v view, q query, p prompt, e 
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -151,9 +152,10 @@ class Compared(Head):
         """See `Head`."""
         assert isinstance(protocol, FreeViews)
         assert self.logit_scale is not None
-        mosaic, seen, classes = mosaic_of(protocol, image.shape[:2]), protocol.resized(image), wanted.classes
+        mosaic, classes = mosaic_of(protocol, image.shape[:2]), wanted.classes
         tower, scale, kept = self._model.config.image, self.logit_scale, None
-        picture = refining.refined(self._model.method, tower, logits, mosaic, seen, text)
+        see = functools.partial(protocol.resized, image)
+        picture = refining.refined(self._model.method, tower, logits, mosaic, see, text)
         label, confidence = cosine_labels.labels(picture, scale)
         if wanted.area:
             small = _small(classes[label], wanted)
