@@ -38,7 +38,7 @@ def refined(
     see: Callable[[], np.ndarray],
     text: np.ndarray,
 ) -> Picture:
-    """The picture of an image's logits. `see` gives the image uint8 `[h, w, 3]` as its views saw it; text `[q, p, e]`."""
+    """The picture of an image's logits, for text `[q, p, e]`. `see` gives the uint8 `[h, w, 3]` that its views saw."""
     kind = refinement(settings, mosaic.size)
     if kind == "pamr":
         margin = pamr.reach(settings.pamr_steps, settings.pamr_dilations)
