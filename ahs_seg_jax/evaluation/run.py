@@ -134,6 +134,8 @@ def load_for(experiment: Experiment, workdir: str | os.PathLike[str]) -> Weights
     """
     path = experiment.init or str(workdir)
     known, step = None, None
+    if not experiment.init and not paths.location(workdir).exists():
+        store.read_meta(path)  # raises: no checkpoint there; the name of a folder is not asked for on the hub
     if path != RANDOM_INIT and (meta := pretrained.training_meta(path)):
         known, step = manifest.stored_vocabulary(meta), meta.get("step")
     elif not experiment.init:
@@ -232,7 +234,7 @@ def _finished(stem: epath.Path, fingerprint: str, predictions: str, source: Sour
         return Evaluation.from_dict(content, ScoredClasses.of(source).vocabulary) if usable and not missing else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         processes.log(f"{path} is of another version or damaged ({error!r}); evaluating again")
         return None
 

@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Container, Iterator, Mapping
+import pathlib
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from ahs_seg_jax.data.open_image import ImageLike, open_image
 from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.inference import encoding
 from ahs_seg_jax.inference.engine import Engine
 from ahs_seg_jax.inference.free_views import FreeViews, free_protocols
 from ahs_seg_jax.inference.heads import AGGREGATOR
@@ -100,6 +102,7 @@ class Segmenter:
         default = CAT_SEG if self.training_free is None else next(iter(self._protocols.values()))
         self.protocol: Protocol = default if protocol is None else self._protocol(protocol)
         self.vocabulary: Vocabulary | None = None
+        self.manifest: dict[str, Any] = {}  # where the weights are from, if that is known
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -120,8 +123,10 @@ class Segmenter:
     def from_pretrained(
         cls, path: str | os.PathLike[str], *, method: str | TrainingFree | None = None, **options: Any
     ) -> "Segmenter":
-        """From "tiny", a converted directory, a training workdir, a checkpoint file of any known layout, or a hub name.
+        """From "tiny", a name that `ahs-seg models` lists, a folder, a checkpoint file of any known layout, or the hub.
 
+        Folders are converted directories, training workdirs and Hugging Face's; names on the hub are `owner/name`,
+        `owner/name@revision`, `owner/name/file`, `hf://spaces/owner/name/file`, or an address of huggingface.co.
         "tiny" is the small model of this package, which knows the words of the drawn scenes only. Weights that were
         trained here bring their training's prompt templates and protocol along. A plain CLIP segments by the
         training-free method "naclip"; `method` asks for another, or for the CLIP inside a trained checkpoint. `options`
@@ -134,15 +139,44 @@ class Segmenter:
         loaded = pretrained.load_pretrained(path)
         if method is None:
             method = AGGREGATOR if loaded.is_complete else TrainingFree()
-        if method != AGGREGATOR:
-            return cls(loaded.config, loaded.params, method=method, **options)
-        if not loaded.is_complete:
+        if method == AGGREGATOR and not loaded.is_complete:
             raise CheckpointError(
                 f"{path} holds CLIP's weights only; the method {AGGREGATOR!r} needs a trained aggregator as well: "
                 "use a CAT-Seg or AHS-Seg checkpoint, or train one that starts from these weights (config.init); "
                 f"or use a training-free method: {', '.join(METHODS)}"
             )
-        return cls(loaded.config, loaded.params, loaded.templates, **({"protocol": loaded.protocol} | options))
+        if method == AGGREGATOR:
+            options = {"templates": loaded.templates, "protocol": loaded.protocol} | options
+        segmenter = cls(loaded.config, loaded.params, method=method, **options)
+        segmenter.manifest = loaded.manifest
+        return segmenter
+
+    def push_to_hub(
+        self,
+        repository: str,
+        results: Sequence[str | os.PathLike[str]] = (),
+        *,
+        licence: str = "",
+        private: bool = False,
+    ) -> str:
+        """Publishes the model as `owner/name` on the Hugging Face hub; returns the address of its page.
+
+        `from_pretrained("owner/name")` reads it back, exactly: weights (rotations merged), prompts and protocol.
+        `results` are results files of evaluations, which the model's card shows. `licence` is one of the hub's names,
+        such as "mit". Raises CheckpointError as `checkpoints.published.publish`, ValueError by a training-free method.
+        """
+        if self.training_free:
+            raise ValueError(
+                f"the training-free method {self.method} runs on a CLIP that was trained by others, and this program "
+                "publishes models that it has trained; give the CLIP's own address to others"
+            )
+        from ahs_seg_jax.checkpoints import published  # only here: what is not published needs none of it
+
+        files = [pathlib.Path(path) for path in results]
+        loaded = published.of_memory(
+            self.config, encoding.stacked(self.engine.params), self.manifest, self.templates, self.protocol.name
+        )
+        return published.publish(loaded, repository, files, licence=licence, private=private)
 
     # ------------------------------------------------------------------------------------------ images and words
 
