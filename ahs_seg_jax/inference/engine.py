@@ -9,7 +9,7 @@ Axes: v view, t class, p prompt, e joint embedding, g side of the logits.
 import collections
 import os
 import threading
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,12 +47,14 @@ class Engine:
         keep: int | None = None,
         memory_gb: float | None = None,
         few_images: bool = True,
+        encode: Callable[[Any, Any, Vocabulary], Any] = encoding.encode_vocabulary,
     ) -> None:
         """`params` as `model` has them, on the device or devices where they shall be used.
 
         `keep` is the number of classes that each view keeps (None: all), `memory_gb` the bound of a call's memory in
         1e9 bytes (None: no bound; ValueError for what is no bound). `few_images` lays the weights out for a few images
-        at a time on one device.
+        at a time on one device. `encode` makes the text embeddings of a vocabulary, given the merged model and its
+        parameters.
         """
         self.model, merged = encoding.merged(model, params)
         self.params = encoding.listed(merged) if few_images else merged
@@ -61,8 +63,12 @@ class Engine:
         self.head = head_of(self.model)
         self.keep, self.memory_gb = keep, memory_gb
         self._texts: collections.OrderedDict[Vocabulary, np.ndarray] = collections.OrderedDict()
+<<<<<<< HEAD
         self._queries = encoding.KnownQueries()
         self._features = FeatureCache()
+=======
+        self._encode_vocabulary, self._features = encode, FeatureCache()
+>>>>>>> main
         self._lock, self._process = threading.RLock(), os.getpid()
 
     def encode_text(self, vocabulary: Vocabulary) -> np.ndarray:
@@ -72,8 +78,12 @@ class Engine:
         """
         with self._locked():
             if vocabulary not in self._texts:
+<<<<<<< HEAD
                 text = encoding.encode_vocabulary(self.model, self.params, vocabulary, self._queries)
                 self._texts[vocabulary] = np.asarray(text)
+=======
+                self._texts[vocabulary] = np.asarray(self._encode_vocabulary(self.model, self.params, vocabulary))
+>>>>>>> main
             self._texts.move_to_end(vocabulary)
             while len(self._texts) > CACHED_VOCABULARIES:
                 self._texts.popitem(last=False)

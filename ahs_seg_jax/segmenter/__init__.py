@@ -1,9 +1,14 @@
 """Images and class names in, labels out."""
 
+from ahs_seg_jax.data.open_image import open_image
 from ahs_seg_jax.pictures.label_files import read_png
 from ahs_seg_jax.segmenter.segmentation import UNKNOWN, Segmentation, calibrate_unknown
 from ahs_seg_jax.segmenter.segmenter import Segmenter
+<<<<<<< HEAD
 from ahs_seg_jax.segmenter.words import Background
+=======
+from ahs_seg_jax.segmenter.tiff_reading import read_tiff
+>>>>>>> main
 
 __all__ = [
     "UNKNOWN",
@@ -11,5 +16,7 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "calibrate_unknown",
+    "open_image",
     "read_png",
+    "read_tiff",
 ]

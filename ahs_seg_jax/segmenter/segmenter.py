@@ -26,8 +26,14 @@ from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.training_free import METHODS, TrainingFree
 from ahs_seg_jax.models.training_free.model import TrainingFreeCLIP
 from ahs_seg_jax.segmenter.segmentation import Segmentation
+from ahs_seg_jax.segmenter.text_cache import TextCache
+from ahs_seg_jax.segmenter.text_cache import default_folder as text_cache_folder
 from ahs_seg_jax.segmenter.words import Names, Unknown, Words
+<<<<<<< HEAD
 from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary, imagenet_templates
+=======
+from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary, plain_name
+>>>>>>> main
 
 logger = logging.getLogger("ahs_seg_jax")
 Keep = int | Literal["model"] | None
@@ -64,6 +70,7 @@ class Segmenter:
         protocol: str | Protocol | None = None,
         keep: Keep = "model",
         memory_gb: float | None = None,
+        text_cache: bool = True,
     ):
         """`params` as `AHSSeg(config)` has them, in host or device memory; a training-free method needs CLIP's only.
 
@@ -76,12 +83,18 @@ class Segmenter:
         proportions: "slide" (windows), or "whole". `keep` cuts the classes of each view to those with the largest
         correlation before they are aggregated: "model" is what the model was trained with (256 for the published
         sizes), None keeps all. `memory_gb` bounds the memory of a call (1e9 bytes, an estimate); None sets no bound.
+<<<<<<< HEAD
 
         Raises ValueError for what cannot be used, as with the chosen method.
+=======
+        `text_cache` keeps the text embeddings of vocabularies of 64 names and more in the user's cache folder, for
+        later processes (the environment variable AHS_SEG_TEXT_CACHE names another folder, or is "off").
+>>>>>>> main
         """
         if found := parameters.not_finite(parameters.flatten(params)):
             found_in = parameters.listed(found)
             raise ValueError(f"the parameters hold values that are not finite (NaN or infinity) in {found_in}")
+<<<<<<< HEAD
         self.training_free = None if method == AGGREGATOR else _training_free(method, config)
         if self.training_free is None:
             self._protocols: Mapping[str, Protocol] = PROTOCOLS
@@ -101,6 +114,17 @@ class Segmenter:
         self.engine = Engine(model, jax.device_put(params), keep=kept, memory_gb=memory_gb)
         default = CAT_SEG if self.training_free is None else next(iter(self._protocols.values()))
         self.protocol: Protocol = default if protocol is None else self._protocol(protocol)
+=======
+        self.templates, self.protocol = templates, find_protocol(protocol)
+        folder = text_cache_folder() if text_cache else None
+        self.engine = Engine(
+            build_model(config),
+            jax.device_put(params),
+            keep=_classes_kept(config, keep),
+            memory_gb=memory_gb,
+            encode=TextCache(folder).encode if folder else encoding.encode_vocabulary,
+        )
+>>>>>>> main
         self.vocabulary: Vocabulary | None = None
         self.manifest: dict[str, Any] = {}  # where the weights are from, if that is known
 
@@ -202,10 +226,17 @@ class Segmenter:
     ) -> Segmentation | list[Segmentation]:
         """Segments one image, or a list of images: as `open_image` takes them, each of its own size.
 
+<<<<<<< HEAD
         `names`: one for each class, synonyms after ", "; the words of `set_vocabulary` by default. `unknown`: "none",
         a probability below which a pixel gets the label -1 (`calibrate_unknown` finds one), a list of background words,
         whose pixels get -1, or a `Background`, which has both. By a training-free method probabilities are shares of
         all words, so that a threshold depends on them. `probabilities` keeps those of every class.
+=======
+        `names`: one for each class, synonyms after ", "; the words of `set_vocabulary` by default. Blanks around a name
+        and a full stop behind it are left out; a `Vocabulary` is taken as it is. `unknown`: "none",
+        a probability below which a pixel gets the label -1 (`calibrate_unknown` finds one), or a list of background
+        words, whose pixels get -1. `probabilities` keeps those of every class. Benchmarks never use `unknown`.
+>>>>>>> main
         `windows`, in place of a protocol: windows over each image at its own resolution.
 
         Raises ValueError, TypeError or FileNotFoundError for images and names that cannot be used, and ValueError if
@@ -335,6 +366,7 @@ class Segmenter:
             raise TypeError(f"names is the text {names!r}; pass a list of class names, such as [{names!r}]")
         if names is None or isinstance(names, Vocabulary):
             return self.vocabulary if names is None else names  # type: ignore[return-value]
+<<<<<<< HEAD
         return Vocabulary(tuple(names), self.templates, "first" if self.training_free is None else "best")
 
     # ------------------------------------------------------------------------------------------ their parts
@@ -379,6 +411,9 @@ def _training_free(method: str | TrainingFree, config: ModelConfig) -> TrainingF
         )
     settings.taps(config.image.layers)  # raises where there are no constants for so many blocks
     return settings
+=======
+        return Vocabulary(tuple(map(plain_name, names)), self.templates)
+>>>>>>> main
 
 
 def _classes_kept(config: ModelConfig, keep: Keep) -> int | None:

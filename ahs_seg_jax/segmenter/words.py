@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
+from ahs_seg_jax.vocabulary import IGNORE, Vocabulary, plain_name
 
 Names = Sequence[str] | Vocabulary
 
@@ -40,7 +40,7 @@ def parse_unknown(text: str) -> str | float | tuple[str, ...]:
     try:
         return float(text)
     except ValueError:
-        return tuple(word.strip() for word in text.split(";") if word.strip())
+        return tuple(filter(None, map(plain_name, text.split(";"))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Words:
             if not 0 <= unknown <= 1:
                 raise ValueError(f"unknown is {unknown}; as a probability it must lie within 0..1")
             return cls(vocabulary, len(vocabulary), float(unknown))
+<<<<<<< HEAD
         background = unknown if isinstance(unknown, Background) else Background(tuple(unknown))
         every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *background.words), groups=())
         if vocabulary.synonyms != "first":
@@ -75,6 +76,10 @@ class Words:
     def background(self) -> range:
         """The indices of the background words."""
         return range(self.count, len(self.vocabulary))
+=======
+        every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *map(plain_name, unknown)), groups=())
+        return cls(every, len(vocabulary), 0.0)
+>>>>>>> main
 
     def known(self, labels: np.ndarray, confidence: np.ndarray) -> np.ndarray:
         """Labels int32 `[H, W]` with -1 for what is unknown, from labels and confidence of all words."""

@@ -23,7 +23,10 @@ NAMES = ("wall, sky", "flag", "face")
 def plain(tmp_path_factory):
     """A converted folder that holds the small CLIP only, and a picture beside it."""
     folder = tmp_path_factory.mktemp("clip")
-    converted.save_converted(folder / "clip", Pretrained(SMALL, small_clip(), manifests.describe(SMALL, {})))
+    converted.save_converted(
+        folder / "clip",
+        Pretrained(SMALL, small_clip(), manifests.describe(SMALL, {"path": "clip.pt", "layout": "openai_clip"})),
+    )
     Image.fromarray(small_goldens().stored["image"]).save(folder / "a.png")
     return folder
 

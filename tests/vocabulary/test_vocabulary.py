@@ -12,6 +12,7 @@ from ahs_seg_jax.vocabulary import (
     imagenet_templates,
     names_beyond,
     packaged_names,
+    plain_name,
     words_of,
 )
 
@@ -192,6 +193,7 @@ def test_vocabularies_compare_and_pickle():
     np.testing.assert_array_equal(assign_colors(one.names), assign_colors(Vocabulary.named("voc_20").names))
 
 
+<<<<<<< HEAD
 def test_by_the_rule_best_every_synonym_is_a_query():
     best = Vocabulary(("sofa, couch, settee", "tree"), templates=("{}", "a {}"), synonyms="best")
     assert best.prompts() == [[word, f"a {word}"] for word in ("sofa", "couch", "settee", "tree")]
@@ -203,3 +205,21 @@ def test_by_the_rule_best_every_synonym_is_a_query():
         np.testing.assert_array_equal(Vocabulary(best.names, synonyms=rule).query_class, [0, 1])
     with pytest.raises(ValueError, match="class 'tree, bush bush bush' makes a prompt of"):
         Vocabulary(("sofa, couch", "tree, bush bush bush"), synonyms="best").tokens(11)
+=======
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("cat .", "cat"),
+        (" cat. ", "cat"),
+        ("cat...", "cat"),
+        ("sofa ., couch.", "sofa, couch"),
+        ("St. Bernard .", "St. Bernard"),
+        ("U.S.", "U.S."),
+        ("flag of the U.S. .", "flag of the U.S."),
+        ("wooden floor", "wooden floor"),
+        (" . ", ""),
+    ],
+)
+def test_names_without_the_full_stops_of_other_tools(given, meant):
+    assert plain_name(given) == meant
+>>>>>>> main
