@@ -68,6 +68,10 @@ class KnownQueries:
         self._most = most
         self._rows: collections.OrderedDict[bytes, np.ndarray] = collections.OrderedDict()
 
+    def encode(self, model: Any, params: Any, vocabulary: Vocabulary) -> Any:
+        """`encode_vocabulary` of what is not known yet, for one model and its parameters."""
+        return encode_vocabulary(model, params, vocabulary, self)
+
     def missing(self, keys: Sequence[bytes]) -> list[int]:
         """The indices of those that are not known."""
         return [index for index, key in enumerate(keys) if key not in self._rows]

@@ -63,12 +63,7 @@ class Engine:
         self.head = head_of(self.model)
         self.keep, self.memory_gb = keep, memory_gb
         self._texts: collections.OrderedDict[Vocabulary, np.ndarray] = collections.OrderedDict()
-<<<<<<< HEAD
-        self._queries = encoding.KnownQueries()
-        self._features = FeatureCache()
-=======
         self._encode_vocabulary, self._features = encode, FeatureCache()
->>>>>>> main
         self._lock, self._process = threading.RLock(), os.getpid()
 
     def encode_text(self, vocabulary: Vocabulary) -> np.ndarray:
@@ -78,12 +73,7 @@ class Engine:
         """
         with self._locked():
             if vocabulary not in self._texts:
-<<<<<<< HEAD
-                text = encoding.encode_vocabulary(self.model, self.params, vocabulary, self._queries)
-                self._texts[vocabulary] = np.asarray(text)
-=======
                 self._texts[vocabulary] = np.asarray(self._encode_vocabulary(self.model, self.params, vocabulary))
->>>>>>> main
             self._texts.move_to_end(vocabulary)
             while len(self._texts) > CACHED_VOCABULARIES:
                 self._texts.popitem(last=False)

@@ -4,11 +4,8 @@ from ahs_seg_jax.data.open_image import open_image
 from ahs_seg_jax.pictures.label_files import read_png
 from ahs_seg_jax.segmenter.segmentation import UNKNOWN, Segmentation, calibrate_unknown
 from ahs_seg_jax.segmenter.segmenter import Segmenter
-<<<<<<< HEAD
-from ahs_seg_jax.segmenter.words import Background
-=======
 from ahs_seg_jax.segmenter.tiff_reading import read_tiff
->>>>>>> main
+from ahs_seg_jax.segmenter.words import Background
 
 __all__ = [
     "UNKNOWN",

@@ -11,10 +11,9 @@ import jax
 import numpy as np
 
 from ahs_seg_jax.data.open_image import ImageLike, open_image
-from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.inference import encoding
 from ahs_seg_jax.inference.engine import Engine
-from ahs_seg_jax.inference.free_views import FreeViews, free_protocols
+from ahs_seg_jax.inference.free_views import free_protocols
 from ahs_seg_jax.inference.heads import AGGREGATOR
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, Request
@@ -23,17 +22,14 @@ from ahs_seg_jax.inference.tiles import ArrayRaster, Raster, Tile, assembled
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.ahs_seg import AHSSeg, build_model
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.models.training_free import METHODS, TrainingFree
+from ahs_seg_jax.models.training_free import TrainingFree
 from ahs_seg_jax.models.training_free.model import TrainingFreeCLIP
+from ahs_seg_jax.segmenter.methods import free_protocol, no_aggregator, only_clip, settings_of
 from ahs_seg_jax.segmenter.segmentation import Segmentation
 from ahs_seg_jax.segmenter.text_cache import TextCache
 from ahs_seg_jax.segmenter.text_cache import default_folder as text_cache_folder
 from ahs_seg_jax.segmenter.words import Names, Unknown, Words
-<<<<<<< HEAD
-from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary, imagenet_templates
-=======
-from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary, plain_name
->>>>>>> main
+from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary, imagenet_templates, plain_name
 
 logger = logging.getLogger("ahs_seg_jax")
 Keep = int | Literal["model"] | None
@@ -83,19 +79,16 @@ class Segmenter:
         proportions: "slide" (windows), or "whole". `keep` cuts the classes of each view to those with the largest
         correlation before they are aggregated: "model" is what the model was trained with (256 for the published
         sizes), None keeps all. `memory_gb` bounds the memory of a call (1e9 bytes, an estimate); None sets no bound.
-<<<<<<< HEAD
 
-        Raises ValueError for what cannot be used, as with the chosen method.
-=======
         `text_cache` keeps the text embeddings of vocabularies of 64 names and more in the user's cache folder, for
         later processes (the environment variable AHS_SEG_TEXT_CACHE names another folder, or is "off").
->>>>>>> main
+
+        Raises ValueError for what cannot be used, as with the chosen method.
         """
         if found := parameters.not_finite(parameters.flatten(params)):
             found_in = parameters.listed(found)
             raise ValueError(f"the parameters hold values that are not finite (NaN or infinity) in {found_in}")
-<<<<<<< HEAD
-        self.training_free = None if method == AGGREGATOR else _training_free(method, config)
+        self.training_free = None if method == AGGREGATOR else settings_of(method, config)
         if self.training_free is None:
             self._protocols: Mapping[str, Protocol] = PROTOCOLS
             self.templates = templates or (SCENE_TEMPLATE,)
@@ -109,22 +102,13 @@ class Segmenter:
                 )
             self._protocols = free_protocols(self.training_free, config.image)
             self.templates = templates or imagenet_templates()
-            config, params = config.replace(mh_fpn=False, dc_hsp=False), {"clip": params["clip"]}
+            config, params = only_clip(config), {"clip": params["clip"]}
             model, kept = TrainingFreeCLIP(config, self.training_free), None
-        self.engine = Engine(model, jax.device_put(params), keep=kept, memory_gb=memory_gb)
+        encode, folder = encoding.KnownQueries().encode, text_cache_folder() if text_cache else None
+        encode = TextCache(folder, encode=encode).encode if folder else encode
+        self.engine = Engine(model, jax.device_put(params), keep=kept, memory_gb=memory_gb, encode=encode)
         default = CAT_SEG if self.training_free is None else next(iter(self._protocols.values()))
         self.protocol: Protocol = default if protocol is None else self._protocol(protocol)
-=======
-        self.templates, self.protocol = templates, find_protocol(protocol)
-        folder = text_cache_folder() if text_cache else None
-        self.engine = Engine(
-            build_model(config),
-            jax.device_put(params),
-            keep=_classes_kept(config, keep),
-            memory_gb=memory_gb,
-            encode=TextCache(folder).encode if folder else encoding.encode_vocabulary,
-        )
->>>>>>> main
         self.vocabulary: Vocabulary | None = None
         self.manifest: dict[str, Any] = {}  # where the weights are from, if that is known
 
@@ -164,11 +148,7 @@ class Segmenter:
         if method is None:
             method = AGGREGATOR if loaded.is_complete else TrainingFree()
         if method == AGGREGATOR and not loaded.is_complete:
-            raise CheckpointError(
-                f"{path} holds CLIP's weights only; the method {AGGREGATOR!r} needs a trained aggregator as well: "
-                "use a CAT-Seg or AHS-Seg checkpoint, or train one that starts from these weights (config.init); "
-                f"or use a training-free method: {', '.join(METHODS)}"
-            )
+            raise no_aggregator(path)
         if method == AGGREGATOR:
             options = {"templates": loaded.templates, "protocol": loaded.protocol} | options
         segmenter = cls(loaded.config, loaded.params, method=method, **options)
@@ -226,17 +206,11 @@ class Segmenter:
     ) -> Segmentation | list[Segmentation]:
         """Segments one image, or a list of images: as `open_image` takes them, each of its own size.
 
-<<<<<<< HEAD
-        `names`: one for each class, synonyms after ", "; the words of `set_vocabulary` by default. `unknown`: "none",
-        a probability below which a pixel gets the label -1 (`calibrate_unknown` finds one), a list of background words,
-        whose pixels get -1, or a `Background`, which has both. By a training-free method probabilities are shares of
-        all words, so that a threshold depends on them. `probabilities` keeps those of every class.
-=======
         `names`: one for each class, synonyms after ", "; the words of `set_vocabulary` by default. Blanks around a name
-        and a full stop behind it are left out; a `Vocabulary` is taken as it is. `unknown`: "none",
-        a probability below which a pixel gets the label -1 (`calibrate_unknown` finds one), or a list of background
-        words, whose pixels get -1. `probabilities` keeps those of every class. Benchmarks never use `unknown`.
->>>>>>> main
+        and a full stop behind it are left out; a `Vocabulary` is taken as it is. `unknown`: "none", a probability below
+        which a pixel gets the label -1 (`calibrate_unknown` finds one), a list of background words, whose pixels get
+        -1, or a `Background`, which has both. By a training-free method probabilities are shares of all words, so that
+        a threshold depends on them. `probabilities` keeps those of every class.
         `windows`, in place of a protocol: windows over each image at its own resolution.
 
         Raises ValueError, TypeError or FileNotFoundError for images and names that cannot be used, and ValueError if
@@ -366,8 +340,9 @@ class Segmenter:
             raise TypeError(f"names is the text {names!r}; pass a list of class names, such as [{names!r}]")
         if names is None or isinstance(names, Vocabulary):
             return self.vocabulary if names is None else names  # type: ignore[return-value]
-<<<<<<< HEAD
-        return Vocabulary(tuple(names), self.templates, "first" if self.training_free is None else "best")
+        return Vocabulary(
+            tuple(map(plain_name, names)), self.templates, "first" if self.training_free is None else "best"
+        )
 
     # ------------------------------------------------------------------------------------------ their parts
 
@@ -376,17 +351,7 @@ class Segmenter:
             return self.protocol
         if self.training_free is None:
             return find_protocol(protocol)
-        if isinstance(protocol, FreeViews):
-            return protocol
-        if isinstance(protocol, str) and protocol in self._protocols:
-            return self._protocols[protocol]
-        name, known = protocol if isinstance(protocol, str) else protocol.name, ", ".join(self._protocols)
-        if name in PROTOCOLS and name not in self._protocols:
-            raise ValueError(
-                f"the protocol {name!r} squashes the picture and averages sigmoids, which the training-free method "
-                f"{self.method} cannot use; choose one of {known}"
-            )
-        raise ValueError(f"unknown protocol {name!r} of the training-free method {self.method}; choose one of {known}")
+        return free_protocol(protocol, self._protocols, self.method)
 
     def _check_windows(self, words: Words) -> None:
         """Raises ValueError for what needs the whole image, which native windows never have."""
@@ -397,23 +362,6 @@ class Segmenter:
                 f"refine is {self.training_free.refine!r}, which needs the whole image; with native windows use "
                 "refine='none', or 'auto', which does not refine them"
             )
-
-
-def _training_free(method: str | TrainingFree, config: ModelConfig) -> TrainingFree:
-    """The settings of a method by name. Raises ValueError for another name, or if the towers cannot serve it."""
-    if isinstance(method, str) and method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose one of {', '.join((AGGREGATOR, *METHODS))}")
-    settings = TrainingFree(method) if isinstance(method, str) else method
-    if config.image.tower != "clip":
-        raise ValueError(
-            f"the training-free method {settings.method} needs CLIP's image tower, and this one is "
-            f"{config.image.tower!r}"
-        )
-    settings.taps(config.image.layers)  # raises where there are no constants for so many blocks
-    return settings
-=======
-        return Vocabulary(tuple(map(plain_name, names)), self.templates)
->>>>>>> main
 
 
 def _classes_kept(config: ModelConfig, keep: Keep) -> int | None:

@@ -65,21 +65,17 @@ class Words:
             if not 0 <= unknown <= 1:
                 raise ValueError(f"unknown is {unknown}; as a probability it must lie within 0..1")
             return cls(vocabulary, len(vocabulary), float(unknown))
-<<<<<<< HEAD
         background = unknown if isinstance(unknown, Background) else Background(tuple(unknown))
-        every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *background.words), groups=())
+        words = tuple(map(plain_name, background.words))
+        every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *words), groups=())
         if vocabulary.synonyms != "first":
-            _check_background(vocabulary, background.words)
+            _check_background(vocabulary, words)
         return cls(every, len(vocabulary), background.probability, background.area)
 
     @property
     def background(self) -> range:
         """The indices of the background words."""
         return range(self.count, len(self.vocabulary))
-=======
-        every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *map(plain_name, unknown)), groups=())
-        return cls(every, len(vocabulary), 0.0)
->>>>>>> main
 
     def known(self, labels: np.ndarray, confidence: np.ndarray) -> np.ndarray:
         """Labels int32 `[H, W]` with -1 for what is unknown, from labels and confidence of all words."""
