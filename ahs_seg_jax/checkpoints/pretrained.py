@@ -61,7 +61,7 @@ def load_pretrained(
         return _agreeing(packaged.load_tiny(), packaged.TINY, statements)
     located = sources.locate(source)
     loaded = _load(located.path, expected, progress, (*statements, located.stated))
-    if located.layout not in ("", layout := loaded.manifest["source"]["layout"]):
+    if located.layout not in ("", layout := loaded.manifest["source"].get("layout", "")):
         raise CheckpointError(f"{source}: its tensors are named as in {layout}, the model zoo says {located.layout}")
     if located.about:
         loaded.manifest["source"] = loaded.manifest["source"] | {"hub": located.about["hub"]}
