@@ -35,6 +35,9 @@ Method: TypeAlias = Annotated[
         "sc_clip, pearl, clearclip, sclip, maskclip, maskclip_residual, clip."
     ),
 ]
+Activation: TypeAlias = Annotated[
+    Literal["gelu", "quick_gelu"] | None, typer.Option(help="Of a CLIP, where its file does not state it.")
+]
 Host: TypeAlias = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")]
 AllowedHost: TypeAlias = Annotated[
     list[str] | None, typer.Option(help="Another name under which it may be reached; give it again for more.")

@@ -47,7 +47,11 @@ def run(
     paths.check(output, "the output", BUCKETS)
     jobs = [job for job in find_images(images) if shard.holds(job.name.as_posix())]
     segmenter = Segmenter.from_pretrained(
-        settings.model, method=settings.method, keep=settings.keep, memory_gb=settings.memory_gb
+        settings.model,
+        method=settings.method,
+        activation=settings.activation,
+        keep=settings.keep,
+        memory_gb=settings.memory_gb,
     )
     settings = dataclasses.replace(settings, method=segmenter.method)  # the results say what has made them
     vocabulary = segmenter.as_vocabulary(settings.classes)

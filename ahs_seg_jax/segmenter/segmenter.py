@@ -129,7 +129,12 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, method: str | TrainingFree | None = None, **options: Any
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        method: str | TrainingFree | None = None,
+        activation: str | None = None,
+        **options: Any,
     ) -> "Segmenter":
         """From "tiny", a name that `ahs-seg models` lists, a folder, a checkpoint file of any known layout, or the hub.
 
@@ -137,14 +142,16 @@ class Segmenter:
         `owner/name@revision`, `owner/name/file`, `hf://spaces/owner/name/file`, or an address of huggingface.co.
         "tiny" is the small model of this package, which knows the words of the drawn scenes only. Weights that were
         trained here bring their training's prompt templates and protocol along. A plain CLIP segments by the
-        training-free method "naclip"; `method` asks for another, or for the CLIP inside a trained checkpoint. `options`
-        are the constructor's.
+        training-free method "naclip"; `method` asks for another, or for the CLIP inside a trained checkpoint.
+        `activation`, "quick_gelu" or "gelu", is that of CLIP, for files that do not state it. `options` are the
+        constructor's.
 
-        Raises CheckpointError if it cannot be read, or if the aggregator is asked for and there is none.
+        Raises CheckpointError if it cannot be read, states another activation, or has no aggregator where that is asked
+        for.
         """
         from ahs_seg_jax.checkpoints import pretrained  # only here: Orbax takes a second to import
 
-        loaded = pretrained.load_pretrained(path)
+        loaded = pretrained.load_pretrained(path, activation=activation)
         if method is None:
             method = AGGREGATOR if loaded.is_complete else TrainingFree()
         if method == AGGREGATOR and not loaded.is_complete:
