@@ -46,8 +46,8 @@ def locate(source: str | os.PathLike[str]) -> Located:
     entry = _entry(source) if isinstance(source, str) else None
     if entry is not None:
         return _from_zoo(entry)
-    if isinstance(source, str) and names.is_explicit(source):
-        return _from_hub(names.parse(source))
+    if isinstance(source, str) and names.is_explicit(source) and (name := names.parse(source)):
+        return _from_hub(name)
     path = _path(source)
     if paths.is_remote(source) or path.exists():
         return Located(path)
@@ -119,13 +119,10 @@ def _from_zoo(entry: zoo.Entry) -> Located:
     return Located(found.path, entry.layout, _stated(entry), {"hub": _described(found), "zoo": _facts(entry)})
 
 
-def _from_hub(name: names.HubName | None) -> Located:
-    if name is None:
-        raise CheckpointError("an explicit address is parsed or refused")
+def _from_hub(name: names.HubName) -> Located:
     entry = zoo.of_place(name)
     found = download.fetch(name, examine=functools.partial(_examine, where=str(name)))
     if entry is None:
-        # The folder: what lies beside the weights says what tensors do not show.
         return Located(found.path, about={"hub": _described(found)})
     return Located(found.path, "", _stated(entry), {"hub": _described(found), "zoo": _facts(entry)})
 

@@ -1,9 +1,12 @@
 """Every model of the zoo by its name, from a hub on the loopback that has stand-ins in their true formats."""
 
+import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ahs_seg_jax import Segmenter
 from ahs_seg_jax.checkpoints import starting
@@ -13,7 +16,7 @@ from ahs_seg_jax.checkpoints.zoo import table as zoo
 from ahs_seg_jax.config import Experiment
 from ahs_seg_jax.devices.mesh import make_mesh
 from scripts import pin_zoo
-from tests.support import zoo_models
+from tests.support import ROOT, zoo_models
 
 PUBLISHED = zoo._packaged()
 
@@ -59,6 +62,23 @@ def test_a_photograph_is_segmented_by_the_name_of_the_model(hub, stand_in):
     result = segmenter(image, ["cat", "sofa"], protocol="whole")
     assert result.labels.shape == (60, 83)
     assert set(np.unique(result.labels)) <= {0, 1}
+
+
+@pytest.mark.slow
+def test_one_command_segments_a_photograph(hub, stand_in, tmp_path):
+    stand_in("catseg-vitb16")
+    image = np.random.default_rng(0).integers(0, 256, (60, 83, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    program = "import sys; sys.modules['torch'] = None; from ahs_seg_jax.cli.app import run; run()"
+    words = ["segment", str(tmp_path / "photo.png"), "--classes", "cat; sofa", "--model", "catseg-vitb16"]
+    command = [sys.executable, "-c", program, *words, "--protocol", "whole", "--output", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "downloading spaces/hamacojr/CAT-Seg-weights, model_base.pth: " in done.stderr
+    labels = [path for path in (tmp_path / "out").rglob("photo.png")]
+    assert labels
+    assert np.asarray(Image.open(labels[0])).shape == (60, 83)
 
 
 def test_a_training_starts_from_the_name_of_a_clip(hub, stand_in, assert_same):
