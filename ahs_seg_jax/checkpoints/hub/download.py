@@ -22,6 +22,7 @@ from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.versions import __version__
 
 CACHE, ENDPOINT, OFFLINE = "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE"  # the client's own variables
+ATTEMPTS = 3  # of a download whose line breaks; earlier clients than 2.0 do not try again themselves
 Small = Mapping[str, pathlib.Path]  # path within the repository -> where the small file lies here
 Examine = Callable[[Small, tuple[str, ...]], None]  # of the small files, and the names of the files of weights
 _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
@@ -164,23 +165,36 @@ def _in_the_cache(name: HubName) -> _Repository:
 
 def _get(repository: _Repository, file: str) -> pathlib.Path:
     """The path of a file of the repository in the cache, downloaded if it is not there."""
+    if found := _cached(repository, file):
+        return found
+    for attempt in range(ATTEMPTS):
+        try:
+            found = _downloaded(repository, file)
+        except Exception as error:  # a broken line; what came is kept by the client, or it has tried again itself
+            if repository.here or attempt + 1 == ATTEMPTS or not faults.is_unreachable(error):
+                raise
+        else:
+            break
+    assert found is not None
+    if repository.commit not in found.parts:
+        raise CheckpointError(f"{repository.name} was changed on the hub during the download: start again")
+    return found
+
+
+def _downloaded(repository: _Repository, file: str) -> pathlib.Path:
     import huggingface_hub
 
     name = repository.name
-    found = pathlib.Path(
-        huggingface_hub.hf_hub_download(
-            name.repo,
-            file,
-            repo_type=name.kind,
-            revision=name.revision or None,
-            cache_dir=cache_folder(),
-            local_files_only=repository.here,
-            **client_options(),
-        )
+    found = huggingface_hub.hf_hub_download(
+        name.repo,
+        file,
+        repo_type=name.kind,
+        revision=name.revision or None,
+        cache_dir=cache_folder(),
+        local_files_only=repository.here,
+        **client_options(),
     )
-    if repository.commit not in found.parts:
-        raise CheckpointError(f"{name} was changed on the hub during the download: start again")
-    return found
+    return pathlib.Path(found)
 
 
 def _cached(repository: _Repository, file: str) -> pathlib.Path | None:
