@@ -94,10 +94,13 @@ class Attack(Kind):
             raise RuntimeError(f"{given}: {type(result.exception).__name__}: {result.exception}")
         if "Traceback" in said:
             raise RuntimeError(f"{given}: {said[-300:]}")
-        if any(secret in said for secret in ("root:x:", "root:*:")):
+        if any(secret in said for secret in ("root:x:0:0", "root:*:0:0")):
             raise Silent(f"{given}: {said[-300:]}")
         if result.exit_code:
-            raise ValueError(f"{result.exit_code} {said[-300:].strip()}")
+            raise ValueError(f"{result.exit_code} {said[:150].strip()} ... {said[-150:].strip()}")
 
     def is_clear(self, said):
-        return any(part in said for part in ("error: ", "Error: ", "failed: ", "Error ", "Usage:", "no image at"))
+        return any(
+            part in said
+            for part in ("error: ", "Error: ", "failed: ", "Error ", "Usage:", "no image at", "is not an image")
+        )
