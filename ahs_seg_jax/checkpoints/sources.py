@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ahs_seg_jax.checkpoints.formats import beside
-from ahs_seg_jax.checkpoints.formats.stated import Stated
+from ahs_seg_jax.checkpoints.formats.stated import Stated, agreed
 from ahs_seg_jax.checkpoints.hub import choice, download, names
 from ahs_seg_jax.checkpoints.zoo import records
 from ahs_seg_jax.checkpoints.zoo import table as zoo
@@ -141,6 +141,7 @@ def _facts(entry: zoo.Entry) -> dict[str, Any]:
     return {fact: getattr(entry, fact) for fact in facts} | {"templates": list(entry.prompts)}
 
 
+<<<<<<< HEAD
 def _examine(small: download.Small, files: tuple[str, ...], where: str) -> None:
     """Raises CheckpointError if what lies beside the weights describes a model that is not computed here."""
     if not any(pathlib.PurePosixPath(file).name in beside.FILES for file in small):
@@ -148,6 +149,6 @@ def _examine(small: download.Small, files: tuple[str, ...], where: str) -> None:
     folder, name = next(iter(small.values())).parent, pathlib.PurePosixPath(files[0]).name
     certain = name in (*choice.TRANSFORMERS, *choice.OPEN_CLIP) or len(files) > 1
     try:
-        beside.read(folder, "openai_clip" if name in choice.OPEN_CLIP else "hf_clip", certain)
+        agreed(beside.read(folder, "openai_clip" if name in choice.OPEN_CLIP else "hf_clip", certain).stated, where)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(folder), where)) from error

@@ -113,8 +113,8 @@ def _open_file(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
 def _open_zip(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path} is damaged or cut off ({error}); download it again") from error
+    except Exception as error:  # of a damaged list of members, zipfile says so in many kinds of errors
+        raise CheckpointError(f"{path} is damaged or cut off ({reason(error)}); download it again") from error
     names = archive.namelist()
     _check_members(archive, path)
     if names and all(name.endswith(".npy") for name in names):
