@@ -141,7 +141,6 @@ def _facts(entry: zoo.Entry) -> dict[str, Any]:
     return {fact: getattr(entry, fact) for fact in facts} | {"templates": list(entry.prompts)}
 
 
-<<<<<<< HEAD
 def _examine(small: download.Small, files: tuple[str, ...], where: str) -> None:
     """Raises CheckpointError if what lies beside the weights describes a model that is not computed here."""
     if not any(pathlib.PurePosixPath(file).name in beside.FILES for file in small):
