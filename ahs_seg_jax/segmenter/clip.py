@@ -35,6 +35,8 @@ class CLIP:
         if found := parameters.not_finite(parameters.flatten(params)):
             found_in = parameters.listed(found)
             raise ValueError(f"the parameters hold values that are not finite (NaN or infinity) in {found_in}")
+        if (config.image.tower, config.text.tower) != ("clip", "clip"):
+            raise ValueError(f"CLIP needs CLIP's towers, and this model's are {config.image.tower!r}")
         config, params = orthogonal.merge(config, {"clip": params["clip"]})
         side = config.image.pretrained_grid * config.image.patch_size
         self.config = config.replace(image=dataclasses.replace(config.image, crop=side))

@@ -145,10 +145,10 @@ def test_paths_come_before_the_hub(hub, tmp_path, monkeypatch, visible, random_p
 
 
 def test_a_configuration_of_another_model_is_refused_before_the_weights(hub):
-    config = json.dumps({"model_type": "siglip"}).encode()
+    config = json.dumps({"model_type": "siglip2"}).encode()
     hub.add("g/siglip", {"config.json": config, "model.safetensors": b"x" * 1000})
     with pytest.raises(
-        CheckpointError, match=r"^g/siglip holds a model of the kind 'siglip' by its config\.json; this"
+        CheckpointError, match=r"^g/siglip holds a model of the kind 'siglip2' by its config\.json; this"
     ):
         load_pretrained("g/siglip")
     config = json.dumps({"model_cfg": {"vision_cfg": {"timm_model_name": "eva02_base"}}}).encode()

@@ -18,7 +18,7 @@ from ahs_seg_jax.checkpoints.converted import save_converted
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained
 from ahs_seg_jax.cli.app import app
 from ahs_seg_jax.demo.examples import examples
-from tests.support import ROOT, tiffs
+from tests.support import ROOT, films, tiffs
 
 GENERATED = {"ablation.md", "performance.md", "scaling.md", "what_was_tried.md"}  # made by scripts, from files
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.name not in GENERATED)]
@@ -70,6 +70,7 @@ def test_python_blocks(path, folder):
     segmenter = Segmenter.from_pretrained("tiny")
     scope = {"names": ["red toy", "grass"], "segmenter": segmenter, "Segmenter": Segmenter}
     scope["images"] = [np.asarray(examples()[0].image)]
+    scope["array"] = scope["images"][0]
     scope["result"] = segmenter("scene.png", scope["names"])
     scope["truths"] = [scope["result"].labels]
     for number, code in enumerate(blocks(path, ("python",))):
@@ -89,6 +90,8 @@ LINES = {
 @pytest.mark.parametrize("line", LINES)
 def test_command_lines(line, folder):
     words = LINES[line]
+    if any(word.endswith(".mp4") for word in words):
+        films.write(folder / "clip.mp4", [np.asarray(examples()[0].image)] * 7)
     if words[0] != "models":
         words = [STAND_INS.get(word, word) for word in words]
     name = words[0]

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ahs_seg_jax.checkpoints import manifest as manifests
+from ahs_seg_jax.checkpoints.formats import siglip
+from ahs_seg_jax.checkpoints.formats.layouts import SIGLIP
 from ahs_seg_jax.checkpoints.formats.stated import CLIP_TOKENIZER, OPENAI_MEAN, OPENAI_STD, Pixel, Stated
 from ahs_seg_jax.errors import CheckpointError
 
@@ -56,6 +58,8 @@ def read(folder: pathlib.Path, layout: str = "hf_clip", certain: bool = True) ->
     """
     found = {name: _json(folder / name) for name in FILES if (folder / name).is_file()}
     config, open_clip = found.get(HF_CONFIG, {}), None
+    if config.get("model_type") == SIGLIP and certain:
+        return _siglip(folder, config, found)
     if OPEN_CLIP_CONFIG in found:
         open_clip = _open_clip(folder / OPEN_CLIP_CONFIG, found[OPEN_CLIP_CONFIG])
     if not ({"model_type", "vision_config", "text_config"} & config.keys() if certain else _is_clip(config)):
@@ -69,6 +73,15 @@ def read(folder: pathlib.Path, layout: str = "hf_clip", certain: bool = True) ->
     if open_clip and not any(each.pixel_mean for each in stated):
         stated += [dataclasses.replace(each, activation=None, tokenizer=None) for each in open_clip.stated]
     return Beside(tuple(stated), hugging_face.sizes)
+
+
+def _siglip(folder: pathlib.Path, config: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> Beside:
+    """What is stated of a SigLIP, whose configuration is checked. Its pixels go from -1 to 1, unless a file says it."""
+    siglip.check_stated(config, str(folder))
+    pixels = [_pixels(folder / name, found[name]) for name in FILES[1:3] if name in found]
+    halves: Pixel = (0.5, 0.5, 0.5)
+    assumed = () if any(each.pixel_mean for each in pixels) else (Stated(None, halves, halves, stated_by=HF_CONFIG),)
+    return Beside((Stated(siglip.ACTIVATION, stated_by=HF_CONFIG), *pixels, *assumed))
 
 
 def _is_clip(config: Mapping[str, Any]) -> bool:

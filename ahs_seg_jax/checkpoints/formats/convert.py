@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import beside, readers, sizes, torch_files
+from ahs_seg_jax.checkpoints.formats import beside, readers, siglip, sizes, torch_files
 from ahs_seg_jax.checkpoints.formats.entry import Entry, source_shapes, target_shapes
-from ahs_seg_jax.checkpoints.formats.layouts import entries, is_ignored
+from ahs_seg_jax.checkpoints.formats.layouts import SIGLIP, entries, is_ignored
 from ahs_seg_jax.checkpoints.formats.stated import (
     OPENAI,
     Facts,
@@ -35,7 +35,7 @@ Tensors = Iterator[tuple[tuple[str, ...], np.ndarray]]  # (names that hold it, t
 SHOWN = 10  # names of each kind of difference in an error
 COMPARED = 2000  # names that are compared with it; more take minutes
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
-_CLIP_LAYOUTS = ("openai_clip", "hf_clip")
+_CLIP_LAYOUTS = ("openai_clip", "hf_clip", SIGLIP)
 
 
 def read(
@@ -73,9 +73,26 @@ def _config_of(
         config = manifests.config_from_json(file.config, file.where)
         return config, agreed([*statements, of_config(config, "the file's own configuration")], file.where)
     found = _stated_by(layout, file)
+    if layout == SIGLIP:
+        return _siglip(file, [*statements, *found.stated])
     config = sizes.model_config(layout, file.shapes, file.where, found.sizes, expected)
     facts = agreed([*statements, *found.stated], file.where)
     return applied(config, facts), with_assumed_pixels(facts)
+
+
+def _siglip(file: readers.TensorFile, statements: Iterable[Stated | None]) -> tuple[ModelConfig, Facts]:
+    """The configuration of a SigLIP, whose words need the tokenizer beside it."""
+    folder = file.paths[0].parent
+    stated, tokenizer = folder / beside.HF_CONFIG, folder / siglip.TOKENIZER
+    if not tokenizer.is_file():
+        raise CheckpointError(
+            f"{file.where} is a SigLIP, and {siglip.TOKENIZER} of its repository is not beside it; without it no word "
+            "can be read"
+        )
+    about = manifests.parse_json(stated.read_bytes(), stated) if stated.is_file() else None
+    config = siglip.model_config(file.shapes, about, file.where, str(tokenizer.absolute()))
+    facts = agreed([*statements, Stated(siglip.ACTIVATION, stated_by="its layout, siglip")], file.where)
+    return applied(config, facts), facts
 
 
 def _stated_by(layout: str, file: readers.TensorFile) -> beside.Beside:

@@ -9,12 +9,14 @@ no published file; they use the reference's module names where it has any.
 
 from collections.abc import Iterator
 
+from ahs_seg_jax.checkpoints.formats import siglip
 from ahs_seg_jax.checkpoints.formats.component_layouts import UNUSED, components
 from ahs_seg_jax.checkpoints.formats.entry import Entry, conv, conv_transpose, linear, norm
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ModelConfig
 
-LAYOUTS = ("ahs_seg", "catseg", "openai_clip", "hf_clip")
+LAYOUTS = ("ahs_seg", "catseg", "openai_clip", "hf_clip")  # read and written
+SIGLIP = "siglip"  # read only
 CLIP_PREFIX = "sem_seg_head.predictor.clip_model."
 PREDICTOR = "sem_seg_head.predictor.transformer."
 
@@ -25,6 +27,7 @@ IGNORED_LEAVES = {
     "catseg": _SEG_BUFFERS,
     "openai_clip": frozenset({"input_resolution", "context_length", "vocab_size", "attn_mask"}),
     "hf_clip": frozenset({"position_ids"}),
+    SIGLIP: frozenset({"position_ids"}),
 }
 IGNORED_PREFIXES = {"ahs_seg": UNUSED}
 
@@ -39,6 +42,8 @@ def entries(layout: str, config: ModelConfig) -> list[Entry]:
         return list(_openai_towers("", config, fused=True))
     if layout == "hf_clip":
         return list(_hf_towers(config))
+    if layout == SIGLIP:
+        return list(siglip.entries(config))
     if layout == "catseg":
         return [*_openai_towers(CLIP_PREFIX, config, fused=False), *_aggregator(config)]
     if layout == "ahs_seg":

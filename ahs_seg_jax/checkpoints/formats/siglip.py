@@ -17,6 +17,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 PROBE = "vision_model.head.probe"  # only a SigLIP has it
 HEAD_DIMS = {1152: 72}  # channels a head by width (SO400M); 64 otherwise
 PIXEL = (127.5, 127.5, 127.5)  # mean and deviation: pixels from -1 to 1
+ACTIVATION, TOKENIZER = "gelu_tanh", "tokenizer.json"
 _WINDOW = 12  # of the aggregator, where it divides the grid
 
 
@@ -67,16 +68,18 @@ def _block(source: str, tower: str, sizes: ImageTowerConfig | TextTowerConfig, l
     yield from linear(f"{source}mlp.fc2", f"{target}mlp_out", inner, width, layer)
 
 
-def model_config(shapes: Shapes, stated: Mapping[str, Any] | None, where: str) -> ModelConfig:
+def model_config(
+    shapes: Shapes, stated: Mapping[str, Any] | None, where: str, tokenizer: str = TOKENIZER
+) -> ModelConfig:
     """The model's sizes from the shapes of its tensors and from `config.json`, whose `model_type` is siglip.
 
     The file's configuration states what shapes do not show: heads, activation and epsilon. Without it they are the
-    published ones. The crop is that of the position embedding.
+    published ones. The crop is that of the position embedding. `tokenizer` is the path of the tokenizer.json beside it.
 
     Raises:
       CheckpointError: a tensor that shows a size is missing, or the configuration states what is not computed here.
     """
-    _check_stated(stated or {}, where)
+    check_stated(stated or {}, where)
     image = _tower(shapes, stated, "vision", where)
     text = _tower(shapes, stated, "text", where)
     patch = _size(shapes, "vision_model.embeddings.patch_embedding.weight", 3, where)
@@ -87,7 +90,7 @@ def model_config(shapes: Shapes, stated: Mapping[str, Any] | None, where: str) -
     )
     layers = image["layers"]
     taps = max(layers // 3, 1) - 1, max(2 * layers // 3, 2) - 1
-    published = ModelConfig()
+    published = ModelConfig(adaptation="none", mh_fpn=False, dc_hsp=False)
     window = next(side for side in range(min(_WINDOW, grid), 0, -1) if grid % side == 0)
     return published.replace(
         image=ImageTowerConfig(
@@ -103,6 +106,7 @@ def model_config(shapes: Shapes, stated: Mapping[str, Any] | None, where: str) -
             tower="siglip",
             vocab_size=_size(shapes, vocabulary, 0, where),
             context=_size(shapes, words, 0, where),
+            tokenizer=tokenizer,
             **text,
         ),
         embed_dim=image["width"],
@@ -112,7 +116,8 @@ def model_config(shapes: Shapes, stated: Mapping[str, Any] | None, where: str) -
     )
 
 
-def _check_stated(stated: Mapping[str, Any], where: str) -> None:
+def check_stated(stated: Mapping[str, Any], where: str) -> None:
+    """Raises CheckpointError if a `config.json` describes what is not computed here; an empty one describes nothing."""
     if not stated:
         return
     kind = stated.get("model_type")
@@ -139,7 +144,7 @@ def _tower(shapes: Shapes, stated: Mapping[str, Any] | None, part: str, where: s
     if type(heads) is not int or heads < 1 or width % heads:
         raise CheckpointError(f"{where}: {part}_config.num_attention_heads is {heads!r}, which does not divide {width}")
     mlp_width = 0 if inner == 4 * width else inner
-    return {"layers": layers, "width": width, "heads": heads, "mlp_width": mlp_width, "activation": "gelu_tanh"}
+    return {"layers": layers, "width": width, "heads": heads, "mlp_width": mlp_width, "activation": ACTIVATION}
 
 
 def _size(shapes: Shapes, name: str, axis: int, where: str) -> int:

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+from ahs_seg_jax.checkpoints.formats import siglip
 from ahs_seg_jax.checkpoints.formats.component_layouts import MODULATOR, PROJECTION, PYRAMID, ROTATION
-from ahs_seg_jax.checkpoints.formats.layouts import CLIP_PREFIX, LAYOUTS, PREDICTOR, is_ignored
+from ahs_seg_jax.checkpoints.formats.layouts import CLIP_PREFIX, LAYOUTS, PREDICTOR, SIGLIP, is_ignored
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import (
     AggregatorConfig,
@@ -61,6 +62,8 @@ def recognise(shapes: Shapes, where: str) -> str:
     if any(name.startswith(CLIP_PREFIX) for name in shapes):
         apart = any(name.startswith(CLIP_PREFIX) and name.endswith(".attn.q_proj_weight") for name in shapes)
         return "catseg" if apart else "ahs_seg"
+    if siglip.PROBE in shapes and any(name.startswith("text_model.") for name in shapes):
+        return SIGLIP
     if other := _other_kind(shapes):
         raise CheckpointError(
             f"{where} holds {other}; this program reads CLIP with a plain vision transformer and CLIP's own text tower "
@@ -79,8 +82,8 @@ def recognise(shapes: Shapes, where: str) -> str:
 
 # What the names of tensors begin with in files of other models that contrast images and texts.
 _OTHER_KINDS = {
-    "logit_bias": "a SigLIP model",
-    "vision_model.head.": "a SigLIP model",
+    "logit_bias": "a part of a SigLIP model",
+    "vision_model.head.": "a part of a SigLIP model",
     "visual.trunk.": "a model with an image tower of timm (SigLIP, EVA02, ConvNeXt, MobileCLIP)",
     "visual.layer1.": "a CLIP with a ResNet",
     "visual.attnpool.": "a CLIP with a ResNet",

@@ -10,7 +10,7 @@ from ahs_seg_jax.errors import CheckpointError
 CONFIG, OPEN_CLIP_CONFIG, MANIFEST = "config.json", "open_clip_config.json", "manifest.json"
 DESCRIPTIONS = (
     *(CONFIG, OPEN_CLIP_CONFIG, MANIFEST),
-    *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json"),
 )
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TRANSFORMERS = ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1])  # in the order of preference

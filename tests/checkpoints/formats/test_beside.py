@@ -92,7 +92,7 @@ def hf(**changes):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (hf(model_type="siglip"), "holds a model of the kind 'siglip' by its config.json"),
+        (hf(model_type="siglip2"), "holds a model of the kind 'siglip2' by its config.json"),
         (hf(model_type="metaclip_2"), "holds a model of the kind 'metaclip_2' by its config.json"),
         (hf(vision_config={"hidden_act": "gelu"}), r"two towers with different hidden_act \('gelu' and 'quick_gelu'\)"),
         (

@@ -152,13 +152,13 @@ def test_vocabularies_of_other_tokenizers_are_refused(plain):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("logit_bias", "a SigLIP model"),
+        ("logit_bias", "a part of a SigLIP model"),
         ("visual.trunk.blocks.0.norm1.weight", "a model with an image tower of timm"),
         ("visual.layer1.0.conv1.weight", "a CLIP with a ResNet"),
         ("visual.blocks.0.attn.q_bias", "an EVA-CLIP model"),
         ("text_decoder.resblocks.0.ln_1.weight", "a CoCa model"),
         ("text.transformer.resblocks.0.ln_1.weight", "a model with a text tower of another kind"),
-        ("vision_model.head.probe", "a SigLIP model"),
+        ("vision_model.head.probe", "a part of a SigLIP model"),
     ],
 )
 def test_other_models_are_named_in_one_sentence(name, kind, plain):
