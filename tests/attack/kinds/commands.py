@@ -97,10 +97,19 @@ class Attack(Kind):
         if any(secret in said for secret in ("root:x:0:0", "root:*:0:0")):
             raise Silent(f"{given}: {said[-300:]}")
         if result.exit_code:
-            raise ValueError(f"{result.exit_code} {said[:150].strip()} ... {said[-150:].strip()}")
+            raise ValueError(f"{result.exit_code} {said[:300].strip()} ... {said[-300:].strip()}")
 
     def is_clear(self, said):
         return any(
             part in said
-            for part in ("error: ", "Error: ", "failed: ", "Error ", "Usage:", "no image at", "is not an image")
+            for part in (
+                "error: ",
+                "Error: ",
+                "failed: ",
+                ": FAILED",
+                "Error ",
+                "Usage:",
+                "no image at",
+                "is not an image",
+            )
         )
