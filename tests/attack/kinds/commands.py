@@ -57,7 +57,7 @@ class Attack(Kind):
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(folder)
-        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
         image = Image.radial_gradient("L").resize((40, 32)).convert("RGB")
         for name in ("a.png", "a.tif", "b.jpg"):
             image.save(folder / name)
