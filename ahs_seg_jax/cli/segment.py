@@ -12,7 +12,9 @@ def segment(
     classes: options.Classes = "",
     classes_file: options.ClassesFile = None,
     model: options.Model = "tiny",
+    activation: options.Activation = None,
     output: Annotated[str, typer.Option(help="Folder for the results; also gs:// or s3://.")] = "segmented",
+    method: options.Method = "model",
     protocol: options.Protocol = "model",
     unknown: Annotated[
         str, typer.Option(help="none, a probability such as 0.3, or background words 'wall; sky'.")
@@ -76,6 +78,8 @@ def segment(
         lambda: Settings(
             classes=names,
             model=model,
+            method=options.method_or_none(method),
+            activation=activation,
             protocol=options.protocol_or_none(protocol),
             windows=parse_windows(
                 windows, window=window, stride=stride, overlap=overlap, blend=blend, global_view=global_view

@@ -77,7 +77,7 @@ def test_distance_from_the_same_weights_by_hand():
     first, norms = [1.0] * 50, {"gradient_norm": [4.0] * 51}
     published = {"loss": [*first, 0.5], **norms}
     ours = {"loss": [1.0005] * 50 + [0.505], "gradient_norm": [4.2] * 51}
-    assert curve.same(published, ours, {"loss": [*first, 0.51]}) == {
+    assert curve.same(published, ours, {"loss": [1.0005] * 50 + [0.5151]}) == {
         "largest_first": pytest.approx(5e-4),
         "largest": pytest.approx(1e-2),
         "at_last": pytest.approx(1e-2),
@@ -86,10 +86,11 @@ def test_distance_from_the_same_weights_by_hand():
         "largest_of_rounding": pytest.approx(2e-2),
         "within": True,
     }
-    assert not curve.same(published, {"loss": [1.002] * 50 + [0.5], **norms}, published)["within"]
-    outside = {"loss": [*first, 0.52], **norms}
-    assert not curve.same(published, outside, published)["within"]
-    assert curve.same(published, outside, {"loss": [*first, 0.47]})["within"], "rounding alone leads further"
+    early = {"loss": [1.002] * 50 + [0.5], **norms}
+    assert not curve.same(published, early, early)["within"]
+    late = {"loss": [*first, 0.52], **norms}
+    assert not curve.same(published, late, late)["within"]
+    assert curve.same(published, late, {"loss": [*first, 0.47]})["within"], "rounding alone leads further"
 
 
 def curves(*losses: float) -> list[dict]:
@@ -156,6 +157,9 @@ def test_records_plot_and_verdict(monkeypatch, tmp_path, capsys):
     page = curve_page.block([same, fresh])
     assert "| catseg | 12 | 2 | 1.0000 to 0.0833 | 0.0e+00 | 0.0e+00 | 0.0e+00 | 0.0e+00 | 0.0e+00 |" in page
     assert "| catseg | 10 | 3 | 0.1100 ± 0.0100 | 0.1100 ± 0.0100 | 0.00 |" in page
+    without = {name: value for name, value in same.items() if "moved" not in name and "rounding" not in name}
+    assert "| 0.0e+00 | not run | not run |" in curve_page.block([without])
+    curve_page.plot([without], tmp_path / "without.png")
     moved = 0.1
     assert curve.main(command) == 1
     assert "curve_same_catseg: losses apart by 1.2e+00 in the first 50 updates" in capsys.readouterr().out
