@@ -5,7 +5,7 @@ import functools
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ahs_seg_jax.evaluation.published_methods import Published, published
 from ahs_seg_jax.evaluation.score import Weights
 from ahs_seg_jax.models.training_free import METHODS, TrainingFree
 from ahs_seg_jax.models.training_free.model import TrainingFreeCLIP
+from ahs_seg_jax.models.training_free.settings import Refine
 from ahs_seg_jax.segmenter import Background, Segmenter
 from ahs_seg_jax.vocabulary import Vocabulary, imagenet_templates
 
@@ -75,7 +76,7 @@ def refined(found: Published, refine: str) -> Published:
     """With another refinement than the published one. Raises ValueError for an unknown one (`TrainingFree`)."""
     if refine == AS_PUBLISHED:
         return found
-    return dataclasses.replace(found, settings=dataclasses.replace(found.settings, refine=refine))
+    return dataclasses.replace(found, settings=dataclasses.replace(found.settings, refine=cast(Refine, refine)))
 
 
 def methods(loaded: Pretrained, chosen: Chosen) -> evaluation.WeightsOf:
