@@ -33,19 +33,26 @@ def evaluate(
     again: Annotated[bool, typer.Option("--again", help="Also where there are results already.")] = False,
     allow_bad_data: Annotated[bool, typer.Option("--allow-bad-data", help="Score what the doctor refuses.")] = False,
 ) -> None:
-    """Scores a model: --model and --benchmark, or a run's: --config=FILE --workdir=FOLDER.
+    """Scores a model: --model NAME --benchmark NAME.
+
+    Or a run of a configuration: --config=FILE --workdir=FOLDER; then the flags are those of train, and the fields of
+    --config.eval choose what is scored.
 
     Prepare benchmarks by `ahs-seg data prepare`. A training-free method runs with its published settings of each
     benchmark; scores are comparable with published ones with the class names of the published program (--class-names).
-    With --config the flags are those of train, and the fields of --config.eval choose what is scored.
     """
     if not model:
-        if benchmark or method or class_names:
-            raise typer.BadParameter(
-                "--benchmark, --method and --class-names need --model; for the run of a configuration use "
-                "--config.eval.benchmarks and --config.eval.class_names"
-            )
+        of_a_model = {
+            **{"--benchmark": benchmark, "--method": method, "--refine": refine != "published", "--root": root},
+            **{"--class-names": class_names, "--protocol": protocol != "model", "--expected": expected},
+            **{"--quick": quick, "--limit": limit, "--save-predictions": save_predictions, "--again": again},
+            "--allow-bad-data": allow_bad_data,
+        }
+        if given := [name for name, value in of_a_model.items() if value]:
+            fields = "a configuration has fields for that, such as --config.eval.benchmarks"
+            raise typer.BadParameter(f"{', '.join(given)} needs --model; {fields}")
         hand_over("eval", [*context.args, *([f"--workdir={workdir}"] if workdir else [])])
+        return
     if context.args:
         raise typer.BadParameter(f"with --model there is no {context.args[0]}")
     from ahs_seg_jax.cli import evaluate_model

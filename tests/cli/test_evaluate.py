@@ -114,8 +114,9 @@ def test_mistakes(root, arguments, words):
 
 
 def test_a_benchmark_needs_a_model_and_a_model_a_benchmark():
-    alone = CliRunner().invoke(cli.app, ["evaluate", "--benchmark", "voc_21"])
-    assert "need --model; for the run of a configuration use" in " ".join(alone.output.split())
+    alone = CliRunner().invoke(cli.app, ["evaluate", "--config=configs/tiny.py", "--benchmark", "voc_21", "--quick"])
+    assert alone.exit_code == 2
+    assert "--benchmark, --quick needs --model; a configuration has fields" in " ".join(alone.output.split())
     with pytest.raises(ValueError, match="no benchmark: give --benchmark, one of coco_stuff, "):
         evaluate_model.check(Chosen("tiny"), EvalConfig())
 
