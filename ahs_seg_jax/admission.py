@@ -175,7 +175,7 @@ class Admission:
 
     def _too_large(self, headers: dict[str, list[str]], path: str) -> tuple[int, str] | None:
         lengths = headers.get("content-length", [])
-        if "transfer-encoding" in headers or len(lengths) != 1 or not lengths[0].isdecimal():
+        if "transfer-encoding" in headers or len(lengths) != 1 or not lengths[0].isdecimal() or len(lengths[0]) > 18:
             return 411, "The request does not say how long it is."
         most = self._most_upload_bytes if path in self._routes.uploads else MOST_JSON_BYTES
         if int(lengths[0]) > most:

@@ -102,6 +102,8 @@ HOST = (b"host", b"localhost:1")
         ("POST", "/api/x", [HOST, (b"content-length", b"1048577")], 413),
         ("POST", "/api/x", [HOST], 411),
         ("POST", "/api/x", [HOST, (b"content-length", b"-1")], 411),
+        ("POST", "/api/x", [HOST, (b"content-length", b"1" * 5000)], 411),
+        ("POST", "/api/x", [HOST, (b"content-length", "²".encode("latin-1"))], 411),
         ("POST", "/api/x", [HOST, (b"content-length", b"1"), (b"transfer-encoding", b"chunked")], 411),
         ("POST", "/upload", [HOST, (b"content-length", b"10")], 200),
         ("POST", "/upload", [HOST, (b"content-length", b"11")], 413),

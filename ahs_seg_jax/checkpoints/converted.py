@@ -6,7 +6,6 @@ It appears under its name only when it is complete.
 import json
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -90,8 +89,10 @@ def _read_manifest(path: Any) -> tuple[dict[str, Any], dict[str, hashes.Hashes] 
                 f"{path} has format version {version}, this program reads up to {manifests.FORMAT_VERSION}; update it"
             )
         manifest, stored = hashes.unsealed(content, str(where))
-        if not isinstance(version, int) or not isinstance(manifest.get("training", {}), Mapping):
-            raise CheckpointError(f"{where} is damaged: a field is missing or of a wrong type")
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise CheckpointError(f"{where} is damaged: it holds no number of its format")
+        manifests.check_source(manifest, where)
+        manifests.check_training(manifest.get("training"), where)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {AGAIN}") from error
     return manifest, stored

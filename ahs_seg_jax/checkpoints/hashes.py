@@ -137,7 +137,10 @@ def unsealed(content: Any, where: str) -> tuple[dict[str, Any], dict[str, Hashes
     rest = {key: value for key, value in content.items() if key != SEAL}
     if (SEAL in content or HASHES in content) and content.get(SEAL) != _hash_of(rest):
         raise CheckpointError(f"damaged: {where} is not what was written there")
-    return {key: value for key, value in rest.items() if key != HASHES}, rest.get(HASHES)
+    stored = rest.get(HASHES)
+    if stored is not None and not isinstance(stored, dict):
+        raise CheckpointError(f"damaged: {where} holds a {type(stored).__name__} where the hashes should be")
+    return {key: value for key, value in rest.items() if key != HASHES}, stored
 
 
 def _hash_of(content: Mapping[str, Any]) -> str:

@@ -115,9 +115,52 @@ def sha256(paths: Iterable[pathlib.Path]) -> str:
     return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in sorted(digests)).encode()).hexdigest()
 
 
+def check_source(manifest: Mapping[str, Any], where: Any) -> None:
+    """Raises CheckpointError unless a manifest says where the weights came from."""
+    _expect(manifest.get("source"), Mapping, "where the weights came from", where)
+    _expect(manifest["source"].get("path"), str, "the path of the weights", where)
+
+
+def check_training(training: Any, where: Any) -> None:
+    """Raises CheckpointError where what is read of a run's metadata is of a wrong type; it may be absent.
+
+    Read are the class names and templates, and of the configuration the model and the protocol.
+    """
+    if training is None:
+        return
+    vocabulary, config = _group(training, "vocabulary", where), _group(training, "config", where)
+    protocol = _group(config, "eval", where).get("protocol", "")
+    _group(config, "model", where)
+    for name in ("names", "templates", "groups"):
+        _expect(vocabulary.get(name, ()), list | tuple, f"the vocabulary's {name}", where)
+        for text in vocabulary.get(name, ()):
+            _expect(text, str, f"one of the vocabulary's {name}", where)
+    _expect(vocabulary.get("synonyms", ""), str, "the vocabulary's rule of synonyms", where)
+    _expect(protocol, str, "the protocol", where)
+
+
+def _group(values: Any, name: str, where: Any) -> Mapping[str, Any]:
+    _expect(values, Mapping, "the training", where)
+    found = values.get(name, {})
+    _expect(found, Mapping, name, where)
+    return found
+
+
+def _expect(value: Any, kind: Any, what: str, where: Any) -> None:
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{where} is damaged: a {type(value).__name__} stands where {what} should be")
+
+
 def stored_vocabulary(meta: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary that a run was trained with, from the metadata of its checkpoints."""
+    """The vocabulary that a run was trained with, from the metadata of its checkpoints.
+
+    Raises CheckpointError if it is damaged.
+    """
+    check_training(meta, "the checkpoint's metadata")
     stated: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in meta["vocabulary"].items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in meta.get("vocabulary", {}).items()
     }
-    return Vocabulary(**stated)
+    try:
+        return Vocabulary(**stated)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's metadata hold no vocabulary that can be used: {error}") from error

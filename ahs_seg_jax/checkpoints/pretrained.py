@@ -88,6 +88,7 @@ def _is_workdir(path: Any) -> bool:
 
 def _from_workdir(path: Any) -> Pretrained:
     params, meta = store.load_params(path)
+    manifests.check_training(meta, path)
     config = manifests.config_from_json((meta.get("config") or {}).get("model"), str(path))
     source = {"path": str(path), "kind": "training workdir", "layout": "ahs_seg_jax"}
     return Pretrained(config, params, manifests.describe(config, source, meta))

@@ -215,12 +215,16 @@ def _meta_of(manager: ocp.CheckpointManager, step: int, where: epath.Path) -> tu
 
 
 def _steps_in(directory: epath.Path) -> list[int]:
-    return [int(child.name) for child in directory.glob("*") if child.name.isdigit() and child.is_dir()]
+    return [int(child.name) for child in directory.glob("*") if _is_step(child.name) and child.is_dir()]
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdigit()  # other scripts have digits, too, and powers
 
 
 def _find_step(path: epath.Path) -> tuple[epath.Path, int]:
     """(directory of steps, step) for a workdir, its checkpoints directory, or a step's directory."""
-    if path.name.isdigit() and (path / "state").is_dir():
+    if _is_step(path.name) and (path / "state").is_dir():
         return path.parent, int(path.name)
     directory = path / SUBDIRECTORY if (path / SUBDIRECTORY).is_dir() else path
     if not (steps := _steps_in(directory)):

@@ -86,7 +86,8 @@ def cause(error: Exception) -> str:
     """Why one image of several failed, in one line. Errors that nobody foresaw are named with their kind."""
     from ahs_seg_jax.errors import CheckpointError
 
-    text = (str(error).strip().splitlines() or [""])[0]
+    lines = [line.strip(" -") for line in str(error).strip().splitlines()] or [""]
+    text = " ".join(lines[: 1 + lines[0].endswith(":")])  # a heading comes with the first line below it
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return (
             f"there is not enough memory ({text or type(error).__name__}); give a lower --memory-gb, which takes "
@@ -105,7 +106,7 @@ def mistakes(command: Callable[[], Any]) -> Any:
     try:
         return command()
     except (CheckpointError, ValueError, TypeError, ImportError, OSError) as error:
-        if os.environ.get("AHS_SEG_TRACEBACK"):
+        if os.environ.get("AHS_SEG_TRACEBACK", "").lower() not in ("", "0", "false", "no", "off"):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error

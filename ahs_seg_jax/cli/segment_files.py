@@ -42,7 +42,10 @@ def run(
     jobs = [job for job in find_images(images) if shard.holds(job.name.as_posix())]
     segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
-    vocabulary.tokens(segmenter.config.text.context)  # too long names are found now
+    # What no image can mend is found now: names that are too long, unknown words among the names, a wide stride.
+    segmenter.words(vocabulary, settings.unknown).vocabulary.tokens(segmenter.config.text.context)
+    if settings.windows:
+        settings.windows.grid((1, 1), segmenter.config.image.crop)
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
         print(
             f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"

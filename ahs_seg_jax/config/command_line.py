@@ -23,6 +23,8 @@ def from_config_dict(config: ml_collections.ConfigDict | Mapping[str, Any]) -> E
     """
     plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     problems: list[str] = []
+    if not isinstance(plain, Mapping):
+        raise ConfigError([f"it is a {type(plain).__name__}; a group of fields is expected"])
     experiment = build(Experiment, plain, "", problems)
     problems = problems or experiment.problems()
     if problems:

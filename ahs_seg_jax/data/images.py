@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from ahs_seg_jax.pictures.label_files import SIXTEEN_BIT
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # whatever a file is called; Pillow knows more
+MOST_PIXELS = 128 * 10**6  # of an image of a data set: decoding takes up to 15 bytes a pixel
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png"})
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -24,6 +25,11 @@ def read_image(path: pathlib.Path | IO[bytes]) -> UInt8[np.ndarray, "h w 3"]:
     16-bit grey keeps its high byte. Raises OSError or ValueError if the file cannot be decoded.
     """
     with Image.open(path, formats=FORMATS) as file:
+        if file.width * file.height > MOST_PIXELS:
+            raise ValueError(
+                f"it has {file.width} x {file.height} pixels; images of a data set may have {MOST_PIXELS / 1e6:.0f} "
+                "megapixels: reduce it, or cut it into parts"
+            )
         return rgb_pixels(file)
 
 

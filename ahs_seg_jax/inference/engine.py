@@ -49,10 +49,13 @@ class Engine:
         """`params` as `model` has them, on the device or devices where they shall be used.
 
         `keep` is the number of classes that each view keeps (None: all), `memory_gb` the bound of a call's memory in
-        1e9 bytes (None: no bound). `few_images` lays the weights out for a few images at a time on one device.
+        1e9 bytes (None: no bound; ValueError for what is no bound). `few_images` lays the weights out for a few images
+        at a time on one device.
         """
         self.model, merged = encoding.merged(model, params)
         self.params = encoding.listed(merged) if few_images else merged
+        if memory_gb is not None and not memory_gb >= 0:  # NaN is compared with nothing
+            raise ValueError(f"memory_gb is {memory_gb}; give a number of 1e9 bytes, or none for no bound")
         self.keep, self.memory_gb = keep, memory_gb
         self._texts: collections.OrderedDict[Vocabulary, np.ndarray] = collections.OrderedDict()
         self._features = FeatureCache()

@@ -8,6 +8,7 @@ import numpy as np
 TILE = 512  # side in pixels of the tiles in which results come, see `tiling.py`
 BLENDS = ("smooth", "mean")
 MOST_OVERLAP = 0.9
+MOST_WINDOW = 2**14  # pixels a side: a window is held whole
 USUAL_OVERLAP = 1 / 3
 
 
@@ -25,8 +26,10 @@ class NativeWindows:
     global_view: bool = False  # the mean with one view of the whole image, as the protocol cat_seg has it
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"the window is {self.window} pixels; give at least 1, better 100 or more")
+        if self.window is not None and not 1 <= self.window <= MOST_WINDOW:
+            raise ValueError(
+                f"the window is {self.window} pixels; give at least 1, better 100 or more, and at most {MOST_WINDOW}"
+            )
         if self.stride is not None and self.overlap is not None:
             raise ValueError(f"both a stride ({self.stride}) and an overlap ({self.overlap:g}) are given; give one")
         if self.stride is not None and self.stride < 1:

@@ -252,14 +252,19 @@ def write_part(path: pathlib.Path, labels: np.ndarray, y: int, x: int, names: Se
         file.write(label_files.to_numbers(labels, len(names)), 1, window=_window(y, x, *labels.shape))
 
 
+def categories_beside(path: pathlib.Path) -> pathlib.Path:
+    """The file in which GDAL looks for the category names of the labels in `path`."""
+    return path.with_name(f"{path.name}.aux.xml")
+
+
 def write_categories(path: pathlib.Path, names: Sequence[str]) -> None:
-    """The names as GDAL's category names of the labels in `path`: a file beside it."""
+    """Writes a file of `categories_beside`."""
     root = ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     categories = ElementTree.SubElement(band, "CategoryNames")
     for name in names:
         ElementTree.SubElement(categories, "Category").text = name
-    ElementTree.ElementTree(root).write(path.with_name(f"{path.name}.aux.xml"), "utf-8")
+    ElementTree.ElementTree(root).write(path, "utf-8")
 
 
 def save_geotiff(result: Segmentation, path: str | os.PathLike[str], like: str | os.PathLike[str]) -> None:
@@ -276,7 +281,7 @@ def save_geotiff(result: Segmentation, path: str | os.PathLike[str], like: str |
             )
         create_labels(path, raster, result.names)
     write_part(path, result.labels, 0, 0, result.names)
-    write_categories(path, result.names)
+    write_categories(categories_beside(path), result.names)
 
 
 def read_geotiff(path: str | os.PathLike[str], longest: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -85,8 +85,9 @@ def segment_tiff(
             progress.confidence += float(tile.confidence.sum(dtype=np.float64))
             progress.save(notes)
         size = raster.size
-    geotiff.write_categories(destination, shown)
-    partial.replace(destination)
+    with writing.Staged() as staged:  # the names appear after the labels, and not without them
+        geotiff.write_categories(staged(geotiff.categories_beside(destination)), shown)
+        partial.replace(destination)
     notes.unlink()
     areas = named_areas(np.array(progress.counts), shown)
     return summary(str(source), size, progress.confidence / (size[0] * size[1]), areas)

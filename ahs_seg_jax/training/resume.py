@@ -7,9 +7,11 @@ from typing import Any
 
 from ahs_seg_jax.config import Experiment, differences, fingerprint, from_config_dict
 from ahs_seg_jax.data.source import Source
-from ahs_seg_jax.errors import ConfigError, InputError
+from ahs_seg_jax.errors import CheckpointError, ConfigError, InputError
 from ahs_seg_jax.models.fields import flatten
 from ahs_seg_jax.versions import code_hash, versions
+
+ADDED_LATER = {"contents_sha256"}  # facts about data that checkpoints of earlier versions do not hold
 
 
 class WorkdirMismatch(InputError):
@@ -31,9 +33,14 @@ def stopped(step: int, saved: Sequence[int]) -> str:
 
 
 def check_workdir(meta: Mapping[str, Any] | None, experiment: Experiment, source: Source) -> None:
-    """Raises WorkdirMismatch if a checkpoint's metadata are of another experiment or of other data than these."""
+    """Raises WorkdirMismatch if a checkpoint's metadata are of another experiment or of other data than these.
+
+    Raises CheckpointError if they do not say of which.
+    """
     if meta is None:
         return
+    if not isinstance(meta.get("data"), Mapping) or "config" not in meta or "step" not in meta:
+        raise CheckpointError("the workdir's newest checkpoint does not say what it is of; choose another workdir")
     try:
         found = differences(from_config_dict(meta["config"]), experiment)
     except ConfigError as error:  # written by a version with other fields
@@ -41,7 +48,7 @@ def check_workdir(meta: Mapping[str, Any] | None, experiment: Experiment, source
     now = json.loads(json.dumps(source.fingerprint()))
     found += [
         f"the training data's {key}: stored {meta['data'].get(key)!r}, now {now.get(key)!r}"
-        for key in sorted({*now, *meta["data"]})
+        for key in sorted({*now, *meta["data"]} - (ADDED_LATER - {*meta["data"]}))
         if now.get(key) != meta["data"].get(key)
     ]
     if found:

@@ -61,6 +61,25 @@ def test_fingerprint_follows_the_files(root):
     assert before != json.dumps(FolderSource(root, "train").fingerprint())
 
 
+def test_labels_that_others_of_equal_size_replaced_change_the_fingerprint(root):
+    path, prints, sizes = root / "annotations/train/b.png", set(), set()
+    for corner in range(3):
+        label = np.full((50, 70), 1, np.uint8)
+        label[0, corner] = 2
+        Image.fromarray(label).save(path, compress_level=0)
+        sizes.add(path.stat().st_size)
+        prints.add(json.dumps(FolderSource(root, "train").fingerprint()))
+    assert (len(prints), len(sizes)) == (3, 1)
+
+
+def test_a_large_folder_is_sampled(root, monkeypatch):
+    monkeypatch.setattr(folder, "ENDS", 2)  # of three: the first and the second
+    before = FolderSource(root, "train").fingerprint()["contents_sha256"]
+    for stem, changes in (("night/a.2", False), ("b", True)):
+        Image.fromarray(np.full((5, 7), 2, np.uint8)).save(root / f"annotations/train/{stem}.png")
+        assert (FolderSource(root, "train").fingerprint()["contents_sha256"] != before) is changes
+
+
 def test_a_good_folder_raises_no_error_in_either_check(root):
     check_folder(root)
     check_folder(root, check="full")
