@@ -21,7 +21,7 @@ def file_of(given: str | os.PathLike[str], benchmark: str) -> pathlib.Path:
 
 
 def _read(path: pathlib.Path, **settings: Any) -> Vocabulary:
-    """The names of a file. Programs differ in whether a space follows the comma between synonyms: here one always does."""
+    """The names of a file, with a space after each comma between synonyms: not all programs write one."""
     found = Vocabulary.from_file(path, **settings)
     words = ([word.strip() for word in name.split(",") if word.strip()] for name in found.names)
     return dataclasses.replace(found, names=tuple(map(", ".join, words)))
