@@ -87,7 +87,7 @@ def test_a_mistake_in_a_process_of_its_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", "vitb"])
+@pytest.mark.parametrize("name", ["tiny", "vitb", "siglip2"])
 def test_smoke_runs_from_the_command_line_and_can_be_evaluated(tmp_path, name):
     config = f"--config=configs/{name}.py:smoke"
     assert "step 4/4" in command(config, f"--workdir={tmp_path}", code=0)

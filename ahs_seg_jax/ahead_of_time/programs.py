@@ -87,7 +87,7 @@ def _training(experiment: Experiment, vocabulary: Vocabulary, mesh: Mesh) -> tup
         "label": _by_row(mesh, (train.batch_size, crop, crop), jnp.int32),
         "index": _by_row(mesh, (train.batch_size,), jnp.int32),
     }
-    tokens = prompts.split(vocabulary.tokens(experiment.model.text.context))
+    tokens = prompts.split(vocabulary.tokens(experiment.model.text.context, experiment.model.text.tokenizer))
     step = jitted_step(experiment, losses.ClassPairs(*hierarchy_pairs(vocabulary)), mesh, state)
     return step, (state, batch, jax.tree.map(lambda x: _whole(mesh, x.shape, x.dtype), tokens))
 

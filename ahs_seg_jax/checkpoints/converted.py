@@ -1,11 +1,15 @@
 """Converted checkpoints: a folder with parameters (`params/`, by Orbax), a manifest, and a hash of each array in it.
 
-It appears under its name only when it is complete.
+A model with another tokenizer than CLIP's has its tokenizer.json there, too. The folder appears under its name only
+when it is complete.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,9 +22,11 @@ from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.checkpoints.steps import quiet_orbax
 from ahs_seg_jax.errors import CheckpointError, reason
 from ahs_seg_jax.models import parameters
+from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import writing
+from ahs_seg_jax.vocabulary.tokenizer import CLIP
 
-PARAMS, MANIFEST = "params", "manifest.json"
+PARAMS, MANIFEST, TOKENIZER = "params", "manifest.json", "tokenizer.json"
 AGAIN = "convert the checkpoint again"
 
 
@@ -33,17 +39,28 @@ def save_converted(destination: str | os.PathLike[str], pretrained: Pretrained) 
     path = pathlib.Path(destination)
     leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(pretrained.params)}
     hashes.check_finite(leaves.items(), f"what is to be written to {path}")
-    content = hashes.sealed(pretrained.manifest | {hashes.HASHES: hashes.digests(leaves.items())})
+    described = _with_own_tokenizer(pretrained.manifest, pretrained.config)
+    content = hashes.sealed(described | {hashes.HASHES: hashes.digests(leaves.items())})
     with writing.replacing(path) as partial:
         partial.mkdir()
         try:
             # Compressed, the file is 8 % smaller, and saving needs twice the memory of the weights on top of them.
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
                 checkpointer.save((partial / PARAMS).absolute(), pretrained.params)
+            if pretrained.config.text.tokenizer != CLIP:
+                shutil.copyfile(pretrained.config.text.tokenizer, partial / TOKENIZER)
             writing.write_text(partial / MANIFEST, json.dumps(content, indent=2) + "\n")
         except Exception as error:  # a full disk is a ValueError of TensorStore or an OSError
             raise CheckpointError(f"{path} cannot be written ({reason(error)}); nothing of it is left") from error
     return path
+
+
+def _with_own_tokenizer(manifest: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """The manifest of a folder that holds the tokenizer itself, so that it may be moved."""
+    if config.text.tokenizer == CLIP:
+        return dict(manifest)
+    own = dataclasses.replace(config.text, tokenizer=TOKENIZER)
+    return {**manifest, "config": manifests.config_to_json(config.replace(text=own))}
 
 
 def is_converted(path: str | os.PathLike[str]) -> bool:
@@ -61,6 +78,9 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
     path = pathlib.Path(path)
     manifest, stored = _read_manifest(path)
     config = manifests.config_from_json(manifest.get("config"), str(path / MANIFEST))
+    if config.text.tokenizer == TOKENIZER:
+        own = dataclasses.replace(config.text, tokenizer=str((path / TOKENIZER).absolute()))
+        config = config.replace(text=own)
     folder = (path / PARAMS).absolute()
     quiet_orbax()
     try:

@@ -43,7 +43,7 @@ def save(
     leaves = {name: np.asarray(leaf, np.float32) for name, leaf in parameters.flatten(params)}
     stored: dict[str, np.ndarray] = {name: leaf.astype(np.float16) for name, leaf in leaves.items()}
     hashes.check_finite(stored.items(), f"what is to be written to {path}")
-    rows = np.unique(trained.tokens(config.text.context)).astype(np.int32)
+    rows = np.unique(trained.tokens(config.text.context, config.text.tokenizer)).astype(np.int32)
     table = leaves[TABLE]
     spread = float(np.delete(table, rows, axis=0).std())
     stored[TABLE], stored[ROWS] = table[rows].astype(np.float16), rows

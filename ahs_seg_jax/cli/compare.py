@@ -79,7 +79,9 @@ def run(
         if model not in segmenters:
             segmenters[model] = Segmenter.from_pretrained(model, memory_gb=memory_gb)
         found = segmenters[model]
-        Vocabulary(names, found.templates).tokens(found.config.text.context)  # mistakes in the words, now
+        Vocabulary(names, found.templates).tokens(
+            found.config.text.context, found.config.text.tokenizer
+        )  # mistakes in the words, now
     options.make_folder(output)
     failed: list[str] = []
     taken: dict[pathlib.Path, pathlib.Path] = {}

@@ -3,7 +3,6 @@
 import dataclasses
 import glob
 import hashlib
-import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -56,8 +55,7 @@ class Shard:
 
     def holds(self, name: str) -> bool:
         """Whether the image whose results have this name is in this part."""
-        digest = hashlib.sha256(name.replace(os.sep, "/").encode("utf-8", "surrogateescape")).digest()
-        return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
+        return number_of(name, self.count) == self.number
 
     @property
     def mark(self) -> str:
@@ -66,6 +64,12 @@ class Shard:
 
 
 WHOLE = Shard()
+
+
+def number_of(name: str, count: int) -> int:
+    """The part, 1 .. `count`, in which the image is whose results have this name."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") % count + 1
 
 
 def find_images(given: Sequence[str]) -> list[Job]:

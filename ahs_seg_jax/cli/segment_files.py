@@ -43,7 +43,8 @@ def run(
     segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
     # What no image can mend is found now: names that are too long, unknown words among the names, a wide stride.
-    segmenter.words(vocabulary, settings.unknown).vocabulary.tokens(segmenter.config.text.context)
+    text = segmenter.config.text
+    segmenter.words(vocabulary, settings.unknown).vocabulary.tokens(text.context, text.tokenizer)
     if settings.windows:
         settings.windows.grid((1, 1), segmenter.config.image.crop)
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):

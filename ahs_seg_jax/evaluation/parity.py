@@ -119,7 +119,7 @@ def _model(pretrained: Pretrained) -> AHSSeg:
 
 def _whole_image(pretrained: Pretrained, saved: Mapping[str, np.ndarray], class_pooling: int) -> dict[str, Any]:
     model = _model(pretrained)
-    tokens = _vocabulary(saved).tokens(model.config.text.context)
+    tokens = _vocabulary(saved).tokens(model.config.text.context, model.config.text.tokenizer)
     return _stages(model, pretrained.params, saved["image"], tokens, class_pooling)
 
 

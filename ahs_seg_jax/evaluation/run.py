@@ -104,7 +104,7 @@ def _use_prompts(source: Source, data: DataConfig, weights: Weights) -> None:
     if weights.vocabulary and not data.templates:
         source.vocabulary = dataclasses.replace(source.vocabulary, templates=weights.vocabulary.templates)
     with checking_input():
-        source.vocabulary.tokens(weights.model.config.text.context)
+        source.vocabulary.tokens(weights.model.config.text.context, weights.model.config.text.tokenizer)
 
 
 def open_data(data: DataConfig, split: str, weights: Weights) -> Source:

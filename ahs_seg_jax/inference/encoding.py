@@ -55,7 +55,7 @@ def encode_vocabulary(model: Any, params: Any, vocabulary: Vocabulary) -> jax.Ar
 
     Raises ValueError when the model has several prompt channels and the vocabulary another number of prompts.
     """
-    tokens = vocabulary.tokens(model.config.text.context)
+    tokens = vocabulary.tokens(model.config.text.context, model.config.text.tokenizer)
     count, prompts, _ = tokens.shape
     channels = model.config.aggregator.prompts
     if channels not in (1, prompts):

@@ -101,7 +101,7 @@ class ModelConfig:
         groups = {f"model.{name}.": getattr(self, name) for name in ("image", "text", "aggregator")}
         sizes = {prefix + name: value for prefix, group in groups.items() for name, value in vars(group).items()}
         sizes |= {f"model.{name}": getattr(self, name) for name in ("embed_dim", "block_size", "dc_hsp_rank")}
-        least = {"model.aggregator.pad_len": 0}
+        least = {"model.aggregator.pad_len": 0, "model.image.mlp_width": 0, "model.text.mlp_width": 0}
         return found + [
             f"{name} is {value}; it must be at least {low} and at most {high}"
             for name, value in sizes.items()
@@ -141,6 +141,11 @@ class ModelConfig:
             if known and not known.rotated and self.adaptation != "none":
                 found.append(
                     f"model.{name}.tower is {tower.tower!r}, which cannot be rotated; set model.adaptation to none"
+                )
+            if known and known.embeds_width and tower.width != self.embed_dim:
+                found.append(
+                    f"model.embed_dim is {self.embed_dim}; with model.{name}.tower = {tower.tower!r} it must be "
+                    f"model.{name}.width = {tower.width}"
                 )
             if tower.width % tower.heads:
                 found.append(
@@ -257,4 +262,45 @@ def tiny() -> ModelConfig:
     )
 
 
-PRESETS = {"vitb16": vitb16, "vitl14_336": vitl14_336, "tiny": tiny}
+def _siglip2(
+    layers: int, width: int, heads: int, patch_size: int, grid: int, mlp_width: int = 0, window: int = 12
+) -> ModelConfig:
+    """Both towers of SigLIP 2 have the same sizes. Pixels go from -1 to 1."""
+    shared: Any = {"tower": "siglip", "width": width, "heads": heads, "mlp_width": mlp_width, "activation": "gelu_tanh"}
+    pixels: Any = {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}
+    crop: Any = {"patch_size": patch_size, "crop": grid * patch_size, "pretrained_grid": grid}
+    words: Any = {"vocab_size": 256_000, "context": 64, "tokenizer": "tokenizer.json"}
+    taps = layers // 3 - 1, 2 * layers // 3 - 1
+    return ModelConfig(
+        image=ImageTowerConfig(layers=layers, **shared, **pixels, **crop),
+        text=TextTowerConfig(layers=layers, **shared, **words),
+        embed_dim=width,
+        guidance_taps=taps,
+        mh_fpn_taps=(*taps, layers - 1),
+        aggregator=AggregatorConfig(window=window),
+    )
+
+
+def siglip2_vitb16() -> ModelConfig:
+    """SigLIP 2 B/16 at 384 pixels."""
+    return _siglip2(12, 768, 12, 16, 24)
+
+
+def siglip2_vitl16() -> ModelConfig:
+    """SigLIP 2 L/16 at 384 pixels."""
+    return _siglip2(24, 1024, 16, 16, 24)
+
+
+def siglip2_so400m14() -> ModelConfig:
+    """SigLIP 2 SO400M/14 at 378 pixels, which are all that its 384 pixels' 27 whole patches see."""
+    return _siglip2(27, 1152, 16, 14, 27, mlp_width=4304, window=9)
+
+
+PRESETS = {
+    "vitb16": vitb16,
+    "vitl14_336": vitl14_336,
+    "siglip2_vitb16": siglip2_vitb16,
+    "siglip2_vitl16": siglip2_vitl16,
+    "siglip2_so400m14": siglip2_so400m14,
+    "tiny": tiny,
+}

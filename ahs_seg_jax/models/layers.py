@@ -38,11 +38,11 @@ def learned_linear(x: Float[Array, "*batch c"], p: Params) -> Float[Array, "*bat
     return _with_bias(products.product(x, p["kernel"].astype(x.dtype)), p)
 
 
-def layer_norm(x: Float[Array, "*batch c"], p: Params) -> Float[Array, "*batch c"]:
+def layer_norm(x: Float[Array, "*batch c"], p: Params, epsilon: float = EPSILON) -> Float[Array, "*batch c"]:
     """LayerNorm over the last axis; statistics in float32, result in x's dtype."""
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(-1, keepdims=True)
-    y = centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON)
+    y = centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
     return (y * _along_last(p["scale"], y) + _along_last(p["bias"], y)).astype(x.dtype)
 
 
@@ -84,7 +84,16 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU approximated by the hyperbolic tangent, as SigLIP has it."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+}
 
 
 def conv_same(x: Float[Array, "*batch h w c"], p: Params, *, in_loop: bool = False) -> Float[Array, "*batch h w o"]:

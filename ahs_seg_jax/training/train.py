@@ -69,7 +69,7 @@ def open_data(experiment: Experiment) -> Data:
     validation = open_source(experiment.data, experiment.eval.split)
     score.check_data(validation, experiment.eval.allow_bad_data)
     model = experiment.model
-    tokens, _ = (of.vocabulary.tokens(model.text.context) for of in (source, validation))
+    tokens, _ = (of.vocabulary.tokens(model.text.context, model.text.tokenizer) for of in (source, validation))
     if tokens.shape[1] != model.aggregator.prompts:
         raise ValueError(
             f"model.aggregator.prompts is {model.aggregator.prompts}, but the vocabulary of data.name = "

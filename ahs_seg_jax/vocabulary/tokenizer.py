@@ -1,6 +1,7 @@
-"""CLIP's byte-pair tokens: transformers' `CLIPTokenizer` over the packaged merges, after OpenAI's text cleaning.
+"""Tokens: CLIP's byte pairs, or those of another program's tokenizer.json.
 
-Parity: golden/tokenizer.json. Loading takes a fraction of a second and happens at the first use.
+CLIP's are transformers' `CLIPTokenizer` over the packaged merges, after OpenAI's text cleaning. Parity:
+golden/tokenizer.json. Loading takes a fraction of a second and happens at the first use.
 """
 
 import functools
@@ -8,15 +9,19 @@ import gzip
 import html
 import importlib.resources
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import CLIPTokenizer
 
 
+CLIP = "clip"  # the name of the packaged tokenizer
+END_OF_FILES = "<eos>"  # the end token of a tokenizer.json
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -58,15 +63,18 @@ def encode(text: str) -> list[int]:
     return _tokenizer()(clean(text), verbose=False)["input_ids"]
 
 
-def tokenize(texts: Sequence[str], context: int = 77) -> np.ndarray:
-    """Token ids `int32 [n, context]`: start, ids, end, then zeros (parity: OpenAI CLIP pads with 0).
+def tokenize(texts: Sequence[str], context: int = 77, tokenizer: str = CLIP) -> np.ndarray:
+    """Token ids `int32 [n, context]`, then zeros (parity: OpenAI CLIP pads with 0, and so does SigLIP 2).
 
-    Raises TextTooLong, which lists every text that does not fit; nothing is ever cut. Raises ValueError if a text
-    spells a special token.
+    `tokenizer` is "clip" (start, ids, end) or the path of a tokenizer.json (ids, end). Raises TextTooLong, which lists
+    every text that does not fit; nothing is ever cut. Raises ValueError if a text spells a special token.
     """
     if not texts:
         return np.zeros((0, context), np.int32)
-    encoded = _tokenizer()([clean(text) for text in texts], verbose=False)["input_ids"]
+    if tokenizer == CLIP:
+        encoded = _tokenizer()([clean(text) for text in texts], verbose=False)["input_ids"]
+    else:
+        encoded = _by_file(texts, tokenizer)
     too_long = {text: len(ids) for text, ids in zip(texts, encoded, strict=True) if len(ids) > context}
     if too_long:
         raise TextTooLong(too_long, context)
@@ -74,6 +82,42 @@ def tokenize(texts: Sequence[str], context: int = 77) -> np.ndarray:
     for row, ids in zip(tokens, encoded, strict=True):
         row[: len(ids)] = ids
     return tokens
+
+
+def _by_file(texts: Sequence[str], path: str) -> list[list[int]]:
+    """Ids with the end token behind them, of lower-case text (parity: SigLIP 2's preprocessing)."""
+    found, end = _from_file(path)
+    cleaned = [" ".join(repaired(text).split()).lower() for text in texts]
+    special = [token.content for token in found.get_added_tokens_decoder().values() if token.special]
+    for text, words in zip(texts, cleaned, strict=True):
+        if spelt := [token for token in special if token in words]:
+            raise ValueError(f"the text {text!r} spells the special token {spelt[0]}; remove it")
+    return [[*row.ids, end] for row in found.encode_batch(cleaned, add_special_tokens=False)]
+
+
+@functools.lru_cache(maxsize=2)
+def _from_file(path: str) -> "tuple[Tokenizer, int]":
+    """A tokenizer and its end token. Raises ValueError if the file is missing, damaged, or pads with another id."""
+    from tokenizers import Tokenizer
+
+    if not pathlib.Path(path).is_file():
+        raise ValueError(
+            f"there is no tokenizer at {path!r} (model.text.tokenizer); it is tokenizer.json of the repository "
+            "that the weights come from"
+        )
+    try:
+        found = Tokenizer.from_file(path)
+    except Exception as error:  # the library raises Exception itself
+        raise ValueError(f"{path} is no tokenizer.json that can be read ({error})") from error
+    end = found.token_to_id(END_OF_FILES)
+    if end is None or found.id_to_token(0) != "<pad>":
+        raise ValueError(
+            f"{path} is a tokenizer of another kind: its id 0 is {found.id_to_token(0)!r} and its end token "
+            f"{'missing' if end is None else end}; SigLIP 2's has <pad> and {END_OF_FILES}"
+        )
+    found.no_truncation()
+    found.no_padding()
+    return found, end
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ahs_seg_jax.vocabulary import tokenizer
+from ahs_seg_jax.vocabulary import tokenizer as tokenizers
 
 IGNORE = -1  # label of a pixel that has no class
 
@@ -123,16 +123,17 @@ class Vocabulary:
         mean = (text * self.prompt_weights[:, :, None]).sum(axis=1, keepdims=True)
         return mean / ((mean * mean).sum(axis=-1, keepdims=True) ** 0.5)
 
-    def tokens(self, context: int = 77) -> np.ndarray:
+    def tokens(self, context: int = 77, tokenizer: str = tokenizers.CLIP) -> np.ndarray:
         """Token ids `int32 [t, p, l]` of all prompts, 0-padded; l = the longest prompt, rounded up to a bucket.
 
-        The text tower is causal, so the shorter l changes no embedding (method: encode only what the prompts need).
+        The shorter l changes no embedding: a causal tower does not see what comes after, any other fills up its
+        context (method: encode only what the prompts need). `tokenizer` is "clip" or the path of a tokenizer.json.
         Raises ValueError that names every class whose prompt exceeds `context` tokens.
         """
         prompts = self.prompts()
         try:
-            tokens = tokenizer.tokenize([prompt for row in prompts for prompt in row], context)
-        except tokenizer.TextTooLong as error:
+            tokens = tokenizers.tokenize([prompt for row in prompts for prompt in row], context, tokenizer)
+        except tokenizers.TextTooLong as error:
             raise ValueError(self._too_long(error.lengths, prompts, context)) from error
         longest = int((tokens != 0).sum(axis=1).max())
         bucket = min(next((b for b in TOKEN_BUCKETS if b >= longest), context), context)
@@ -220,8 +221,8 @@ def _name_problems(names: tuple[str, ...]) -> list[str]:
             problems.append(f"name {index + 1}, {name!r}, holds a line break; names are one a line")
         elif controls := [letter for letter in name if _is_control(letter)]:
             problems.append(f"name {index + 1}, {name!r}, holds the control character {controls[0]!r}; remove it")
-        for special in (tokenizer.START, tokenizer.END):
-            if special in tokenizer.repaired(name).lower():
+        for special in (tokenizers.START, tokenizers.END):
+            if special in tokenizers.repaired(name).lower():
                 problems.append(f"name {index + 1}, {name!r}, spells CLIP's special token {special}")
         seen.setdefault(key, index)
     return problems
@@ -268,7 +269,7 @@ def _is_template(template: str) -> bool:
 @functools.lru_cache(4096)
 def _key(name: str) -> str:
     """What names are compared by: texts of equal tokens have equal ones."""
-    return " ".join(unicodedata.normalize("NFKC", tokenizer.repaired(name)).split()).casefold()
+    return " ".join(unicodedata.normalize("NFKC", tokenizers.repaired(name)).split()).casefold()
 
 
 def _indent(lines: typing.Iterable[str]) -> list[str]:

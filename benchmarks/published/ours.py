@@ -52,7 +52,7 @@ def _training(job: Job) -> Work:
     model = AHSSeg(config)
     settings = LossConfig(class_chunk=job.class_chunk)
     trainable, frozen = jax.device_put(optimizer.split(loaded.params, FINETUNE[config.adaptation]))
-    tokens = jax.device_put(prompts.split(Vocabulary(job.names).tokens(config.text.context)))
+    tokens = jax.device_put(prompts.split(Vocabulary(job.names).tokens(config.text.context, config.text.tokenizer)))
 
     def loss(trainable: Any, frozen: Any, images: jax.Array, labels: jax.Array, tokens: Prompts) -> jax.Array:
         params = {"params": parameters.merge(trainable, frozen)}

@@ -32,7 +32,9 @@ def text_encoding(settings: Settings) -> Action:
     """Encodes a vocabulary of `classes` names with the merged text tower."""
     model, params = encoding.merged(build_model(settings.model()), jax.device_put(inputs.parameters(settings.model())))
     words = inputs.vocabulary(settings.classes)
-    prompts = jax.ShapeDtypeStruct(words.tokens(model.config.text.context).shape, jnp.int32)
+    prompts = jax.ShapeDtypeStruct(
+        words.tokens(model.config.text.context, model.config.text.tokenizer).shape, jnp.int32
+    )
     reference = lambda params, tokens: model.apply({"params": params}, tokens, method="encode_text")
 
     def call(index: int) -> Any:

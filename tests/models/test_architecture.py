@@ -13,7 +13,8 @@ def test_presets_have_no_problems(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "grid", "blocks"), [("vitb16", 24, (4, 6)), ("vitl14_336", 24, (6, 8)), ("tiny", 8, (4, 8))]
+    ("name", "grid", "blocks"),
+    [("vitb16", 24, (4, 6)), ("vitl14_336", 24, (6, 8)), ("tiny", 8, (4, 8)), ("siglip2_so400m14", 27, (9, 9))],
 )
 def test_derived_sizes(name, grid, blocks):
     config = architecture.PRESETS[name]()
@@ -27,13 +28,17 @@ def test_derived_sizes(name, grid, blocks):
         ({"mh_fpn_fusion": "sum"}, "model.mh_fpn_fusion is 'sum'; choose one of weighted, attention, concat"),
         ({"dtype": "float16"}, "model.dtype is 'float16'; choose one of float32, bfloat16"),
         ({"init": "lecun"}, "model.init is 'lecun'; choose one of torch, scratch"),
-        ({"image__tower": "siglip"}, "model.image.tower is 'siglip'; choose one of clip"),
-        ({"text__activation": "relu"}, "model.text.activation is 'relu'; choose one of quick_gelu, gelu"),
+        ({"image__tower": "eva"}, "model.image.tower is 'eva'; choose one of clip, siglip"),
+        (
+            {"image__tower": "siglip"},
+            "model.embed_dim is 512; with model.image.tower = 'siglip' it must be model.image.width = 768",
+        ),
+        ({"text__activation": "relu"}, "model.text.activation is 'relu'; choose one of quick_gelu, gelu, gelu_tanh"),
         ({"image__pixel_std": (1.0, 0.0, 1.0)}, "model.image.pixel_std is (1.0, 0.0, 1.0); it must be positive"),
         ({"alpha": 0.0}, "model.alpha is 0.0; it must lie strictly between 0 and 1"),
         ({"beta_text": 1.0}, "model.beta_text is 1.0; it must lie strictly between 0 and 1"),
-        ({"beta_image": -0.5}, "model.beta_image is -0.5; it must lie strictly between 0 and 1"),
-        ({"class_chunk": -1}, "model.class_chunk is -1; it must be 0 (all classes at once) or positive"),
+        ({"beta_image": -0.5}, "model.beta_image is -0.5; it must be 0 or positive"),
+        ({"class_chunk": -1}, "model.class_chunk is -1; it must be 0 or positive"),
         ({"image__heads": 7}, "model.image.width is 768, not a multiple of model.image.heads = 7"),
         ({"text__heads": 3}, "model.text.width is 512, not a multiple of model.text.heads = 3"),
         (

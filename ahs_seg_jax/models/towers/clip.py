@@ -25,8 +25,6 @@ from ahs_seg_jax.models.towers.interface import Parameter, Tower
 
 OtherBlock = Callable[[jax.Array, dict[int, jax.Array], Params, tuple[int, int]], jax.Array]  # [b, n, d] -> [b, N, d]
 
-PROMPTS_AT_ONCE = 1024  # larger vocabularies are encoded in batches, so that memory stays bounded
-
 
 def dense_block(x: Float[Array, "b n d"], p: Params, activation: transformer.Activation) -> Float[Array, "b n-1 d"]:
     """The image tower's last block: values only, and the class token's residual for every grid token.
@@ -56,7 +54,7 @@ class ImageTower(nn.Module):
         self.position_embedding = self.param("position_embedding", normal(scale), (tokens, width))
         self.ln_pre, self.ln_post = norm(width), norm(width)
         self.projection = Parameters({"kernel": (normal(scale), (width, self.embed_dim))})
-        self.blocks = transformer.Blocks(c.layers, width)
+        self.blocks = transformer.Blocks(c.layers, width, c.mlp_width)
 
     def attention_kernels(self) -> dict[str, jax.Array]:
         """The plain attention matrices, slot -> `[s, d, d]`."""
@@ -87,10 +85,7 @@ class ImageTower(nn.Module):
 
     def _embed(self, images: jax.Array, positions: jax.Array) -> jax.Array:
         c, side = self.config, self.config.patch_size
-        rows, columns = (extent // side for extent in images.shape[1:3])
-        patches = images.reshape(-1, rows, side, columns, side, 3).transpose(0, 1, 3, 2, 4, 5)
-        patches = patches.reshape(-1, rows * columns, side * side * 3)
-        x = patches @ self.patch_embedding()["kernel"].astype(self.dtype).reshape(-1, c.width)
+        x = transformer.patches(images, side) @ self.patch_embedding()["kernel"].astype(self.dtype).reshape(-1, c.width)
         class_token = jnp.broadcast_to(self.class_embedding.astype(self.dtype), (x.shape[0], 1, c.width))
         x = jnp.concatenate([class_token, x], 1) + positions.astype(self.dtype)
         return layer_norm(x, self.ln_pre())
@@ -157,7 +152,7 @@ class TextTower(nn.Module):
         self.position_embedding = self.param("position_embedding", normal(0.01), (c.context, c.width))
         self.ln_final = norm(c.width)
         self.projection = Parameters({"kernel": (normal(c.width**-0.5), (c.width, self.embed_dim))})
-        self.blocks = transformer.Blocks(c.layers, c.width)
+        self.blocks = transformer.Blocks(c.layers, c.width, c.mlp_width)
 
     def attention_kernels(self) -> dict[str, jax.Array]:
         """The plain attention matrices, slot -> `[s, d, d]`."""
@@ -194,11 +189,7 @@ class TextTower(nn.Module):
 
         beginning = None if prefix is None else embed(prefix[None], 0)
         x = embed(tokens, 0 if prefix is None else prefix.shape[0])
-        end = tokens.argmax(-1)
-        if tokens.shape[0] <= PROMPTS_AT_ONCE:
-            return encode(x, end)
-        one = lambda prompt: encode(prompt[0][None], prompt[1][None])[0]
-        return jax.lax.map(one, (x, end), batch_size=PROMPTS_AT_ONCE)
+        return transformer.in_batches(encode, x, tokens.argmax(-1))
 
 
 _REST = (

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-ACTIVATIONS = ("quick_gelu", "gelu")
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,8 @@ class ImageTowerConfig:
     patch_size: int = 16
     crop: int = 384
     pretrained_grid: int = 14
-    activation: str = "quick_gelu"  # quick_gelu (OpenAI) | gelu (exact); a checkpoint's tensors do not show it
+    mlp_width: int = 0  # inner width of a block's MLP; 0 stands for four times the tower's width
+    activation: str = "quick_gelu"  # quick_gelu (OpenAI) | gelu (exact) | gelu_tanh (SigLIP); tensors do not show it
     pixel_mean: tuple[float, float, float] = (122.7709383, 116.7460125, 104.09373615)  # RGB, 0..255
     pixel_std: tuple[float, float, float] = (68.5005327, 66.6321579, 70.3231630)
 
@@ -36,4 +37,6 @@ class TextTowerConfig:
     heads: int = 8
     vocab_size: int = 49408
     context: int = 77
-    activation: str = "quick_gelu"  # quick_gelu (OpenAI) | gelu (exact)
+    mlp_width: int = 0  # as of the image tower
+    tokenizer: str = "clip"  # clip (packaged) | the path of a tokenizer.json, for towers with another vocabulary
+    activation: str = "quick_gelu"  # as of the image tower

@@ -71,6 +71,7 @@ class Tower(Generic[Config, Module]):
     make: Callable[[Config, int, Any, str], Module]  # (config, embed_dim, dtype, remat)
     parameters: tuple[Parameter, ...]
     rotated: Mapping[str, str] = dataclasses.field(default_factory=dict)  # slot -> its kernel; empty: cannot be rotated
+    embeds_width: bool = False  # whether its features have the tower's own width, so that `embed_dim` must be equal
 
     def parameter(self, name: str) -> Parameter | None:
         """The row of a parameter by its name within the tower; None if the tower has no such parameter."""

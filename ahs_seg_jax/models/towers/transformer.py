@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ahs_seg_jax.models.initial import Parameters, lecun, ones, stacked, zeros
-from ahs_seg_jax.models.layers import layer_norm, linear
+from ahs_seg_jax.models.layers import EPSILON, layer_norm, linear
 from ahs_seg_jax.models.ops import attention, products
 from ahs_seg_jax.models.ops.remat import rematerialised
 from ahs_seg_jax.models.parameters import Params
@@ -24,6 +24,7 @@ from ahs_seg_jax.models.towers.interface import SLOTS, Parameter
 
 Activation = Callable[[jax.Array], jax.Array]
 
+PROMPTS_AT_ONCE = 1024  # larger vocabularies are encoded in batches, so that memory stays bounded
 ROTATED = {slot: f"blocks/{slot}/kernel" for slot in SLOTS}
 PARAMETERS = (
     # Layers are stacked on the first axis and visited one after the other, so that axis must stay whole.
@@ -32,9 +33,10 @@ PARAMETERS = (
 )
 
 
-def _declared(width: int, lead: tuple[int, ...]) -> dict[str, Parameters]:
+def _declared(width: int, inner: int, lead: tuple[int, ...]) -> dict[str, Parameters]:
     """The parameters of one block (`lead` is empty), or of a stack of blocks (`lead` is the number of layers)."""
-    shapes = dict.fromkeys(SLOTS, (width, width)) | {"mlp_in": (width, 4 * width), "mlp_out": (4 * width, width)}
+    inner = inner or 4 * width
+    shapes = dict.fromkeys(SLOTS, (width, width)) | {"mlp_in": (width, inner), "mlp_out": (inner, width)}
     initializer = stacked(lecun) if lead else lecun
     declared = {}
     for name, shape in shapes.items():
@@ -50,10 +52,11 @@ class _Block(nn.Module):
     """Parameters of one block by itself."""
 
     width: int
+    mlp_width: int
 
     @nn.compact
     def __call__(self) -> dict[str, Params]:
-        return {name: p() for name, p in _declared(self.width, ()).items()}
+        return {name: p() for name, p in _declared(self.width, self.mlp_width, ()).items()}
 
 
 class Blocks(nn.Module):
@@ -66,12 +69,13 @@ class Blocks(nn.Module):
 
     layers: int
     width: int
+    mlp_width: int = 0  # 0: four times the width
 
     @nn.compact
     def __call__(self) -> dict[str, Params] | list[dict[str, Params]]:
         if self.has_variable("params", "0"):
-            return [_Block(self.width, name=str(index))() for index in range(self.layers)]
-        return {name: p() for name, p in _declared(self.width, (self.layers,)).items()}
+            return [_Block(self.width, self.mlp_width, name=str(index))() for index in range(self.layers)]
+        return {name: p() for name, p in _declared(self.width, self.mlp_width, (self.layers,)).items()}
 
 
 def attention_kernels(blocks: Any) -> dict[str, jax.Array]:
@@ -96,9 +100,9 @@ def mlp(x: jax.Array, p: Params, activation: Activation) -> jax.Array:
     return linear(activation(linear(x, p["mlp_in"])), p["mlp_out"])
 
 
-def _projected(x: jax.Array, p: Params, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _projected(x: jax.Array, p: Params, heads: int, epsilon: float = EPSILON) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Query, key and value `[b, n, heads, d / heads]`."""
-    y = layer_norm(x, p["ln_1"])
+    y = layer_norm(x, p["ln_1"], epsilon)
     query, key, value = (linear(y, p[role]).reshape(*y.shape[:-1], heads, -1) for role in SLOTS[:3])
     return query, key, value
 
@@ -115,9 +119,11 @@ def joined(attended: jax.Array, p: Params) -> jax.Array:
     return linear(by_token.reshape(*by_token.shape[:-2], -1), p["out"])
 
 
-def _rest_of_block(x: jax.Array, attended: jax.Array, p: Params, activation: Activation) -> jax.Array:
+def _rest_of_block(
+    x: jax.Array, attended: jax.Array, p: Params, activation: Activation, epsilon: float = EPSILON
+) -> jax.Array:
     x = x + linear(attended.reshape(x.shape), p["out"])
-    return x + mlp(layer_norm(x, p["ln_2"]), p, activation)
+    return x + mlp(layer_norm(x, p["ln_2"], epsilon), p, activation)
 
 
 def _causal(tokens: int, before: int = 0) -> jax.Array:
@@ -126,11 +132,17 @@ def _causal(tokens: int, before: int = 0) -> jax.Array:
 
 
 def block(
-    x: Float[Array, "b n d"], p: Params, *, heads: int, activation: Activation, causal: bool
+    x: Float[Array, "b n d"],
+    p: Params,
+    *,
+    heads: int,
+    activation: Activation,
+    causal: bool = False,
+    epsilon: float = EPSILON,
 ) -> Float[Array, "b n d"]:
     """One pre-norm transformer block: attention, then MLP, each with its residual."""
-    attended = attention.attend(*_projected(x, p, heads), bias=_causal(x.shape[1]) if causal else None)
-    return _rest_of_block(x, attended, p, activation)
+    attended = attention.attend(*_projected(x, p, heads, epsilon), bias=_causal(x.shape[1]) if causal else None)
+    return _rest_of_block(x, attended, p, activation, epsilon)
 
 
 def prompt_block(
@@ -143,6 +155,21 @@ def prompt_block(
     attended = attention.attend(query, key, value, bias=_causal(x.shape[1], prefix.shape[1]))
     first = attention.attend(*shared, bias=_causal(prefix.shape[1]))
     return _rest_of_block(prefix, first, p, activation), _rest_of_block(x, attended, p, activation)
+
+
+def patches(images: Float[Array, "b H W 3"], side: int) -> Float[Array, "b n c"]:
+    """The pixels of each whole patch of `side`, row by row: what a convolution with that stride multiplies."""
+    rows, columns = (extent // side for extent in images.shape[1:3])
+    cut = images.reshape(-1, rows, side, columns, side, 3).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(-1, rows * columns, side * side * 3)
+
+
+def in_batches(encode: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """`encode(*arrays)` of prompts, PROMPTS_AT_ONCE at a time."""
+    if arrays[0].shape[0] <= PROMPTS_AT_ONCE:
+        return encode(*arrays)
+    one = lambda prompt: encode(*(part[None] for part in prompt))[0]
+    return jax.lax.map(one, arrays, batch_size=PROMPTS_AT_ONCE)
 
 
 def run_blocks(x: Any, blocks: Any, step: Callable[..., Any], *, remat: str) -> Any:
