@@ -44,3 +44,22 @@ def stand_in():
 def torch():
     """PyTorch, which the extra `convert` brings."""
     return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on the loopback, and an empty cache; who asks shows no token."""
+    from huggingface_hub import constants
+
+    from tests.support import fake_hub
+
+    with fake_hub.running() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
+        monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no_token"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        yield running

@@ -79,7 +79,7 @@ def test_unknown_variant_is_refused(name):
 
 @pytest.mark.parametrize("name", ["vitb", "vitl"])
 def test_published_recipe_needs_weights_and_says_which(name):
-    with pytest.raises(ConfigError, match=r"init is empty .*download CLIP \(openai/clip-vit-base-patch16 or"):
+    with pytest.raises(ConfigError, match=r"init is empty .*set init to clip-vitb16 or clip-vitl14-336"):
         loading.load(PATHS[name])
 
 

@@ -49,7 +49,7 @@ def in_process(*arguments: str) -> int:
         ([TINY, "--wrokdir=x"], ["'wrokdir'", "Did you mean: workdir"]),
         (["--config=configs/tiny.py:smok", "--workdir=x"], ["variant 'smok'", "'smoke'"]),
         (["--config=configs/nothing.py", "--workdir=x"], ["configs/nothing.py"]),
-        (["--config=configs/vitb.py", "--workdir=x"], ["init is empty", "download CLIP"]),
+        (["--config=configs/vitb.py", "--workdir=x"], ["init is empty", "set init to clip-vitb16"]),
         (["--config=configs/folder.py:smoke", "--workdir=x", "--config.data.root=nowhere"], ["nowhere"]),
         ([TINY, "--workdir={tmp}", "--mode=eval"], ["no checkpoint in"]),
         ([TINY, "--workdir=x", "--config.train.steps", "0"], ["train.steps is 0; it must be positive"]),

@@ -14,6 +14,7 @@ from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary
 
 FORMAT_VERSION = 1
+INFERENCE = "inference"  # prompts and protocol of a published model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Pretrained:
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The prompts of the training, or the usual one."""
-        stated = (self.training or {}).get("vocabulary", {}).get("templates")
-        return tuple(stated) if stated else (SCENE_TEMPLATE,)
+        """The prompts of the training, those the model zoo names, or the usual one."""
+        trained = (self.training or {}).get("vocabulary", {}).get("templates")
+        return tuple(self._published("templates") or trained or self._of_zoo("templates") or (SCENE_TEMPLATE,))
 
     @property
     def trained_names(self) -> tuple[str, ...]:
@@ -51,7 +52,14 @@ class Pretrained:
     @property
     def protocol(self) -> str:
         """The protocol by which the run was scored, or that of published scores."""
-        return (self.training or {}).get("config", {}).get("eval", {}).get("protocol", "cat_seg")
+        trained = (self.training or {}).get("config", {}).get("eval", {}).get("protocol")
+        return self._published("protocol") or trained or self._of_zoo("protocol") or "cat_seg"
+
+    def _published(self, fact: str) -> Any:
+        return self.manifest.get(INFERENCE, {}).get(fact)
+
+    def _of_zoo(self, fact: str) -> Any:
+        return self.manifest.get("zoo", {}).get(fact)
 
 
 def describe(

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ahs_seg_jax.checkpoints import converted, packaged, store
+from ahs_seg_jax.checkpoints import converted, packaged, published, sources, store
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import convert, hub, readers, writers
+from ahs_seg_jax.checkpoints.formats import convert, readers, writers
 from ahs_seg_jax.checkpoints.formats.stated import Stated, agreed, by_the_user, of_config
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
@@ -19,15 +19,20 @@ from ahs_seg_jax.storage import paths, writing
 
 
 def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The metadata of the run that trained the weights of a workdir or a converted directory; None if none are known.
+    """The metadata of the run that trained the weights of a workdir, a converted directory or a published model.
 
-    Raises CheckpointError if they are damaged.
+    None if none are known, or there is no such place. What the hub has is downloaded. Raises CheckpointError if they
+    are damaged.
     """
-    path = _location(path)
-    if converted.is_converted(path):
-        return converted.read_manifest(path).get("training")
-    if _is_workdir(path):
-        return store.read_meta(path)
+    if not sources.is_there(path) or path == packaged.TINY:
+        return None
+    there = sources.locate(path).path
+    if folder := published.folder_of(there):
+        return published.read_manifest(folder).get("training")
+    if converted.is_converted(there):
+        return converted.read_manifest(there).get("training")
+    if _is_workdir(there):
+        return store.read_meta(there)
     return None
 
 
@@ -39,12 +44,13 @@ def load_pretrained(
     activation: str | None = None,
     stated: Stated | None = None,
 ) -> Pretrained:
-    """Weights from "tiny" (the packaged model), a converted directory, a training workdir, a file or a hub name.
+    """Weights from "tiny" (the packaged model), the model zoo, a converted directory, a workdir, a file or the hub.
 
-    Files may be of any known layout. `expected`, the model that is to take the weights, is needed only for a file that
-    does not show the number of heads; what the file states or shows takes precedence. `progress` is called with
-    (tensors done, tensors in all). `activation` ("quick_gelu" or "gelu") is what the user says of a CLIP, `stated` what
-    another says who knows the source; a source that says something else is refused.
+    `sources.locate` says what a name may be; files may be of any known layout. `expected`, the model that is to take
+    the weights, is needed only for a file that does not show the number of heads; what the file states or shows takes
+    precedence. `progress` is called with (tensors done, tensors in all). `activation` ("quick_gelu" or "gelu") is what
+    the user says of a CLIP, `stated` what another says who knows the source; a source that says something else is
+    refused.
 
     Raises:
       CheckpointError: there is no such source, or it cannot be read; see `convert.read`.
@@ -53,32 +59,42 @@ def load_pretrained(
     statements = (by_the_user(activation), stated)
     if source == packaged.TINY:
         return _agreeing(packaged.load_tiny(), packaged.TINY, statements)
-    path = _location(source)
+    located = sources.locate(source)
+    loaded = _load(located.path, expected, progress, (*statements, located.stated))
+    if located.layout not in ("", layout := loaded.manifest["source"]["layout"]):
+        raise CheckpointError(f"{source}: its tensors are named as in {layout}, the model zoo says {located.layout}")
+    if located.about:
+        loaded.manifest["source"] = loaded.manifest["source"] | {"hub": located.about["hub"]}
+        loaded.manifest.update({key: value for key, value in located.about.items() if key != "hub"})
+    return loaded
+
+
+def _load(
+    path: Any,
+    expected: ModelConfig | None,
+    progress: convert.Progress | None,
+    statements: tuple[Stated | None, ...],
+) -> Pretrained:
+    """What lies at a path."""
     if converted.is_converted(path):
         return _agreeing(converted.load_converted(path), str(path), statements)
     if _is_workdir(path):
         return _agreeing(_from_workdir(path), str(path), statements)
-    if paths.is_remote(source):
+    if paths.is_remote(path):
         raise CheckpointError(
-            f"there is no training workdir at {source}; other checkpoints are read from a disk: copy it here "
+            f"there is no training workdir at {path}; other checkpoints are read from a disk: copy it here "
             "(gcloud storage cp -r), or mount the bucket (gcsfuse)"
         )
-    return convert.read(source, expected, progress, statements)
+    loaded = convert.read(path, expected, progress, statements)
+    if folder := published.folder_of(path):
+        loaded.manifest.update(published.kept(published.read_manifest(folder)))
+    return loaded
 
 
 def _agreeing(pretrained: Pretrained, where: str, statements: tuple[Stated | None, ...]) -> Pretrained:
     """Weights whose configuration is known. Raises CheckpointError if somebody states something else of them."""
     agreed([*statements, of_config(pretrained.config, "its own configuration")], where)
     return pretrained
-
-
-def _location(path: str | os.PathLike[str]) -> Any:
-    """The path as an object. Raises CheckpointError if it is remote and cannot be reached."""
-    try:
-        paths.check(path, "the checkpoint")
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-    return hub.expanded(paths.location(path))
 
 
 def _is_workdir(path: Any) -> bool:
@@ -114,7 +130,7 @@ def convert_checkpoint(
         writers.check_destination(destination, to)
     pretrained = load_pretrained(source, progress=progress)
     if merge:
-        pretrained = _merged(pretrained)
+        pretrained = merged(pretrained)
     left_out = [] if to == "orbax" else convert.left_out(to, pretrained.config, pretrained.params)
     written = {"layout": to, "merged": merge, "left_out": left_out}
     pretrained.manifest.update(manifests.summarise(pretrained.config, pretrained.params), written=written)
@@ -125,6 +141,7 @@ def convert_checkpoint(
     return pretrained.manifest
 
 
-def _merged(pretrained: Pretrained) -> Pretrained:
+def merged(pretrained: Pretrained) -> Pretrained:
+    """The weights with the rotations folded into them."""
     config, params = orthogonal.merge(pretrained.config, pretrained.params)
     return Pretrained(config, jax.tree.map(np.asarray, params), pretrained.manifest)

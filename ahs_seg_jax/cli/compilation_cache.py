@@ -2,7 +2,8 @@
 
 import os
 import pathlib
-import sys
+
+from ahs_seg_jax.storage import user_cache
 
 VARIABLE = "AHS_SEG_CACHE"  # a folder, or "off"
 
@@ -23,12 +24,5 @@ def use() -> pathlib.Path | None:
 
 
 def default_folder() -> pathlib.Path:
-    """The folder in the user's cache, by the custom of the system."""
-    home = pathlib.Path.home()
-    if sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = pathlib.Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-    else:
-        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "ahs_seg_jax" / "compiled"
+    """The folder in the user's cache."""
+    return user_cache.folder() / "compiled"

@@ -17,7 +17,7 @@ import typer
 Images: TypeAlias = Annotated[
     list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns such as '*.jpg'.")
 ]
-CHECKPOINTS = "a workdir, a converted folder, a checkpoint file or a hub name."
+CHECKPOINTS = "a name of `ahs-seg models`, a workdir, a converted folder, a checkpoint file or a hub name."
 Model: TypeAlias = Annotated[str, typer.Option(help=f"tiny, {CHECKPOINTS}")]
 Benchmarks: TypeAlias = Annotated[
     list[str], typer.Argument(metavar="NAME", help="Benchmarks, such as voc_20; another name lists them all.")

@@ -26,7 +26,7 @@ class Experiment:
 
     name: str = "experiment"
     seed: int = 0  # of the parameters, the order of the data, augmentation and dropout
-    init: str = ""  # weights to start from: "tiny", converted directory, checkpoint file, hub name, or "random"
+    init: str = ""  # weights to start from: a path, a name of `ahs-seg models` or of the hub, "tiny", or "random"
     mode: str = "train"  # train | eval
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -112,11 +112,10 @@ def _finetune_problems(experiment: Experiment) -> list[str]:
         )
     if finetune in training.FINETUNE and finetune != "scratch" and not experiment.init:
         found.append(
-            f"init is empty but train.finetune is {finetune!r}, which keeps CLIP's own weights: download CLIP "
-            "(openai/clip-vit-base-patch16 or openai/clip-vit-large-patch14-336 from the Hugging Face hub, or OpenAI's "
-            "ViT-B-16.pt or ViT-L-14-336px.pt) and set init to the file or directory; to train everything from nothing "
-            "set train.finetune to scratch, to try the program with random weights set init to "
-            f"{training.RANDOM_INIT!r}"
+            f"init is empty but train.finetune is {finetune!r}, which keeps CLIP's own weights: set init to "
+            "clip-vitb16 or clip-vitl14-336, which are downloaded (`ahs-seg models` lists others), or to a file or "
+            "directory of yours, such as OpenAI's ViT-B-16.pt; to train everything from nothing set train.finetune to "
+            f"scratch, to try the program with random weights set init to {training.RANDOM_INIT!r}"
         )
     return found
 

@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ahs_seg_jax.checkpoints import sources
+from ahs_seg_jax.checkpoints.zoo import table as zoo
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.evaluation import metrics
 
@@ -51,13 +53,14 @@ def find(sha256: str) -> str:
 def compare(benchmark: str, report: Mapping[str, Any], scores: Mapping[str, float], name: str = "") -> dict[str, Any]:
     """The verdict on an evaluation's scores by name (percent), JSON-ready: `verdict`, what it rests on, and a `text`.
 
-    `verdict` is "matches", "differs" or "unknown". `name` is the checkpoint it should be; without one, the weights'
-    hash is looked up. Unknown are other checkpoints, benchmarks and protocols, and scores of a part of the images.
-    Where it is not known by which rule about absent classes a score was published, either may match, the default first.
-    Raises ValueError for a name that is not in the table.
+    `verdict` is "matches", "differs" or "unknown". `name` is the checkpoint it should be; without one, the model
+    zoo's word for its own models is taken, and the weights' hash is looked up. Unknown are other checkpoints,
+    benchmarks and protocols, and scores of a part of the images. Where it is not known by which rule about absent
+    classes a score was published, either may match, the default first. Raises ValueError for a name that is not in
+    the table.
     """
     check_name(name)
-    name = name or find(report["checkpoint"]["sha256"])
+    name = name or _of_the_zoo(report["checkpoint"].get("path", "")) or find(report["checkpoint"]["sha256"])
     if not name:
         return _unknown("no score is known for these weights; eval.expected names what they should be")
     facts = table()["checkpoints"][name]
@@ -105,6 +108,12 @@ def _verdict(matches: bool, said: str, difference: float, score: str) -> dict[st
     if matches:
         return {"verdict": "matches", "text": f"matches {said}, difference {difference:+.2f}{by}"}
     return {"verdict": "differs", "text": f"differs by {difference:+.2f} from {said}{by}"}
+
+
+def _of_the_zoo(path: str) -> str:
+    """The checkpoint that a model of the zoo should be; "" for other weights."""
+    entry = zoo.table().get(path.removeprefix(sources.ZOO))
+    return entry.expected if entry else ""
 
 
 def _unknown(why: str) -> dict[str, Any]:

@@ -134,6 +134,8 @@ def load_for(experiment: Experiment, workdir: str | os.PathLike[str]) -> Weights
     """
     path = experiment.init or str(workdir)
     known, step = None, None
+    if not experiment.init and not paths.location(workdir).exists():
+        store.read_meta(path)  # raises: no checkpoint there; the name of a folder is not asked for on the hub
     if path != RANDOM_INIT and (meta := pretrained.training_meta(path)):
         known, step = manifest.stored_vocabulary(meta), meta.get("step")
     elif not experiment.init:

@@ -36,6 +36,16 @@ def listed(params: Any) -> Any:
     return dict(params) | {"clip": dict(params["clip"]) | {"image": image}}
 
 
+def stacked(params: Any) -> dict[str, Any]:
+    """The inverse of `listed`: parameters as the model has them, in host memory. Others stay as they are."""
+    params = jax.tree.map(np.asarray, params)
+    image = dict(params["clip"]["image"])
+    if "0" in image["blocks"]:
+        blocks = [image["blocks"][str(i)] for i in range(len(image["blocks"]))]
+        image["blocks"] = jax.tree.map(lambda *layers: np.stack(layers), *blocks)
+    return dict(params) | {"clip": dict(params["clip"]) | {"image": image}}
+
+
 @functools.partial(jax.jit, static_argnames=("config",))
 def _merge(config: ModelConfig, params: Any) -> Any:
     return orthogonal.merge(config, params)[1]

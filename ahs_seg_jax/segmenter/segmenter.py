@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Container, Iterator, Mapping
+import pathlib
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from ahs_seg_jax.data.open_image import ImageLike, open_image
 from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.inference import encoding
 from ahs_seg_jax.inference.engine import Engine
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, Request
@@ -70,6 +72,7 @@ class Segmenter:
         model = build_model(config)
         self.engine = Engine(model, jax.device_put(params), keep=_classes_kept(config, keep), memory_gb=memory_gb)
         self.vocabulary: Vocabulary | None = None
+        self.manifest: dict[str, Any] = {}  # where the weights are from, if that is known
 
     @property
     def config(self) -> ModelConfig:
@@ -78,8 +81,10 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> "Segmenter":
-        """From "tiny", a converted directory, a training workdir, a checkpoint file of any known layout, or a hub name.
+        """From "tiny", a name that `ahs-seg models` lists, a folder, a checkpoint file of any known layout, or the hub.
 
+        Folders are converted directories, training workdirs and Hugging Face's; names on the hub are `owner/name`,
+        `owner/name@revision`, `owner/name/file`, `hf://spaces/owner/name/file`, or an address of huggingface.co.
         "tiny" is the small model of this package, which knows the words of the drawn scenes only. Weights that were
         trained here bring their training's prompt templates and protocol along. `options` are the constructor's.
 
@@ -93,7 +98,31 @@ class Segmenter:
                 f"{path} holds CLIP's weights only; a segmenter needs a trained aggregator as well: "
                 "use a CAT-Seg or AHS-Seg checkpoint, or train one that starts from these weights (config.init)"
             )
-        return cls(loaded.config, loaded.params, loaded.templates, **({"protocol": loaded.protocol} | options))
+        segmenter = cls(loaded.config, loaded.params, loaded.templates, **({"protocol": loaded.protocol} | options))
+        segmenter.manifest = loaded.manifest
+        return segmenter
+
+    def push_to_hub(
+        self,
+        repository: str,
+        results: Sequence[str | os.PathLike[str]] = (),
+        *,
+        licence: str = "",
+        private: bool = False,
+    ) -> str:
+        """Publishes the model as `owner/name` on the Hugging Face hub; returns the address of its page.
+
+        `from_pretrained("owner/name")` reads it back, exactly: weights (rotations merged), prompts and protocol.
+        `results` are results files of evaluations, which the model's card shows. `licence` is one of the hub's names,
+        such as "mit". Raises CheckpointError as `checkpoints.published.publish`.
+        """
+        from ahs_seg_jax.checkpoints import published  # only here: what is not published needs none of it
+
+        files = [pathlib.Path(path) for path in results]
+        loaded = published.of_memory(
+            self.config, encoding.stacked(self.engine.params), self.manifest, self.templates, self.protocol.name
+        )
+        return published.publish(loaded, repository, files, licence=licence, private=private)
 
     # ------------------------------------------------------------------------------------------ images and words
 

@@ -37,6 +37,12 @@ def test_packaged_numbers():
         assert (facts["kind"] == "published") == name.startswith("catseg")
 
 
+def test_models_of_the_zoo_are_known_by_their_name():
+    for path, verdict in (("catseg-vitb16", "matches"), ("zoo:catseg-vitl14", "differs"), ("clip-vitb16", "unknown")):
+        checkpoint = {"sha256": "ab12", "path": path}
+        assert compare(31.65, "", checkpoint=checkpoint)["verdict"] == verdict
+
+
 def test_within_the_tolerance_it_matches():
     verdict = compare(31.65)
     assert (verdict["verdict"], verdict["difference"]) == ("matches", -0.15)

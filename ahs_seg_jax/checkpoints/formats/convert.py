@@ -33,7 +33,7 @@ def read(
     progress: Progress | None = None,
     statements: Iterable[Stated | None] = (),
 ) -> Pretrained:
-    """Reads a file, Hugging Face directory or hub name of any known layout. Values are float32, whatever the file has.
+    """Reads a file or Hugging Face directory of any known layout. Values are float32, whatever the file has.
 
     `expected` is the model that is to take the weights, if known: it gives what a file neither shows nor states,
     such as the number of heads (see `sizes.model_config`). `statements` are what others than the file say of it.

@@ -57,7 +57,7 @@ class TensorFile:
 
 @contextlib.contextmanager
 def open_tensors(source: str | os.PathLike[str]) -> Iterator[TensorFile]:
-    """Opens a `.pth`, `.pt`, `.bin`, `.safetensors` or `.npz` file, a Hugging Face directory, or a hub name.
+    """Opens a `.pth`, `.pt`, `.bin`, `.safetensors` or `.npz` file, or a Hugging Face directory.
 
     Raises:
       CheckpointError: there is no such file, it is none of these, it is damaged, it holds more than tensors, or reading

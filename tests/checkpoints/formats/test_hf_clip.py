@@ -81,30 +81,14 @@ def test_shards_are_read_together(visible, random_params, assert_same, tmp_path)
         convert.read(tmp_path)
 
 
-def test_hub_names_are_downloaded_or_explained(monkeypatch, visible, random_params, assert_same, tmp_path):
-    import huggingface_hub
-
+def test_a_repository_of_the_hub_is_read_like_its_folder(hub, visible, random_params, assert_same, tmp_path):
     params = random_params("hf_clip", visible)
-    writers.write(tmp_path / "snapshot", "hf_clip", visible, params)
-    asked = []
-
-    def download(name, allow_patterns):
-        asked.append((name, tuple(allow_patterns)))
-        return str(tmp_path / "snapshot")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert_same(load_pretrained("someone/small-clip").params, params)
-    assert [name for name, _ in asked] == ["someone/small-clip"]
-    assert "pytorch_model.bin" not in asked[0][1]
-
-    def offline(name, allow_patterns):
-        raise OSError("cannot reach the hub")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(
-        CheckpointError, match=r"no path someone/small-clip.*cannot reach the hub.*give their directory"
-    ):
-        load_pretrained("someone/small-clip")
+    folder = writers.write(tmp_path / "folder", "hf_clip", visible, params)
+    hub.add("someone/small-clip", {path.name: path.read_bytes() for path in folder.iterdir()})
+    found = load_pretrained("someone/small-clip")
+    assert_same(found.params, params)
+    assert found.config == visible
+    assert found.manifest["source"]["hub"]["repository"] == "someone/small-clip"
 
 
 def test_missing_paths_are_not_taken_for_hub_names(tmp_path, monkeypatch):

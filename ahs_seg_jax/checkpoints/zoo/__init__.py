@@ -1,0 +1,1 @@
+"""The model zoo: published weights by a short name. `models.toml` says what is known of each."""
