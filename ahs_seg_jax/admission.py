@@ -149,7 +149,7 @@ class Admission:
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         elif (refused := self._refusal(scope)) is not None:
-            await _answer(send, *refused)
+            await answer(send, *refused)
         else:
             await self._app(scope, receive, send)
 
@@ -183,7 +183,8 @@ class Admission:
         return None
 
 
-async def _answer(send: Send, status: int, sentence: str) -> None:
+async def answer(send: Send, status: int, sentence: str) -> None:
+    """Answers a request with this status and one sentence, as JSON."""
     body = json.dumps({"error": sentence, "detail": sentence}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})

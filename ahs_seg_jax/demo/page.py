@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from ahs_seg_jax import admission
 from ahs_seg_jax.demo import answers, html
 from ahs_seg_jax.demo.answers import Answer, Limits
+from ahs_seg_jax.demo.bodies import Bodies, Fits
 from ahs_seg_jax.demo.examples import Example
 
 TITLE = "Your image, your words"
@@ -126,6 +127,18 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and 0 <= value <= 1
 
 
+def _fits(block: Any) -> Fits:
+    """Whether a value of a request could be that of an input; `segment` itself looks at words and files."""
+    if isinstance(block, gr.Dataset):
+        count = len(block.samples or ())
+        return lambda value: value is None or (type(value) is int and 0 <= value < count)
+    if isinstance(block, gr.Slider):
+        return _is_share
+    if isinstance(block, gr.State):  # it lies here
+        return lambda value: value is None
+    return lambda value: True
+
+
 def _question(filled: list[list[str]], limits: Limits) -> tuple[gr.Image, gr.Textbox, gr.Button]:
     """Image, words and button; `filled` are the examples' files and words, the first of which is there at the start."""
     image = gr.Image(
@@ -193,7 +206,23 @@ def serve(
         folder=page.folder,
         most_upload_bytes=(limits.upload_mb + 1) * 2**20,  # a file and what a form says around it
     )
-    page.queue(max_size=32).launch(
+    page.queue(max_size=32)
+    queue: Any = page._queue
+    send_message = queue.send_message
+
+    def send_to_those_who_wait(event: Any, message: Any) -> None:
+        # A client that asked and has gone would end Gradio's loop, and with it everybody's answers.
+        if event.session_hash in queue.pending_messages_per_session:
+            send_message(event, message)
+
+    queue.send_message = send_to_those_who_wait
+    bodies = Middleware(
+        Bodies,
+        functions={number: [_fits(block) for block in function.inputs] for number, function in page.fns.items()},
+        names={str(function.api_name): number for number, function in page.fns.items() if function.api_name},
+        sessions=queue.pending_messages_per_session,
+    )
+    page.launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -201,7 +230,7 @@ def serve(
         quiet=True,
         prevent_thread_lock=not wait,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [guard]},
+        app_kwargs={"middleware": [guard, bodies]},
         ssr_mode=False,
         pwa=False,
         mcp_server=False,

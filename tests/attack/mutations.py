@@ -1,5 +1,6 @@
 """Changes of bytes, of JSON and of archives, by random numbers."""
 
+import copy
 import io
 import json
 import math
@@ -11,9 +12,7 @@ from typing import Any
 import numpy as np
 
 EXTREMES = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\xff\xff\xff\x7f", b"\x01\0\0\0")
-DEEP: list[Any] = []
-for _ in range(200):
-    DEEP = [DEEP]
+DEEP: list[Any] = json.loads("[" * 200 + "]" * 200)
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 7, 2**31, 2**63, 10**30, -(10**9), 0.5, -0.0, math.nan, math.inf, -math.inf),
     *("", "x", "../../x", "/etc/passwd", "\0", "\ud800".encode("utf-8", "replace").decode(), "x" * 5000, "1", "nan"),
@@ -22,8 +21,8 @@ VALUES: tuple[Any, ...] = (
 
 
 def pick(rng: np.random.Generator, values: Any) -> Any:
-    """One of several values of any type."""
-    return values[int(rng.integers(len(values)))]
+    """One of several values of any type, as a copy, for it may be changed."""
+    return copy.deepcopy(values[int(rng.integers(len(values)))])
 
 
 def change_bytes(data: bytes, rng: np.random.Generator, head: int = 200) -> bytes:

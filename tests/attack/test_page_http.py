@@ -40,10 +40,13 @@ def events(text):
     return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
 
 
-def by_queue(page, upload):
-    session = uuid.uuid4().hex
+def segment_number(page):
     functions = json.loads(ask(page, "GET", "/config")[1])["dependencies"]
-    number = next(function["id"] for function in functions if function["api_name"] == "segment")
+    return next(function["id"] for function in functions if function["api_name"] == "segment")
+
+
+def by_queue(page, upload):
+    session, number = uuid.uuid4().hex, segment_number(page)
     body = {"data": [upload, "grass; brick wall", 0.6, 0], "fn_index": number, "session_hash": session}
     status, text = ask(page, "POST", "/gradio_api/queue/join", body)
     assert status == 200, text
@@ -183,6 +186,56 @@ def test_values_that_the_page_never_sends_are_mistakes(running_page, sent):
         assert status in (400, 422)
     assert "/etc" not in text
     assert "root:" not in text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"data": NaN}',
+        b'{"data": [null, "grass", 0.6, Infinity]}',
+        b'{"data": [null, "grass", 0.6, 1e999]}',
+        b'{"data": [null, "\\ud800", 0.6, 0]}',
+        b'{"data": [], "fn_index": 0}',
+        b'{"data": [{"path": 1}], "fn_index": 0}',
+        b'{"data": [99], "fn_index": 0}',
+        b'{"data": [null], "fn_index": 999}',
+        b'{"data": [null], "fn_index": -1}',
+        b'{"data": [null], "fn_index": "0"}',
+        b'{"data": {}, "session_hash": 7}',
+        b'{"data": [null, "grass", 0.6, 0], "session_hash": []}',
+        b"[" * 100_000,
+        b'{"data": ' * 50_000,
+        b'{"data": [' + b"9" * 5000 + b"]}",
+    ],
+    ids=range(20),
+)
+@pytest.mark.parametrize("route", ["run/segment", "run/predict", "call/segment", "queue/join", "cancel", "reset"])
+def test_bodies_that_the_page_never_sends_are_refused_in_a_sentence(running_page, sent, route):
+    status, text = ask(running_page, "POST", f"/gradio_api/{route}", sent, **{"Content-Type": "application/json"})
+    assert status == 422, text
+
+
+def test_who_asks_and_goes_away_stops_nobody(running_page):
+    example = str(running_page.folder / "example_1.png")
+    body = json.dumps({"data": [{"path": example}, "grass; brick wall", 0.6, 0]}).encode()
+    for _ in range(12):
+        for route in ("call/segment", "queue/join"):
+            session = {"session_hash": uuid.uuid4().hex} if route == "queue/join" else {}
+            connection = http.client.HTTPConnection("127.0.0.1", running_page.port, timeout=60)
+            content = json.dumps(json.loads(body) | session | {"fn_index": segment_number(running_page)})
+            connection.request("POST", f"/gradio_api/{route}", content, {"Content-Type": "application/json"})
+            connection.getresponse().read()
+            if session:
+                connection.request("GET", f"/gradio_api/queue/data?session_hash={session['session_hash']}")
+            connection.close()
+    status, text = ask(running_page, "GET", "/gradio_api/queue/data?session_hash=nobody")
+    assert (status, "No answer waits" in text) == (404, True)
+    assert "384 x 384" in by_queue(running_page, {"path": example})[0]
 
 
 def test_files_are_served_from_the_uploads_only_and_the_rest_is_answered_alike(running_page, tmp_path):

@@ -64,7 +64,7 @@ class Attack(Kind):
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=25)
         try:
             headers = {"Content-Type": "application/json"}
-            connection.request(method, path.encode("latin-1", "replace").decode("latin-1"), data, headers)
+            connection.request(method, path.encode("ascii", "replace").decode(), data, headers)
             answer = connection.getresponse()
             if "heartbeat" in path or "queue/data" in path:  # they stay open
                 return answer.status, ""
