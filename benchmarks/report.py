@@ -16,11 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import results_file
+from benchmarks.published import curve_page
 from benchmarks.results_file import marked, table
 from benchmarks.tpu import report as tpu_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE, STEPS_PAGE, README = ROOT / "docs" / "performance.md", ROOT / "docs" / "what_was_tried.md", ROOT / "README.md"
+CURVES_PAGE = ROOT / "docs" / "curves.md"
 RESULTS = ROOT / "benchmarks" / "results"
 UPPER_POINTS = 3  # the largest amounts of a series, where fixed costs matter least
 
@@ -203,7 +205,8 @@ def blocks(records: Sequence[Record]) -> Block:
     """The Markdown of every marker of the pages."""
     steps = step_table(record for record in records if record["name"].startswith("step_"))
     tpu = tpu_report.block([record for record in records if record["name"] == "tpu"])
-    records = [record for record in records if not record["name"].startswith(("step_", "tpu"))]
+    curves = curve_page.block(record for record in records if record["name"].startswith("curve_"))
+    records = [record for record in records if not record["name"].startswith(("step_", "tpu", "curve_"))]
     sides = [record for record in records if record["name"].startswith("side_by_side")]
     groups = group(record for record in records if not record["name"].startswith("side_by_side"))
     parts, scaling = [], []
@@ -220,6 +223,7 @@ def blocks(records: Sequence[Record]) -> Block:
         "side by side": "\n\n".join(beside) or none,
         "steps": steps or none,
         "tpu": tpu or none,
+        "curves": curves or none,
     }
 
 
@@ -230,6 +234,7 @@ def plot(records: Sequence[Record], path: pathlib.Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    records = [record for record in records if not record["name"].startswith("curve_")]
     groups = {title: series(members) for title, members in group(records).items()}
     names = sorted({name for found in groups.values() for name, points in found.items() if len(points) > 1})
     if not names:
@@ -265,10 +270,11 @@ def pages(found: Block, page: pathlib.Path) -> dict[pathlib.Path, str]:
 
     Raises ValueError if a page lacks a marker, FileNotFoundError if there is no such page.
     """
-    steps = {"steps": found["steps"]}
-    texts = {page: marked(page.read_text(), {name: text for name, text in found.items() if name not in steps})}
+    apart = {STEPS_PAGE: "steps", CURVES_PAGE: "curves"}
+    texts = {page: marked(page.read_text(), {name: text for name, text in found.items() if name not in apart.values()})}
     if page == PAGE:
-        texts[STEPS_PAGE] = marked(STEPS_PAGE.read_text(), steps)
+        for other, name in apart.items():
+            texts[other] = marked(other.read_text(), {name: found[name]})
         texts[README] = marked(README.read_text(), {"speed": found["side by side"]})
     return texts
 

@@ -157,7 +157,7 @@ def _examine(small: Mapping[str, pathlib.Path], where: str) -> None:
     try:
         content = json.loads(path.read_bytes()) if path else {}
         kind = content.get("model_type", _CLIP)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         kind = _CLIP  # who reads the configuration says what is wrong with it
     if kind != _CLIP:
         raise CheckpointError(

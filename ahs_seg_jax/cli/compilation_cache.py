@@ -5,7 +5,7 @@ import pathlib
 
 from ahs_seg_jax.storage import user_cache
 
-VARIABLE = "AHS_SEG_CACHE"  # a folder, or "off"
+VARIABLE = user_cache.VARIABLE
 
 
 def use() -> pathlib.Path | None:

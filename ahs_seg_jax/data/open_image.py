@@ -31,6 +31,7 @@ from ahs_seg_jax.storage import paths
 MAX_PIXELS = 256 * 10**6
 # Who enters `images.FORMATS` into Image.OPEN, in their order; JPEG with previews (MPO) is JPEG.
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, TiffImagePlugin, BmpImagePlugin, GifImagePlugin)
+NO_IMAGE = f"is not an image that can be read ({', '.join(images.FORMATS)}); save it in one of these formats"
 STRIP = 2**20  # pixels that are converted at once
 MOST_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; programs write about 10
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -102,9 +103,7 @@ def _decode(file: IO[bytes], name: str, size: int, max_pixels: int) -> np.ndarra
     except (_Refused, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{name} is not an image that can be read ({', '.join(images.FORMATS)}); save it in one of these formats"
-        ) from error
+        raise ValueError(f"{name} {NO_IMAGE}") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} has more pixels than Pillow decodes of its format ({error}); save it as a PNG, or as a tiled TIFF "
@@ -241,5 +240,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
             return opened.size if turned else opened.size[::-1]
     except (_Refused, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} {NO_IMAGE}") from error
     except Exception as error:
         raise ValueError(f"{path} is not an image that can be read ({str(error) or type(error).__name__})") from error

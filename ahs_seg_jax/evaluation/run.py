@@ -234,7 +234,7 @@ def _finished(stem: epath.Path, fingerprint: str, predictions: str, source: Sour
         return Evaluation.from_dict(content, ScoredClasses.of(source).vocabulary) if usable and not missing else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         processes.log(f"{path} is of another version or damaged ({error!r}); evaluating again")
         return None
 

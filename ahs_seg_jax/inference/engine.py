@@ -9,7 +9,7 @@ Axes: v view, t class, p prompt, e joint embedding, g side of the logits.
 import collections
 import os
 import threading
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,12 +45,14 @@ class Engine:
         keep: int | None = None,
         memory_gb: float | None = None,
         few_images: bool = True,
+        encode: Callable[[Any, Any, Vocabulary], Any] = encoding.encode_vocabulary,
     ) -> None:
         """`params` as `model` has them, on the device or devices where they shall be used.
 
         `keep` is the number of classes that each view keeps (None: all), `memory_gb` the bound of a call's memory in
         1e9 bytes (None: no bound; ValueError for what is no bound). `few_images` lays the weights out for a few images
-        at a time on one device.
+        at a time on one device. `encode` makes the text embeddings of a vocabulary, given the merged model and its
+        parameters.
         """
         self.model, merged = encoding.merged(model, params)
         self.params = encoding.listed(merged) if few_images else merged
@@ -58,14 +60,14 @@ class Engine:
             raise ValueError(f"memory_gb is {memory_gb}; give a number of 1e9 bytes, or none for no bound")
         self.keep, self.memory_gb = keep, memory_gb
         self._texts: collections.OrderedDict[Vocabulary, np.ndarray] = collections.OrderedDict()
-        self._features = FeatureCache()
+        self._encode_vocabulary, self._features = encode, FeatureCache()
         self._lock, self._process = threading.RLock(), os.getpid()
 
     def encode_text(self, vocabulary: Vocabulary) -> np.ndarray:
         """Text embeddings float32 `[t, p, e]`. Raises ValueError for names or prompts that the model cannot take."""
         with self._locked():
             if vocabulary not in self._texts:
-                self._texts[vocabulary] = np.asarray(encoding.encode_vocabulary(self.model, self.params, vocabulary))
+                self._texts[vocabulary] = np.asarray(self._encode_vocabulary(self.model, self.params, vocabulary))
             self._texts.move_to_end(vocabulary)
             while len(self._texts) > CACHED_VOCABULARIES:
                 self._texts.popitem(last=False)

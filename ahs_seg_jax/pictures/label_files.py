@@ -121,7 +121,13 @@ def read_png(path: str | os.PathLike[str]) -> tuple[Int32[np.ndarray, "h w"], tu
         text = getattr(opened, "text", {}).get(CLASS_NAMES)
     if text is None:
         raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")
-    return read_mask(path), tuple(json.loads(text))
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path} is damaged: the names of its classes are no list")
+    return read_mask(path), tuple(names)
 
 
 def _numbers(file: ImageFile.ImageFile, remedy: str) -> tuple[np.ndarray, bool]:

@@ -36,7 +36,7 @@ class _Progress:
     @classmethod
     def load(cls, path: pathlib.Path, key: str, classes: int) -> "_Progress":
         """From the file, if it is of the same run; else nothing is done."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             found = cls(**json.loads(path.read_text("utf-8")))
             if found.key == key:
                 return found

@@ -21,6 +21,8 @@ from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.segmenter.segmentation import Segmentation
+from ahs_seg_jax.segmenter.text_cache import TextCache
+from ahs_seg_jax.segmenter.text_cache import default_folder as text_cache_folder
 from ahs_seg_jax.segmenter.words import Names, Unknown, Words
 from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary
 
@@ -57,6 +59,7 @@ class Segmenter:
         protocol: str | Protocol = CAT_SEG,
         keep: Keep = "model",
         memory_gb: float | None = None,
+        text_cache: bool = True,
     ):
         """`params` as `AHSSeg(config)` has them, in host or device memory. `templates` make prompts of plain names.
 
@@ -64,13 +67,21 @@ class Segmenter:
         scores) or "whole" (one view, faster). `keep` cuts the classes of each view to those with the largest
         correlation before they are aggregated: "model" is what the model was trained with (256 for the published
         sizes), None keeps all. `memory_gb` bounds the memory of a call (1e9 bytes, an estimate); None sets no bound.
+        `text_cache` keeps the text embeddings of vocabularies of 64 names and more in the user's cache folder, for
+        later processes (the environment variable AHS_SEG_TEXT_CACHE names another folder, or is "off").
         """
         if found := parameters.not_finite(parameters.flatten(params)):
             found_in = parameters.listed(found)
             raise ValueError(f"the parameters hold values that are not finite (NaN or infinity) in {found_in}")
         self.templates, self.protocol = templates, find_protocol(protocol)
-        model = build_model(config)
-        self.engine = Engine(model, jax.device_put(params), keep=_classes_kept(config, keep), memory_gb=memory_gb)
+        folder = text_cache_folder() if text_cache else None
+        self.engine = Engine(
+            build_model(config),
+            jax.device_put(params),
+            keep=_classes_kept(config, keep),
+            memory_gb=memory_gb,
+            encode=TextCache(folder).encode if folder else encoding.encode_vocabulary,
+        )
         self.vocabulary: Vocabulary | None = None
         self.manifest: dict[str, Any] = {}  # where the weights are from, if that is known
 

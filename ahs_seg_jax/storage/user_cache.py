@@ -4,6 +4,8 @@ import os
 import pathlib
 import sys
 
+VARIABLE = "AHS_SEG_CACHE"  # a folder in the place of the user's cache for what is computed here, or "off"
+
 
 def folder() -> pathlib.Path:
     """The package's folder in the user's cache, by the custom of the system. Nothing is made."""

@@ -95,9 +95,10 @@ class WorkdirLock:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            return json.loads(self._path.read_text())
-        except (OSError, ValueError):  # absent, or torn by a death in the middle of writing
+            found = json.loads(self._path.read_text())
+        except (OSError, ValueError, RecursionError):  # absent, or torn by a death in the middle of writing
             return None
+        return found if isinstance(found, dict) and found.keys() >= self._owner.keys() else None
 
     def _write(self) -> None:
         writing.write_text(self._path, json.dumps({**self._owner, "beats": self._beats}))

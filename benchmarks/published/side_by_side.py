@@ -106,19 +106,24 @@ def _random_weights(options: argparse.Namespace, folder: pathlib.Path) -> pathli
 
 def turn(program: str, job: Job, folder: pathlib.Path) -> dict[str, Any]:
     """The reply of one process of one program. Raises RuntimeError with its last lines if it fails."""
+    environment = huge_pages.with_huge_pages() if program == "ours" else dict(os.environ)
+    return reply_of(PROGRAMS[program], job, folder, f"{program}, {job.work}", environment)
+
+
+def reply_of(module: str, job: Any, folder: pathlib.Path, title: str, environment: dict[str, str]) -> dict[str, Any]:
+    """What `python -m MODULE JOB OUTPUT` writes. Raises RuntimeError with its last lines if it fails."""
     request, reply = folder / "job.json", folder / "reply.json"
     job.write(request)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
-    environment = huge_pages.with_huge_pages() if program == "ours" else dict(os.environ)
-    environment |= {"JAX_COMPILATION_CACHE_DIR": cache, "OMP_NUM_THREADS": str(job.threads)}
-    command = [sys.executable, "-m", PROGRAMS[program], str(request), str(reply)]
+    environment = environment | {"JAX_COMPILATION_CACHE_DIR": cache, "OMP_NUM_THREADS": str(job.threads)}
+    command = [sys.executable, "-m", module, str(request), str(reply)]
     done = subprocess.run(
         command, check=False, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     if done.returncode:
         last = done.stdout.decode(errors="replace").splitlines()[-LINES_OF_ERROR:]
         killed = " (killed, perhaps for lack of memory)" if done.returncode == -9 else ""
-        raise RuntimeError("\n".join([f"{program}, {job.work}: exit status {done.returncode}{killed}", *last]))
+        raise RuntimeError("\n".join([f"{title}: exit status {done.returncode}{killed}", *last]))
     return json.loads(reply.read_text())
 
 

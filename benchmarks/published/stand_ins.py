@@ -158,6 +158,36 @@ def _modules() -> dict[str, dict[str, Any]]:
     }
 
 
+class Anything(types.ModuleType):
+    """A module that has whatever is asked of it: the published trainer imports much that is not used here."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+TRAINER_MODULES = (
+    *("detectron2.checkpoint", "detectron2.engine", "detectron2.evaluation", "detectron2.projects"),
+    *("detectron2.projects.deeplab", "detectron2.solver", "detectron2.solver.build", "detectron2.utils.comm"),
+    *("detectron2.utils.file_io", "detectron2.utils.logger", "pycocotools", "pycocotools.mask"),
+)
+
+
+def trainer(folder: pathlib.Path) -> Any:
+    """The published program's `Trainer`, for its optimiser. `install` comes first."""
+    for name in TRAINER_MODULES:
+        _put(name, {}, Anything)
+    for name in ("detectron2.config", "detectron2.data", "cat_seg"):
+        sys.modules[name].__class__ = Anything
+    spec = importlib.util.spec_from_file_location("train_net", folder / "train_net.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"{folder} holds no train_net.py, which makes the published optimiser")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Trainer
+
+
 def install(folder: pathlib.Path) -> Registry:
     """Makes the published program's modules importable; returns the registry that its models enter.
 
@@ -184,8 +214,8 @@ def _installed(package: str) -> bool:
     return spec is not None and spec.loader is not None  # a stand-in has no loader
 
 
-def _put(name: str, contents: dict[str, Any]) -> types.ModuleType:
-    module = types.ModuleType(name)
+def _put(name: str, contents: dict[str, Any], kind: type[types.ModuleType] = types.ModuleType) -> types.ModuleType:
+    module = kind(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
     module.__dict__.update(contents)
     module.__path__ = []  # submodules may be asked for

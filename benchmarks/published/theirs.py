@@ -11,7 +11,7 @@ import math
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,42 +26,58 @@ from benchmarks.published import stand_ins
 from benchmarks.published.job import PROBABILITIES_EVERY, Job, picture, training_batch
 
 CONFIGS = ("configs/vitb_384_oft.yaml", "configs/vitb_384.yaml")  # the first that the folder has
+MODULES = {"EnhancedCATSeg": "enhanced_cat_seg_model"}  # architecture -> its module, where that is another one
 POOLING = {"training": [2, 2], "whole": [1, 1], "sliding": [1, 1], "weights": [1, 1]}  # as its scripts set it
 SHORTEST = 640  # pixels to which its reader brings the shortest edge before windows are cut
 
 
 def build(job: Job) -> nn.Module:
     """The published model with CLIP, before any weights are loaded into it."""
-    registry = stand_ins.install(pathlib.Path(job.folder))
+    registry = install(job.folder)
+    folder = pathlib.Path(job.folder)
+    path = next((folder / name for name in CONFIGS if (folder / name).is_file()), folder / CONFIGS[-1])
+    config = read_config(path)
+    config.MODEL.SEM_SEG_HEAD.POOLING_SIZES = POOLING[job.work]
+    config.TEST.SLIDING_WINDOW = job.work == "sliding"
+    return construct(registry, config, job.names, lambda clip: clip.build_model(_clip_shapes())).to(job.device)
+
+
+def install(folder: str) -> stand_ins.Registry:
+    """Makes the program in the folder importable, once for a process; returns the registry of its models."""
+    registry = stand_ins.install(pathlib.Path(folder))
     if not torch.cuda.is_available():
         torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    return registry
+
+
+def read_config(path: pathlib.Path) -> stand_ins.Config:
+    """One of the published program's own configurations, with its defaults."""
+    config = stand_ins.Config()
+    importlib.import_module("cat_seg.config").add_cat_seg_config(config)
+    for source in (path.with_name("config.yaml"), path):
+        config.update_from({k: v for k, v in yaml.safe_load(source.read_text()).items() if k != "_BASE_"})
+    return config
+
+
+def construct(
+    registry: stand_ins.Registry, config: stand_ins.Config, names: Sequence[str], make_clip: Callable[[Any], nn.Module]
+) -> nn.Module:
+    """The model of a configuration for these classes; `make_clip` makes CLIP, given the program's module for it."""
     # It prints every parameter's name, and reads the class names from files.
-    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as names:
-        config = _config(job, pathlib.Path(names) / "names.json")
-        for module in ("modeling.heads.cat_seg_head", "cat_seg_model"):
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+        head, architecture = config.MODEL.SEM_SEG_HEAD, config.MODEL.META_ARCHITECTURE
+        file = pathlib.Path(folder) / "names.json"
+        file.write_text(json.dumps(list(names)))
+        head.TRAIN_CLASS_JSON = head.TEST_CLASS_JSON = str(file)
+        head.NUM_CLASSES = len(names)
+        for module in ("modeling.heads.cat_seg_head", MODULES.get(architecture, "cat_seg_model")):
             importlib.import_module(f"cat_seg.{module}")
         predictor = importlib.import_module("cat_seg.modeling.transformer.cat_seg_predictor").CATSegPredictor
         clip: Any = importlib.import_module("cat_seg.third_party.clip")
-        clip.load = lambda *_, **__: (clip.build_model(_clip_shapes()), None)
+        clip.load = lambda *_, **__: (make_clip(clip), None)
         # Embeddings that its constructor makes and nobody reads, one class at a time.
         predictor.class_embeddings = lambda self, names, *_: torch.zeros(1, len(names), 1)
-        return registry[config.MODEL.META_ARCHITECTURE](config).to(job.device)
-
-
-def _config(job: Job, names: pathlib.Path) -> stand_ins.Config:
-    """The published program's own configuration, with the job's classes in the file `names`."""
-    folder = pathlib.Path(job.folder)
-    config = stand_ins.Config()
-    importlib.import_module("cat_seg.config").add_cat_seg_config(config)
-    path = next((folder / name for name in CONFIGS if (folder / name).is_file()), folder / CONFIGS[-1])
-    for source in (path.with_name("config.yaml"), path):
-        config.update_from({k: v for k, v in yaml.safe_load(source.read_text()).items() if k != "_BASE_"})
-    head = config.MODEL.SEM_SEG_HEAD
-    names.write_text(json.dumps(job.names))
-    head.TRAIN_CLASS_JSON = head.TEST_CLASS_JSON = str(names)
-    head.POOLING_SIZES, head.NUM_CLASSES = POOLING[job.work], len(job.names)
-    config.TEST.SLIDING_WINDOW = job.work == "sliding"
-    return config
+        return registry[architecture](config)
 
 
 def _clip_shapes() -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ LIMITS = ("--max-upload-mb", "2", "--max-megapixels", "1", "--max-classes", "12"
 
 @pytest.fixture(scope="session")
 def running_page(tmp_path_factory):
-    """`port`, `folder` of its uploads, `secret`: a picture of this machine that is no upload, `log`."""
+    """`port`, `folder` of its uploads, `secret`: a picture of this machine that is no upload, `log`, `pid`."""
     if importlib.util.find_spec("gradio") is None:
         pytest.skip("needs the extra demo")
     root = tmp_path_factory.mktemp("page")
@@ -38,7 +38,7 @@ def running_page(tmp_path_factory):
         (folder,) = root.glob("ahs_seg_demo_*")
         secret = root / "secret.png"
         shutil.copy(folder / "example_1.png", secret)
-        yield types.SimpleNamespace(port=port, folder=folder, secret=secret, log=log)
+        yield types.SimpleNamespace(port=port, folder=folder, secret=secret, log=log, pid=server.pid)
     finally:
         server.send_signal(signal.SIGINT)
         code = server.wait(timeout=60)

@@ -2,21 +2,24 @@
 
 import json
 import math
+import os
 import pathlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 from ahs_seg_jax.checkpoints import converted, manifest, store
 from ahs_seg_jax.cli import options
 from ahs_seg_jax.cli.app import app
 from ahs_seg_jax.config import command_line
+from ahs_seg_jax.data.prepared import layout
 from ahs_seg_jax.errors import CheckpointError, ConfigError
 from ahs_seg_jax.inference.native_windows import NativeWindows
-from ahs_seg_jax.segmenter import geotiff
-from ahs_seg_jax.training import resume
+from ahs_seg_jax.pictures import label_files
+from ahs_seg_jax.segmenter import geotiff, large_tiff
+from ahs_seg_jax.training import resume, workdir_lock
 from tests.checkpoints.conftest import PLAIN, _random_params
 from tests.support.training import experiment
 
@@ -135,3 +138,31 @@ def test_a_window_is_bounded():
 
 def test_category_names_lie_beside_labels_only():
     assert geotiff.categories_beside(pathlib.Path("a/labels.tif")) == pathlib.Path("a/labels.tif.aux.xml")
+
+
+DAMAGED = ["", "{", "[]", "7", "null", '"x"', "{}", '{"splits": 3}', "[" * 100_000, '{"pid": 1}', "\ufffd"]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
+def test_notes_of_a_run_that_are_damaged_are_none(tmp_path, text):
+    (tmp_path / "run.lock").write_text(text)
+    with workdir_lock.WorkdirLock(tmp_path):
+        assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
+    (tmp_path / "notes.json").write_text(text)
+    assert large_tiff._Progress.load(tmp_path / "notes.json", "key", 2).counts == [0, 0, 0]
+
+
+@pytest.mark.parametrize("text", sorted({*DAMAGED} - {"{}", '{"pid": 1}'}), ids=range(len(DAMAGED) - 2))
+def test_facts_of_prepared_data_that_are_damaged_are_named(tmp_path, text):
+    (tmp_path / layout.FACTS).write_text(text)
+    with pytest.raises(ValueError, match=r"is damaged \(.*\); remove it, and prepare the benchmark again"):
+        layout.read_facts(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "7", "{}", "[1]", "[" * 100_000])
+def test_names_in_a_png_that_are_no_names(tmp_path, text):
+    about = PngImagePlugin.PngInfo()
+    about.add_itxt(label_files.CLASS_NAMES, text)
+    Image.fromarray(np.zeros((2, 3), np.uint8)).save(tmp_path / "a.png", pnginfo=about)
+    with pytest.raises(ValueError, match="the names of its classes are no list"):
+        label_files.read_png(tmp_path / "a.png")

@@ -65,6 +65,20 @@ STEP = {
     "kept": False,
     "hardware": HARDWARE,
 }
+CURVE = {
+    "name": "curve_same_catseg",
+    "key": "curve_same_catseg",
+    "settings": {"updates": 3, "batch": 2},
+    "published": [[0.75, 0.625, 0.5]],
+    "ours": [[0.75, 0.625, 0.5]],
+    "largest_first": 1.26e-6,
+    "largest": 2e-5,
+    "at_last": 1e-5,
+    "moved": [0.75, 0.625, 0.5],
+    "largest_of_rounding_first": 3e-5,
+    "largest_of_rounding": 4e-5,
+    "hardware": HARDWARE,
+}
 START = {
     "cold": {"process": 30.0, "load": 4.0, "first": 25.0, "second": 0.5},
     "warm": [{"process": p, "load": 4.0, "first": p - 4, "second": 0.5} for p in (11.0, 10.0, 12.0)],
@@ -82,6 +96,7 @@ def files(tmp_path: pathlib.Path):
         {"name": "train_forward", "key": "failed", "settings": {}, "error": "killed"},
         SIDE,
         STEP,
+        CURVE,
     ]
     (tmp_path / "results.json").write_text(json.dumps({"records": records}))
     (tmp_path / "page.md").write_text(PAGE)
@@ -135,8 +150,10 @@ def test_errors_say_what_lacks(files):
 
 @pytest.fixture
 def repository(files, monkeypatch):
-    """The three pages of a repository, made from the results file."""
+    """The four pages of a repository, made from the results file."""
     paths = {"PAGE": files / "page.md", "STEPS_PAGE": files / "steps.md", "README": files / "README.md"}
+    paths["CURVES_PAGE"] = files / "curves.md"
+    (files / "curves.md").write_text("<!-- curves -->\n<!-- end curves -->\n")
     (files / "steps.md").write_text("<!-- steps -->\n<!-- end steps -->\n")
     (files / "README.md").write_text("<!-- speed -->\n<!-- end speed -->\n")
     for name, path in paths.items():
@@ -154,10 +171,14 @@ def test_check_compares_every_page_with_the_files(repository, files, capsys):
     assert report.main([*command, "--check"]) == 0
     assert "| sums | half | a layer | 683 | 53.6 | ms | not kept |" in (files / "steps.md").read_text()
     assert "| training (171 classes) | 57 s | 19 s |" in (files / "README.md").read_text()
+    assert (
+        "| catseg | 3 | 2 | 0.7500 to 0.5000 | 1.3e-06 | 2.0e-05 | 1.0e-05 | 3.0e-05 | 4.0e-05 |"
+        in (files / "curves.md").read_text()
+    )
     capsys.readouterr()
     for path in repository.values():
         right = path.read_text()
-        path.write_text(right.replace("53.6", "5.36").replace("57 s", "75 s"))
+        path.write_text(right.replace("53.6", "5.36").replace("57 s", "75 s").replace("e-06", "e-07"))
         assert report.main([*command, "--check"]) == 1
         said = capsys.readouterr().err
         assert f"{path} differs from the files it is made from:\n- |" in said

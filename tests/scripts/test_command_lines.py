@@ -24,6 +24,7 @@ from benchmarks import registry, run
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Started by other programs, which give them two or three words and no options.
 INTERNAL = {"benchmarks.worker", "benchmarks.published.ours", "benchmarks.published.theirs"}
+INTERNAL |= {"benchmarks.published.curve_ours", "benchmarks.published.curve_theirs"}
 PROGRAM = r"-m ((?:benchmarks|scripts|ahs_seg_jax)(?:\.\w+)*)|(scripts/\w+\.py)"
 
 Call = tuple[str, list[str]]  # a program's module and its arguments

@@ -64,14 +64,14 @@ def _belongs_to_another_library(small: Mapping[str, pathlib.Path]) -> bool:
         return False
     try:
         return "model_type" not in json.loads(small[CONFIG].read_bytes())
-    except ValueError:  # who reads the configuration says what is wrong with it
+    except (ValueError, RecursionError):  # who reads the configuration says what is wrong with it
         return False
 
 
 def _shards(index: str, path: pathlib.Path, names: list[str], where: str) -> Choice:
     try:
         shards = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{where}: {index} is malformed: its weight_map does not give a file for each tensor"
         ) from error

@@ -32,7 +32,7 @@ def pinned(entry: Entry) -> Entry:
         content = json.loads(path.read_bytes())
         fields = {key: content[key] for key in (*_FORMS, "bytes")}
         whole = all(re.fullmatch(form, fields[key]) for key, form in _FORMS.items()) and fields["bytes"] > 0
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise CheckpointError(f"{path} is damaged; remove it, and {entry.name} is recorded anew")

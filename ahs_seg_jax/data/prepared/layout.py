@@ -62,8 +62,14 @@ def command(name: str, root: pathlib.Path) -> str:
 
 
 def read_facts(folder: pathlib.Path) -> dict[str, Any]:
-    """The facts of a prepared folder; empty if its preparation has not finished."""
+    """The facts of a prepared folder; empty if its preparation has not finished. Raises ValueError if damaged."""
     try:
-        return json.loads((folder / FACTS).read_text("utf-8"))
+        found = json.loads((folder / FACTS).read_text("utf-8"))
+        if isinstance(found, dict) and isinstance(found.get("splits", {}), dict):
+            return found
+        cause = "it holds no facts of splits"
     except FileNotFoundError:
         return {}
+    except (ValueError, RecursionError) as error:
+        cause = str(error)
+    raise ValueError(f"{folder / FACTS} is damaged ({cause}); remove it, and prepare the benchmark again")

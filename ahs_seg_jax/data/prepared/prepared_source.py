@@ -160,10 +160,10 @@ class PreparedSource:
         """What the doctor found wrong with this split; one problem, saying so, if it has not been examined."""
         try:
             verdict = json.loads((self.folder / layout.VERDICT).read_text("utf-8"))["splits"][self.split]
-        except (OSError, ValueError, KeyError):
+            return tuple(verdict["problems"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             examine = f"ahs-seg data doctor {self.benchmark_name} --root {self.root}"
             return (f"the doctor has not examined these data; run {examine}",)
-        return tuple(verdict["problems"])
 
 
 def _undecoded() -> dict[str, Any]:

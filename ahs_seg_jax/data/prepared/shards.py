@@ -63,9 +63,9 @@ class Shard:
         try:
             facts = json.loads(self.sheet.read_text("utf-8"))
             good = facts["bytes"] == self.path.stat().st_size and facts["inputs"] == self.inputs
-        except (OSError, ValueError, KeyError):
+            return facts if good and not facts["failed"] else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        return facts if good and not facts["failed"] else None
 
 
 def plan(name: str, split: str, pairs: Sequence[Pair], folder: pathlib.Path) -> list[Shard]:

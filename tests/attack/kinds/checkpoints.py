@@ -67,6 +67,12 @@ class Attack(Kind):
             path: path.read_bytes() for path in self._whole.rglob("*") if path.is_file() and path.stat().st_size
         }
 
+        self._json = {
+            path.name: json.loads(data)
+            for path, data in self._data.items()
+            if path.parent.name == "hugging" and path.suffix == ".json"
+        }
+
     def run(self, rng):
         name = mutations.pick(rng, self._seeds)
         seed, self._path = self._whole / name, self.folder / name
@@ -94,8 +100,8 @@ class Attack(Kind):
             path.unlink()
         elif kind == 1:
             path.write_bytes(b"")
-        elif path.suffix == ".json" and path.name != converted.MANIFEST and kind < 6:
-            path.write_bytes(mutations.json_text(mutations.change_json(json.loads(path.read_bytes()), rng), rng))
+        elif path.parent.name == "hugging" and path.name in self._json and kind < 6:
+            path.write_bytes(mutations.json_text(mutations.change_json(self._json[path.name], rng), rng))
         else:
             path.write_bytes(mutations.turn_bits(path.read_bytes(), rng))
 
