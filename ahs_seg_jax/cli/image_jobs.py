@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ahs_seg_jax.data.images import IMAGE_SUFFIXES
-from ahs_seg_jax.segmenter import geotiff
+from ahs_seg_jax.segmenter import tiff_reading
 from ahs_seg_jax.storage import paths
 
 BUCKETS = ("gs", "s3")  # kinds that images are read from and results are written to
@@ -22,6 +22,11 @@ class Job:
     path: Any  # as `paths.location` has it: on a disk, or in a bucket
     name: pathlib.PurePath
     version: tuple[Any, ...] = ()  # of an object in a bucket
+
+    @property
+    def file_name(self) -> str:
+        """What annotations call the image: its path below the folder that was given."""
+        return pathlib.PurePath(f"{self.name}{self.path.suffix}").as_posix()
 
     def fingerprint(self) -> list[Any]:
         """Size and time of change of the file: another file of the same name is segmented again."""
@@ -119,4 +124,4 @@ def _in_a_bucket(text: str) -> list[Job]:
 
 def streamed(job: Job) -> bool:
     """With native windows: read from the file window by window, and written as GeoTIFF."""
-    return geotiff.is_tiff(job.path)
+    return tiff_reading.is_tiff(job.path)

@@ -42,9 +42,9 @@ def names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
     if bool(classes) == (classes_file is not None):
         raise typer.BadParameter("give the names once: --classes 'cat; sofa, couch', or --classes-file names.txt")
     if classes_file is not None:
-        from ahs_seg_jax.vocabulary import Vocabulary
+        from ahs_seg_jax.vocabulary import Vocabulary, plain_name
 
-        return mistakes(lambda: Vocabulary.from_file(classes_file).names)
+        return mistakes(lambda: tuple(map(plain_name, Vocabulary.from_file(classes_file).names)))
     return split_names(classes)
 
 
@@ -54,8 +54,10 @@ def protocol_or_none(text: str) -> str | None:
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """`' cat; sofa,  couch ;'` -> `('cat', 'sofa, couch')`."""
-    return tuple(", ".join(part.strip() for part in name.split(",")) for name in text.strip(" ;").split(";"))
+    """`' cat .; sofa,  couch ;'` -> `('cat', 'sofa, couch')`."""
+    from ahs_seg_jax.vocabulary import plain_name
+
+    return tuple(plain_name(", ".join(name.split(","))) for name in text.strip(" ;").split(";"))
 
 
 def check_address(host: str, port: int) -> None:

@@ -4,13 +4,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ahs_seg_jax.cli import result_formats, segment_video
 from ahs_seg_jax.cli.image_jobs import WHOLE, Job, Shard, streamed
+from ahs_seg_jax.cli.result_formats import ImageFile, Listed, Result
 from ahs_seg_jax.cli.result_log import SUMMARY, ResultLog, merge_shards, write_summary
 from ahs_seg_jax.cli.segment_settings import Settings
-from ahs_seg_jax.segmenter import Segmentation, Segmenter, large_tiff
+from ahs_seg_jax.segmenter import Segmentation, Segmenter, large_tiff, video
 from ahs_seg_jax.storage import paths, writing
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import Vocabulary, first_synonym
@@ -22,7 +24,7 @@ def _file_name(name: str) -> str:
 
 
 class ResultFolder:
-    """The folder of results: `labels/`, `overlays/`, `coco/`, `heat_maps/`, a line for each image, and a summary.
+    """The folder of results: files of `result_formats`, `heat_maps/`, a line for each image, and a summary.
 
     It lies on a disk or in a bucket, and several processes may fill it, each with its `shard` of the images.
     """
@@ -31,15 +33,16 @@ class ResultFolder:
         self,
         path: str | os.PathLike[str],
         settings: Settings,
-        overlays: bool,
-        coco: bool,
-        heat_maps: bool,
-        again: bool,
+        *,
+        overlays: bool = True,
+        annotations: Sequence[str] = (),
+        heat_maps: bool = False,
+        again: bool = False,
         shard: Shard = WHOLE,
     ):
-        self._path, self._shard = paths.location(path), shard
-        self._overlays, self._coco, self._heat_maps = overlays, coco, heat_maps
-        self._windows = settings.windows
+        self._path, self._shard, self._settings = paths.location(path), shard, settings
+        self._overlays, self._heat_maps = overlays, heat_maps
+        self._annotations = [result_formats.ANNOTATIONS[name] for name in annotations]
         self._about = {"settings": settings.described(), "versions": versions()}
         self._present: set[str] | None = None  # what is in the bucket, which is asked once
         try:
@@ -102,47 +105,96 @@ class ResultFolder:
         known = self._log.fingerprint(job.name.as_posix())
         if known is not None and (job.version or job.path.is_file()) and known != job.fingerprint():
             self._log.forget(job.name.as_posix())
-            for path in filter(None, self._targets(job)):
+            for path in self._targets(job):
                 path.unlink(missing_ok=True)
             if (maps := self._maps(job)) and maps.exists():
                 maps.rmtree() if paths.is_remote(maps) else shutil.rmtree(maps, ignore_errors=True)
 
-    def _targets(self, job: Job) -> tuple[Any, Any | None, Any | None]:
-        place = lambda folder, suffix: self._path / folder / f"{job.name}{suffix}"
-        overlay = place("overlays", ".png") if self._overlays else None
-        if self._windows and streamed(job):
-            return place("labels", ".tif"), overlay, None  # masks of such sizes are no COCO annotations
-        return place("labels", ".png"), overlay, place("coco", ".json") if self._coco else None
+    def _targets(self, job: Job) -> list[Any]:
+        """The files of an image."""
+        if video.is_video(job.path):
+            return [*self._areas(job), *([self._film(job)] if self._overlays else [])]
+        if self._by_windows(job):
+            kept = [path for path, _ in self._of_geotiff(job)]
+            return [self._geotiff(job), *([self._overlay(job)] if self._overlays else []), *kept]
+        return [file.path(self._path, job.name) for file in self._files()]
+
+    def _files(self) -> list[ImageFile]:
+        overlays = (result_formats.OVERLAYS,) if self._overlays else ()
+        formats = (result_formats.LABELS, *overlays, *self._annotations)
+        return [file for kind in formats for file in kind.files]
+
+    def _by_windows(self, job: Job) -> bool:
+        """Whether neither the image nor its labels are ever whole in memory."""
+        return self._settings.windows is not None and streamed(job)
+
+    def _geotiff(self, job: Job) -> Any:
+        return self._path / "labels" / f"{job.name}.tif"
+
+    def _overlay(self, job: Job) -> Any:
+        return self._path / "overlays" / f"{job.name}.png"
+
+    def _of_geotiff(self, job: Job) -> list[tuple[Any, Callable[[Any, Any], None]]]:
+        """The annotations that such labels have; masks of their sizes are no COCO annotations."""
+        kinds = self._annotations
+        return [(kind.files[0].path(self._path, job.name), kind.of_geotiff) for kind in kinds if kind.of_geotiff]
 
     def _maps(self, job: Job) -> Any:
         """The folder of an image's heat maps."""
         return self._path / "heat_maps" / job.name if self._heat_maps else None
 
-    def write(self, job: Job, result: Segmentation) -> dict[str, Any]:
+    def write(self, job: Job, segmentation: Segmentation) -> dict[str, Any]:
         """The files of one image, all or none; its line in the log comes last, and is returned."""
-        labels, overlay, coco = self._targets(job)
+        result = Result(job.name.as_posix(), job.file_name, segmentation, self._settings.first_index)
         with writing.Staged() as staged:
-            result.save_png(staged(labels))
-            if overlay:
-                result.overlay().save(staged(overlay))
-            if coco:
-                staged(coco).write_text(json.dumps(result.to_coco(str(job.name))), "utf-8")
+            for file in self._files():
+                file.write(result, staged(file.path(self._path, job.name)))
             if maps := self._maps(job):
-                for index, name in enumerate(result.names):
-                    result.heat_map(name).save(staged(maps / f"{index:03d}_{_file_name(name)}.png"))
-        return self._note(job, result.summary())
+                for index, name in enumerate(segmentation.names):
+                    segmentation.heat_map(name).save(staged(maps / f"{index:03d}_{_file_name(name)}.png"))
+        return self._note(job, segmentation.summary())
 
-    def stream(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings) -> dict[str, Any]:
+    def stream(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, Any]:
         """As `write`, of a TIFF that is never whole in memory; its overlay shows it reduced."""
-        labels, overlay, _ = self._targets(job)
+        labels, settings = self._geotiff(job), self._settings
         labels.parent.mkdir(parents=True, exist_ok=True)
         summary = large_tiff.segment_tiff(
-            segmenter, job.path, labels, vocabulary, settings.windows, unknown=settings.unknown
+            segmenter,
+            job.path,
+            labels,
+            vocabulary,
+            settings.windows,
+            unknown=settings.unknown,
+            first_index=settings.first_index,
+            bands=settings.bands,
+            rescale=settings.rescale,
         )
-        if overlay:
-            with writing.Staged() as staged:
-                large_tiff.overlay(job.path, labels).save(staged(overlay))
+        with writing.Staged() as staged:
+            if self._overlays:
+                picture = large_tiff.overlay(job.path, labels, bands=settings.bands, rescale=settings.rescale)
+                picture.save(staged(self._overlay(job)))
+            for path, write in self._of_geotiff(job):
+                write(labels, staged(path))
         return self._note(job, summary)
+
+    def film(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, Any]:
+        """As `write`, of a film, of which one frame is in memory at a time; its frames' labels are in a folder."""
+        labels, names = self._path / "labels" / job.name, vocabulary.names
+        path = paths.on_disk(job.path, "a film")
+        entries = segment_video.segment_film(segmenter, path, labels, vocabulary, self._settings, job.fingerprint())
+        with writing.Staged() as staged:
+            table, plot = map(staged, self._areas(job))
+            segment_video.write_areas(table, plot, entries, names, job.file_name)
+            if self._overlays:
+                segment_video.write_overlays(path, staged(self._film(job)), labels, entries)
+        return self._note(job, segment_video.film_summary(path, labels, entries, names))
+
+    def _areas(self, job: Job) -> tuple[Any, Any]:
+        """The table and the plot of a film's areas."""
+        return self._path / "areas" / f"{job.name}.csv", self._path / "areas" / f"{job.name}.png"
+
+    def _film(self, job: Job) -> Any:
+        return self._path / "overlays" / f"{job.name}{video.overlay_suffix(job.path)}"
 
     def _note(self, job: Job, summary: dict[str, Any]) -> dict[str, Any]:
         entry = {"name": job.name.as_posix(), "file": job.fingerprint(), **summary}
@@ -150,15 +202,35 @@ class ResultFolder:
         return entry
 
     def finish(self, failed: Sequence[tuple[Job, str]]) -> list[int]:
-        """Writes the summary of everything in the folder; returns the parts that must finish before there is one."""
+        """Writes the summary and the annotations of everything in the folder, by the last part that finishes.
+
+        Returns the other parts that must finish before.
+        """
         try:
             self._log.send()
             self._write_summary([{"image": str(job.path), "reason": reason} for job, reason in failed], finished=True)
-            return merge_shards(self._path, self._shard.count, self._about) if self._shard.mark else []
+            missing = merge_shards(self._path, self._shard.count, self._about) if self._shard.mark else []
+            if not missing:
+                self._finish_annotations()
+            return missing
         except OSError as error:
             raise OSError(
                 f"the summary of {self._path} cannot be written ({error}); make room, and start the same command again"
             ) from error
+
+    def _finish_annotations(self) -> None:
+        """The files of the whole run, of the images that have their parts, in the order of their names."""
+        kinds = [kind for kind in self._annotations if kind.finish is not None]
+        if not kinds:
+            return
+        log = ResultLog(self._path, WHOLE, parts=self._shard.count) if self._shard.mark else self._log
+        listed = [Listed.of(entry) for entry in log.entries()]
+        if log is not self._log:
+            log.close()
+        for kind in kinds:
+            there = [e for e in listed if all(file.path(self._path, e.name).exists() for file in kind.files)]
+            if kind.finish is not None:
+                kind.finish(self._path, there, self._settings.classes)
 
     def close(self) -> None:
         """Notes in the bucket what a run that is stopped has finished."""

@@ -29,20 +29,45 @@ def segment(
     memory_gb: options.MemoryGB = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would run and the memory it takes.")] = False,
     overlays: Annotated[bool, typer.Option(help="Write pictures with legends.")] = True,
-    coco: Annotated[bool, typer.Option("--coco", help="Write COCO annotations with RLE masks too.")] = False,
+    annotations: Annotated[
+        str,
+        typer.Option(
+            help="Files for other tools: one or several of coco, coco-objects (connected parts), panoptic, yolo, "
+            "geojson, gpkg, label-studio, cvat, cityscapes."
+        ),
+    ] = "",
+    coco: Annotated[bool, typer.Option("--coco", help="As --annotations coco.")] = False,
+    bands: Annotated[
+        str, typer.Option(help="Red, green and blue of images with other bands: 3,2,1, or a TIFF's names.")
+    ] = "",
+    rescale: Annotated[
+        str, typer.Option(help="Values that become black and white: 0,3000, or percentiles of each band, 2%,98%.")
+    ] = "",
+    snap: Annotated[
+        str,
+        typer.Option(help="Folder of masks to snap to, NAME.png, .npy, .json or .geojson for each image."),
+    ] = "",
+    every: Annotated[int, typer.Option(help="Of a film (.mp4, .mov, .mkv ...), every so many frames.")] = 1,
+    smooth: Annotated[float, typer.Option(help="Of a film, the share of the frames before, 0 to 1.")] = 0.0,
+    first_index: Annotated[
+        int, typer.Option(help="Number of the first class in files of labels; from 1 on, 0 is unlabelled.")
+    ] = 0,
     heat_maps: Annotated[bool, typer.Option("--heat-maps", help="Write a picture of each name's probability.")] = False,
     dataset: Annotated[str, typer.Option(help="Make this folder a data set that configs/folder.py trains on.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder with other results.")] = False,
     shard: Annotated[str, typer.Option(help="k/n: only the k-th of n parts of the images, chosen by name.")] = "1/1",
 ) -> None:
-    """Segments images; writes index PNGs, overlays and a summary. Run again, it continues where it stopped.
+    """Segments images and films: labels, overlays and a summary. Run again, it continues where it stopped.
 
     With --windows native a TIFF may be larger than memory; its labels are a GeoTIFF with the same georeferencing.
     Images and results may lie in buckets. With --shard several processes fill one folder; the last writes the summary.
     """
     from ahs_seg_jax.cli.image_jobs import Shard
+    from ahs_seg_jax.cli.result_formats import parse_annotations
     from ahs_seg_jax.cli.segment_files import run
     from ahs_seg_jax.cli.segment_settings import Settings, parse_keep, parse_windows
+    from ahs_seg_jax.data.pixel_range import Rescale
+    from ahs_seg_jax.segmenter.tiff_bands import parse_bands
     from ahs_seg_jax.segmenter.words import parse_unknown
     from ahs_seg_jax.storage import paths
 
@@ -58,8 +83,15 @@ def segment(
             unknown=parse_unknown(unknown),
             keep=parse_keep(keep),
             memory_gb=memory_gb,
+            first_index=first_index,
+            bands=parse_bands(bands),
+            snap=snap or None,
+            every=every,
+            smooth=smooth,
+            rescale=Rescale.of(rescale or None),
         )
     )
+    wanted = options.mistakes(lambda: parse_annotations(f"{annotations},coco" if coco else annotations))
     part = options.mistakes(lambda: Shard.parse(shard))
     options.finish(
         lambda: run(
@@ -68,7 +100,7 @@ def segment(
             settings,
             only_plan=plan,
             overlays=overlays,
-            coco=coco,
+            annotations=wanted,
             heat_maps=heat_maps,
             again=overwrite,
             shard=part,

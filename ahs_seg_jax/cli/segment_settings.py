@@ -4,7 +4,9 @@ import dataclasses
 import json
 from typing import Any, Literal
 
+from ahs_seg_jax.data.pixel_range import Rescale
 from ahs_seg_jax.inference.native_windows import NativeWindows
+from ahs_seg_jax.segmenter.tiff_bands import Band
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +20,12 @@ class Settings:
     keep: int | Literal["model"] | None
     memory_gb: float | None
     windows: NativeWindows | None = None
+    first_index: int = 0  # of the classes in files of labels
+    bands: tuple[Band, ...] | None = None  # red, green, blue; None: as the image says
+    rescale: Rescale | None = None  # which values become 0 and 255
+    snap: str | None = None  # folder of masks that labels snap to
+    every: int = 1  # frames of a film: each, or every so many
+    smooth: float = 0.0  # share of the frames before in a film's probabilities
 
     def described(self) -> dict[str, Any]:
         """JSON values. The memory bound is left out: results do not depend on it."""

@@ -32,6 +32,8 @@ def check(
         raise ValueError("--dataset needs all images: run it once more without --shard, when all parts are done")
     if settings.windows and any(map(streamed, jobs)):
         raise ValueError("--dataset takes labels as PNG: a TIFF in native windows has none")
+    if settings.first_index:
+        raise ValueError("--dataset takes labels whose numbers begin at 0; leave --first-index out")
     if len(jobs) < 2:
         raise ValueError(
             f"--dataset needs two images or more, one to train on and one to evaluate; there is {len(jobs)}"

@@ -72,7 +72,7 @@ class FolderSource:
         return {"image": image, "label": label}
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
-        return read_or_corrupt(label_files.read_mask, path)
+        return read_or_corrupt(lambda file: label_files.read_mask(file, len(self.vocabulary)), path)
 
     def name(self, index: int) -> str:
         """The image's path below the root."""
@@ -229,7 +229,7 @@ def _pair_problems(image: pathlib.Path, mask: pathlib.Path, classes: int | None,
     if decode and size is not None:
         attempt(images.read_image, image)
     if decode and mask_size is not None:
-        label = attempt(label_files.read_mask, mask)
+        label = attempt(lambda file: label_files.read_mask(file, classes), mask)
         if label is not None and (outside := _outside(label, classes)):
             problems.append(f"{mask}: {outside}")
     if size and mask_size and size != mask_size:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from ahs_seg_jax.data import pixel_range
 from ahs_seg_jax.pictures.label_files import SIXTEEN_BIT
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # whatever a file is called; Pillow knows more
@@ -22,7 +23,8 @@ def read_image(path: pathlib.Path | IO[bytes]) -> UInt8[np.ndarray, "h w 3"]:
     """RGB 0..255 as a viewer shows the file.
 
     EXIF orientation is applied; grey and palette images become RGB; CMYK is converted; transparent pixels lie on white;
-    16-bit grey keeps its high byte. Raises OSError or ValueError if the file cannot be decoded.
+    16 bits keep their high byte. Raises OSError or ValueError if the file cannot be decoded, or if an image of 16 bits
+    uses less than an eighth of the range.
     """
     with Image.open(path, formats=FORMATS) as file:
         if file.width * file.height > MOST_PIXELS:
@@ -35,10 +37,20 @@ def read_image(path: pathlib.Path | IO[bytes]) -> UInt8[np.ndarray, "h w 3"]:
 
 def rgb_pixels(file: Image.Image, turn: bool = True) -> UInt8[np.ndarray, "h w 3"]:
     """As `read_image`, of an opened file; without `turn`, its pixels as they are stored, whatever EXIF says."""
+    deep = has_sixteen_bits(file)
     file.load()
     if file.mode in THIRTY_TWO_BIT:
         raise ValueError("32-bit pixels have no defined range; save the image with 8 bits a channel")
-    return to_rgb(ImageOps.exif_transpose(file) if turn else file)
+    pixels = to_rgb(ImageOps.exif_transpose(file) if turn else file)
+    if deep:
+        pixel_range.check_high_bytes(pixels, "the image", "save it with 8 bits and the contrast that it should have")
+    return pixels
+
+
+def has_sixteen_bits(file: Image.Image) -> bool:
+    """Whether an opened file that is not decoded yet has 16 bits a channel. Pillow keeps the high byte of colours."""
+    tiles = getattr(file, "tile", None) or []
+    return file.mode in SIXTEEN_BIT or any(";16" in str(tile[3]) for tile in tiles)
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -4,11 +4,14 @@ Files may be anybody's. Only the formats of `images.FORMATS` are decoded, by Pil
 anything is decoded, and pixels are converted a strip at a time.
 """
 
+import dataclasses
 import io
+import logging
 import os
 import pathlib
 import re
 import struct
+from collections.abc import Sequence
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -25,14 +28,16 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from ahs_seg_jax.data import images
+from ahs_seg_jax.data import images, pixel_range
 from ahs_seg_jax.storage import paths
 
+logger = logging.getLogger("ahs_seg_jax")
 MAX_PIXELS = 256 * 10**6
 # Who enters `images.FORMATS` into Image.OPEN, in their order; JPEG with previews (MPO) is JPEG.
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, TiffImagePlugin, BmpImagePlugin, GifImagePlugin)
 NO_IMAGE = f"is not an image that can be read ({', '.join(images.FORMATS)}); save it in one of these formats"
 STRIP = 2**20  # pixels that are converted at once
+SAMPLE = 4 * 10**6  # pixels that tell the range of the values
 MOST_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; programs write about 10
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
@@ -40,23 +45,46 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in a JPEG: neither a stuff
 _STILL_IN_SEVERAL_FRAMES = ("MPO", "TIFF")  # a photograph with previews or pages: the first is the image
 
 
-def open_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    """Which channels are shown, counted from 1, and which values become 0 and 255; None where the image tells."""
+
+    bands: tuple[int, ...] | None = None
+    rescale: pixel_range.Rescale | None = None
+
+    @property
+    def made(self) -> bool:
+        return self.bands is not None or self.rescale is not None
+
+
+def open_image(
+    image: ImageLike,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    bands: Sequence[int] | None = None,
+    rescale: pixel_range.RangeLike = None,
+) -> np.ndarray:
     """RGB 0..255, uint8 `[H, W, 3]`, as a viewer shows it.
 
     `image` is a path, the bytes of a file, a Pillow image, or an array: `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or
-    `[H, W, 4]` of uint8 or uint16 (its high byte is taken). EXIF orientation is applied, transparent pixels lie on
-    white, 16-bit grey keeps its high byte.
+    `[H, W, 4]` of uint8, uint16 (its high byte is taken) or real numbers in 0..1. EXIF orientation is applied,
+    transparent pixels lie on white, 16 bits keep their high byte.
+
+    `bands`: the channels that are red, green and blue, counted from 1, such as (3, 2, 1); or one for grey. `rescale`:
+    which values become 0 and 255, such as (0, 3000), or "2%,98%" for percentiles of each channel.
 
     Raises:
       FileNotFoundError, ValueError, TypeError: with the file's name, what is wrong, and what to do about it.
     """
+    choice = _Choice(None if bands is None else tuple(bands), pixel_range.Rescale.of(rescale))
     if isinstance(image, np.ndarray):
-        return _from_array(image, max_pixels)
+        return _from_array(image, max_pixels, choice)
     if isinstance(image, Image.Image):
-        _check_size(*image.size, "the image", max_pixels)
-        return _from_upright(ImageOps.exif_transpose(image), "the image")
+        check_size(*image.size, "the image", max_pixels)
+        deep = images.has_sixteen_bits(image)
+        return _from_upright(ImageOps.exif_transpose(image), "the image", deep, choice)
     if isinstance(image, bytes | bytearray):
-        return _decode(io.BytesIO(image), f"these {len(image)} bytes", len(image), max_pixels)
+        return _decode(io.BytesIO(image), f"these {len(image)} bytes", len(image), max_pixels, choice)
     if not isinstance(image, str | os.PathLike):
         raise TypeError(
             f"an image cannot be a {type(image).__name__}; pass a path, the bytes of a file, a Pillow image or an array"
@@ -69,7 +97,7 @@ def open_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}")
     with path.open("rb") as file:
-        return _decode(file, str(path), path.stat().st_size, max_pixels)
+        return _decode(file, str(path), path.stat().st_size, max_pixels, choice)
 
 
 class _Refused(ValueError):
@@ -84,7 +112,7 @@ class TooManyPixels(_Refused):
         self.width, self.height = width, height
 
 
-def _decode(file: IO[bytes], name: str, size: int, max_pixels: int) -> np.ndarray:
+def _decode(file: IO[bytes], name: str, size: int, max_pixels: int, choice: _Choice) -> np.ndarray:
     if not size:
         raise ValueError(f"{name}: the file is empty; copy or download it again")
     try:
@@ -94,16 +122,21 @@ def _decode(file: IO[bytes], name: str, size: int, max_pixels: int) -> np.ndarra
                 raise _Refused(
                     f"{name} is an animation of {frames} frames; save the frame you mean as an image of its own"
                 )
-            _check_size(*opened.size, name, max_pixels)
+            check_size(*opened.size, name, max_pixels)
             _check_scans(file, opened, name)
+            deep, kind = images.has_sixteen_bits(opened), opened.format
+            unnamed = any("RGBX" in str(tile[3]) for tile in opened.tile)  # a fourth band, which Pillow leaves out
             opened.load()
-            _check_size(*opened.size, name, max_pixels)  # a GIF's first frame may be larger than its header says
+            check_size(*opened.size, name, max_pixels)  # a GIF's first frame may be larger than its header says
             ImageOps.exif_transpose(opened, in_place=True)
-            return _from_upright(opened, name)
-    except (_Refused, MemoryError):
+            if kind == "TIFF" and not choice.made and (unnamed or not _fourth_is_transparency(opened)):
+                raise _Refused(f"{name} {pixel_range.NO_MASK}")
+            return _from_upright(opened, name, deep, choice)
+    except (_Refused, pixel_range.UnknownRange, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} {NO_IMAGE}") from error
+        hint = "a TIFF of other bands or numbers is read by segmenter.read_tiff, with the extra geo"
+        raise ValueError(f"{name} {NO_IMAGE} ({hint})") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} has more pixels than Pillow decodes of its format ({error}); save it as a PNG, or as a tiled TIFF "
@@ -125,7 +158,7 @@ def _identified(file: IO[bytes], name: str, max_pixels: int) -> ImageFile.ImageF
         if accept is None or accept(head) is not True:
             continue
         if kind == "WEBP":  # its decoder allocates all pixels when it opens a file
-            _check_size(*_webp_size(head), name, max_pixels)
+            check_size(*_webp_size(head), name, max_pixels)
             factory = _WebP
         file.seek(0)
         try:
@@ -182,7 +215,8 @@ def _webp_size(head: bytes) -> tuple[int, int]:
     return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    """Raises ValueError if an image of this size has no pixels, or too many."""
     if not width * height:
         raise _Refused(f"{name} has no pixels: its size is {width} x {height}")
     if width * height > max_pixels:
@@ -195,37 +229,83 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         )
 
 
-def _from_upright(image: Image.Image, name: str) -> np.ndarray:
-    """The pixels of an image whose orientation is applied already, converted strip by strip."""
-    if image.mode in images.THIRTY_TWO_BIT:
-        raise _Refused(f"{name} has 32-bit pixels, whose range is not known; save it with 8 bits a channel")
+def _fourth_is_transparency(image: Image.Image) -> bool:
+    """Whether what a decoded TIFF has beside red, green and blue, if anything, is a mask: it may be infrared."""
+    return image.mode not in ("RGBA", "RGBa") or pixel_range.is_mask(np.asarray(image.getchannel(3)))
+
+
+def _from_upright(image: Image.Image, name: str, deep: bool = False, choice: _Choice = _Choice()) -> np.ndarray:
+    """The pixels of an image whose orientation is applied already, converted strip by strip; `deep`: it had 16 bits."""
+    deep_colours = deep and image.mode not in images.SIXTEEN_BIT
+    if choice.made and deep_colours:
+        raise _Refused(
+            f"{name} has colours of 16 bits, of which this format's decoder keeps 8; save it as a TIFF for --bands and "
+            "--rescale"
+        )
+    if choice.made or image.mode in images.THIRTY_TWO_BIT:
+        plain = image.convert("RGB") if image.mode in ("P", "1", "CMYK", "YCbCr", "LAB", "HSV") else image
+        return _from_array(np.asarray(plain), image.width * image.height, choice, name)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, STRIP // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
         pixels[top:bottom] = images.to_rgb(image.crop((0, top, image.width, bottom)))
+    if deep or image.mode in images.SIXTEEN_BIT:
+        remedy = (
+            "save it with 8 bits, or as a TIFF and give --rescale"
+            if deep_colours
+            else "say which values become black and white, --rescale 0,3000 or --rescale 2%,98% (in Python: "
+            "rescale=(0, 3000))"
+        )
+        pixel_range.check_high_bytes(pixels, name, remedy)
     return pixels
 
 
-def _from_array(image: np.ndarray, max_pixels: int) -> np.ndarray:
-    if image.dtype not in (np.uint8, np.uint16):
-        raise TypeError(
-            f"the image's numbers are {image.dtype}; pass uint8 (0..255) or uint16 (0..65535), for example "
-            "(255 * image).round().astype('uint8') for numbers in 0..1"
-        )
+def _from_array(image: np.ndarray, max_pixels: int, choice: _Choice, name: str = "the image") -> np.ndarray:
+    if image.dtype.kind not in "uif":
+        raise TypeError(f"the image's numbers are {image.dtype}; pass integers, or real numbers in 0..1")
     if image.ndim == 2:
         image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
-        raise ValueError(
-            f"the image has shape {list(image.shape)}; it must be [H, W], [H, W, 3] (RGB) or [H, W, 4] (RGBA) with at "
-            "least one pixel, the channels last"
+    if image.ndim != 3 or not image.size or (choice.bands is None and image.shape[2] not in (1, 3, 4)):
+        raise _Refused(
+            f"{name} has shape {list(image.shape)}; it must be [H, W], [H, W, 3] (RGB) or [H, W, 4] (RGBA) with at "
+            "least one pixel, the channels last; of other channels name three, as bands=(3, 2, 1)"
         )
-    _check_size(image.shape[1], image.shape[0], "the image", max_pixels)
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    if image.shape[2] == 4:
-        return _from_upright(Image.fromarray(image), "the image")
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else np.ascontiguousarray(image)
+    check_size(image.shape[1], image.shape[0], name, max_pixels)
+    if choice.bands is not None:
+        image = image[..., [_channel(band, image.shape[2], name) for band in choice.bands]]
+    if image.shape[2] == 4 and choice.bands is None:
+        return _on_white(image, choice, name)
+    pixels = _to_bytes(image, choice, name)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
+
+
+def _channel(band: int, channels: int, name: str) -> int:
+    if not isinstance(band, int) or not 1 <= band <= channels:
+        raise _Refused(f"{name} has {channels} channels, and bands names {band!r}; count them from 1")
+    return band - 1
+
+
+def _to_bytes(image: np.ndarray, choice: _Choice, name: str) -> np.ndarray:
+    """uint8 `[H, W, c]` of an array of any numbers."""
+    values = np.moveaxis(image, -1, 0)
+    step = max(1, image.shape[0] * image.shape[1] // SAMPLE)
+    ranges = pixel_range.limits(values.reshape(len(values), -1)[:, ::step], choice.rescale, name)
+    if choice.rescale is not None:
+        said = ", ".join(f"{low:g}..{high:g}" for low, high in ranges)
+        logger.info("%s: the values %s of its channels become 0..255", name, said)
+    return np.moveaxis(pixel_range.to_bytes(values, ranges), 0, -1)
+
+
+def _on_white(image: np.ndarray, choice: _Choice, name: str) -> np.ndarray:
+    """Red, green, blue and transparency."""
+    alpha = image[..., 3]
+    if not pixel_range.is_mask(alpha):
+        raise _Refused(f"{name} {pixel_range.NO_MASK}")
+    most = 1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max
+    opacity = pixel_range.to_bytes(alpha[None], ((0.0, float(most)),))[0]
+    pixels = np.dstack([_to_bytes(image[..., :3], choice, name), opacity])
+    return _from_upright(Image.fromarray(pixels), name)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

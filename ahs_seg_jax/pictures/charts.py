@@ -1,4 +1,4 @@
-"""Two plain charts, uint8 RGB `[H, W, 3]`, made with Pillow alone: sorted bars with names, and columns by layer."""
+"""Plain charts, uint8 RGB `[H, W, 3]`, made with Pillow alone: sorted bars, columns by layer, lines over time."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,7 @@ FULL, LIGHT, GRID = (31, 78, 140), (168, 196, 230), (225, 225, 225)
 MARGIN, ROW, BAR_WIDTH, NAME_WIDTH, VALUE_WIDTH = 16, 20, 200, 200, 56
 ROWS = 60  # of bars in a column
 PLOT_HEIGHT, COLUMN, AXIS_WIDTH = 220, 34, 40
+TIME_WIDTH, LINES = 640, 11  # of lines over time
 
 
 def sorted_bars(names: Sequence[str], values: np.ndarray, title: str) -> np.ndarray:
@@ -71,3 +72,29 @@ def _canvas(width: int, height: int, title: str) -> tuple[Image.Image, ImageDraw
     draw = ImageDraw.Draw(canvas)
     draw.text((MARGIN, MARGIN), overlays.fitted(title, width - 2 * MARGIN, draw), overlays.TEXT, overlays.font())
     return canvas, draw
+
+
+def over_time(
+    names: Sequence[str], seconds: np.ndarray, shares: np.ndarray, colors: np.ndarray, title: str
+) -> np.ndarray:
+    """Shares `[frames, t]` in 0..1 over `seconds` `[frames]`: a line for each of the largest names, in its colour."""
+    shown = np.argsort(-shares.mean(axis=0), kind="stable")[:LINES].tolist()
+    shown = [index for index in shown if shares[:, index].any()]
+    canvas, draw = _canvas(AXIS_WIDTH + TIME_WIDTH + NAME_WIDTH + 4 * MARGIN, PLOT_HEIGHT + 3 * ROW + 3 * MARGIN, title)
+    left, bottom = MARGIN + AXIS_WIDTH, 2 * MARGIN + ROW + PLOT_HEIGHT
+    top_share, last = max(float(shares.max()), 1e-6), max(float(seconds.max()), 1e-6)
+    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y, x = bottom - round(part * PLOT_HEIGHT), left + round(part * TIME_WIDTH)
+        draw.line((left, y, left + TIME_WIDTH, y), overlays.FAINT if not part else GRID)
+        draw.text((left - 6, y), f"{100 * part * top_share:.0f} %", overlays.TEXT, overlays.font(), anchor="rm")
+        draw.text((x, bottom + ROW // 2), f"{part * last:.4g} s", overlays.TEXT, overlays.font(), anchor="mm")
+    for place, index in enumerate(shown):
+        color = tuple(colors[index].tolist())
+        points = np.stack([left + seconds / last * TIME_WIDTH, bottom - shares[:, index] / top_share * PLOT_HEIGHT], 1)
+        corners = list(map(tuple, points.tolist()))
+        draw.line(corners * 2 if len(corners) == 1 else corners, color, width=2)
+        y = bottom - PLOT_HEIGHT + place * ROW
+        draw.rectangle((left + TIME_WIDTH + MARGIN, y, left + TIME_WIDTH + MARGIN + 12, y + 12), color)
+        name = overlays.fitted(first_synonym(names[index]), NAME_WIDTH - 24, draw)
+        draw.text((left + TIME_WIDTH + MARGIN + 20, y + 6), name, overlays.TEXT, overlays.font(), anchor="lm")
+    return np.asarray(canvas)

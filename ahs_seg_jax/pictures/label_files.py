@@ -1,7 +1,8 @@
 """Labels as files: index PNGs of 8 or 16 bits, and masks as COCO's run-length codes.
 
 A file of labels stores the index of a class in every pixel. The largest number that a pixel can hold means "no class":
-255 with 8 bits, 65535 with 16. Every writer and reader of the program follows the functions of this module.
+255 with 8 bits, 65535 with 16. On demand the numbers of the classes begin at another `first_index`; then 0 means "no
+class". Every writer and reader of the program follows the functions of this module.
 """
 
 import json
@@ -21,6 +22,7 @@ from ahs_seg_jax.vocabulary import IGNORE
 
 FORMATS = ["PNG"]  # of files of labels
 CLASS_NAMES = "class_names"  # key of the names, a JSON list, in the metadata of a PNG or a TIFF
+FIRST_INDEX = "first_index"  # key of the first class's number there, if it is not 0
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey
 _ONE_NUMBER_A_PIXEL = ("1", "L", "P", *SIXTEEN_BIT)
 _FROM_COLOURS = (
@@ -37,25 +39,36 @@ File: TypeAlias = str | os.PathLike[str] | IO[bytes]
 # ------------------------------------------------------------------------------------------------ numbers of a pixel
 
 
-def bits(classes: int) -> int:
-    """Bits of a stored pixel: 8 for fewer than 255 classes, 16 for more."""
-    return 8 if classes < 255 else 16
+def bits(classes: int, first_index: int = 0) -> int:
+    """Bits of a stored pixel: 8 for fewer than 255 classes from 0, 16 for more."""
+    return 8 if classes + first_index < 255 else 16
 
 
-def no_class(classes: int) -> int:
+def no_class(classes: int, first_index: int = 0) -> int:
     """The number that stands for "no class" in a file of labels of this number of classes."""
-    return 2 ** bits(classes) - 1
+    return 0 if first_index else 2 ** bits(classes) - 1
 
 
-def to_numbers(labels: Int[np.ndarray, "h w"], classes: int) -> np.ndarray:
+def check_first_index(first_index: int, classes: int) -> None:
+    """Raises ValueError if 16 bits cannot hold the numbers of the classes from there on, and one for "no class"."""
+    if not 0 <= first_index < 2**16 - classes:
+        raise ValueError(
+            f"the first index is {first_index}; the numbers of {classes} classes must lie within 0..65534, so give 0 "
+            f"to {2**16 - 1 - classes}"
+        )
+
+
+def to_numbers(labels: Int[np.ndarray, "h w"], classes: int, first_index: int = 0) -> np.ndarray:
     """The numbers `uint8` or `uint16 [h, w]` that a file stores for class indices, -1 where there is no class."""
+    numbers = np.where(labels == IGNORE, 0, labels + first_index) if first_index else labels
     # In a type without a sign, -1 becomes the largest number: exactly the one that means "no class".
-    return labels.astype(np.uint8 if bits(classes) == 8 else np.uint16)
+    return numbers.astype(np.uint8 if bits(classes, first_index) == 8 else np.uint16)
 
 
-def to_labels(numbers: np.ndarray) -> Int32[np.ndarray, "h w"]:
+def to_labels(numbers: np.ndarray, first_index: int = 0) -> Int32[np.ndarray, "h w"]:
     """The class indices that `to_numbers` stored as `uint8` or `uint16`, -1 where there is no class."""
-    return np.where(numbers == np.iinfo(numbers.dtype).max, np.int32(IGNORE), numbers.astype(np.int32))
+    none = 0 if first_index else np.iinfo(numbers.dtype).max
+    return np.where(numbers == none, np.int32(IGNORE), numbers.astype(np.int32) - first_index)
 
 
 # ------------------------------------------------------------------------------------------------ index PNGs
@@ -69,30 +82,41 @@ def write_png(
     names: Sequence[str] = (),
     colors: np.ndarray | None = None,
     compress_level: int = 6,
+    first_index: int = 0,
 ) -> None:
     """Writes class indices, -1 where there is no class, as an index PNG.
 
     `names` go into its metadata. `colors`, `uint8 [t, 3]`, become the palette of a file of 8 bits, so that a viewer
-    shows them; a file of 16 bits has no palette and is grey. `compress_level` is zlib's. Raises OSError if the file
-    cannot be written.
+    shows them; a file of 16 bits has no palette and is grey. `compress_level` is zlib's. `first_index` is the number of
+    the first class; with another than 0, 0 means "no class". Raises ValueError as `check_first_index`, OSError if the
+    file cannot be written.
     """
-    image = Image.fromarray(to_numbers(labels, classes))
-    if colors is not None and bits(classes) == 8:
-        image.putpalette(np.pad(colors, ((0, 256 - len(colors)), (0, 0))).tobytes())
+    check_first_index(first_index, classes)
+    image = Image.fromarray(to_numbers(labels, classes, first_index))
+    if colors is not None and bits(classes, first_index) == 8:
+        image.putpalette(np.pad(colors, ((first_index, 256 - len(colors) - first_index), (0, 0))).tobytes())
     about = PngImagePlugin.PngInfo()
     if names:
         about.add_itxt(CLASS_NAMES, json.dumps(list(names), ensure_ascii=False))
+    if first_index:
+        about.add_text(FIRST_INDEX, str(first_index))
     image.save(file, "PNG", pnginfo=about, compress_level=compress_level)
 
 
-def read_mask(file: File) -> Int32[np.ndarray, "h w"]:
+def read_mask(file: File, classes: int | None = None) -> Int32[np.ndarray, "h w"]:
     """Class indices of an index PNG, -1 where there is no class.
 
     A palette file gives its indices, never its colours. EXIF orientation of masks is not applied. Raises NotAnIndexMask
-    for an image of colours, OSError or ValueError if the file cannot be decoded.
+    for an image of colours, or where 255 of 8 bits could be one of so many `classes` as well as "no class"; OSError or
+    ValueError if the file cannot be decoded.
     """
     with Image.open(file, formats=FORMATS) as opened:
         numbers, packed = _numbers(opened, _FROM_COLOURS)
+    if classes is not None and classes > 255 and numbers.dtype == np.uint8 and (numbers == 255).any():
+        raise NotAnIndexMask(
+            f"its pixels have 8 bits, in which 255 is both unlabelled and one of {classes} classes; save masks of more "
+            "than 255 classes with 16 bits, 65535 = unlabelled"
+        )
     return numbers.astype(np.int32) if packed else to_labels(numbers)
 
 
@@ -118,16 +142,17 @@ def read_png(path: str | os.PathLike[str]) -> tuple[Int32[np.ndarray, "h w"], tu
     Raises ValueError for another PNG.
     """
     with Image.open(path, formats=FORMATS) as opened:
-        text = getattr(opened, "text", {}).get(CLASS_NAMES)
-    if text is None:
-        raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")
+        about = getattr(opened, "text", {})
+        if CLASS_NAMES not in about:
+            raise ValueError(f"{path} does not name its classes; it was not written by Segmentation.save_png")
+        numbers, _ = _numbers(opened, _FROM_COLOURS)
     try:
-        names = json.loads(text)
+        names, first_index = json.loads(about[CLASS_NAMES]), int(about.get(FIRST_INDEX, 0))
     except (ValueError, RecursionError):
-        names = None
+        names, first_index = None, 0
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path} is damaged: the names of its classes are no list")
-    return read_mask(path), tuple(names)
+    return to_labels(numbers, first_index), tuple(names)
 
 
 def _numbers(file: ImageFile.ImageFile, remedy: str) -> tuple[np.ndarray, bool]:
@@ -156,11 +181,6 @@ def coco_masks(labels: Int[np.ndarray, "h w"]) -> Iterator[tuple[int, Bool[np.nd
         mask = labels == index
         code = coco.encode(np.asfortranarray(mask, np.uint8))
         yield index, mask, {"size": list(mask.shape), "counts": code["counts"].decode("ascii")}
-
-
-def coco_box(code: dict[str, Any]) -> list[float]:
-    """The smallest box around a mask of `coco_masks`, in pixels: left, top, width, height."""
-    return [float(value) for value in coco.toBbox(code)]
 
 
 def decode_mask(code: dict[str, Any]) -> Bool[np.ndarray, "h w"]:

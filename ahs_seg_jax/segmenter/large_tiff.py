@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ahs_seg_jax.data import pixel_range
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.tiles import overview
 from ahs_seg_jax.pictures import legends, overlays
 from ahs_seg_jax.pictures.colors import assign_colors
-from ahs_seg_jax.segmenter import geotiff
+from ahs_seg_jax.segmenter import geotiff, tiff_bands, tiff_reading
 from ahs_seg_jax.segmenter.segmentation import count_labels, named_areas, summary
 from ahs_seg_jax.segmenter.segmenter import Names, Segmenter, Unknown
 from ahs_seg_jax.storage import writing
@@ -55,12 +57,16 @@ def segment_tiff(
     windows: NativeWindows | None = None,
     *,
     unknown: Unknown = "none",
+    first_index: int = 0,
+    bands: Sequence[tiff_bands.Band] | None = None,
+    rescale: pixel_range.RangeLike = None,
 ) -> dict[str, Any]:
     """Segments the TIFF `source` through windows into the GeoTIFF `destination`; returns what `summary` returns.
 
     Neither is ever whole in memory. The labels keep the georeferencing; pixels for which the source has no data have no
     label. Until it is complete, the result and its progress lie beside `destination` under names that begin with a dot;
-    the same call continues them.
+    the same call continues them. `first_index` is the number of the first class in the file; `bands` and `rescale` as
+    `open_tiff` has them.
 
     Raises ImportError without rasterio, ValueError or FileNotFoundError for what cannot be used, OSError if the result
     cannot be written.
@@ -68,34 +74,43 @@ def segment_tiff(
     source, destination, windows = pathlib.Path(source), pathlib.Path(destination), windows or NativeWindows()
     partial = destination.with_name(f".{destination.name}.partial.tif")
     notes = destination.with_name(f".{destination.name}.partial.json")
-    with geotiff.open_tiff(source) as raster:
+    with tiff_reading.open_tiff(source, bands, rescale) as raster:
         words = segmenter.words(names, unknown)
         count, threshold = words.count, words.threshold
         shown, text = words.vocabulary.names[:count], segmenter.encode_prompts(words.vocabulary)
-        progress = _Progress.load(notes, _key(source, windows, shown, threshold, text), count)
+        progress = _Progress.load(
+            notes, _key(source, windows, shown, threshold, text, first_index, bands, rescale), count
+        )
         if not progress.tiles or not partial.is_file():
             progress = _Progress(progress.key, [], [0] * (count + 1), 0.0)
-            geotiff.create_labels(partial, raster, shown)
+            geotiff.create_labels(partial, raster, shown, first_index)
         done = {(y, x) for y, x in progress.tiles}
         for tile in segmenter.tiles(raster, names, windows, unknown=unknown, done=done):
             labels = np.where(raster.has_data(tile.y, tile.x, *tile.labels.shape), tile.labels, np.int32(IGNORE))
-            geotiff.write_part(partial, labels, tile.y, tile.x, shown)
+            geotiff.write_part(partial, labels, tile.y, tile.x, shown, first_index)
             progress.tiles.append([tile.y, tile.x])
             progress.counts = (count_labels(labels, count) + progress.counts).tolist()
             progress.confidence += float(tile.confidence.sum(dtype=np.float64))
             progress.save(notes)
         size = raster.size
     with writing.Staged() as staged:  # the names appear after the labels, and not without them
-        geotiff.write_categories(staged(geotiff.categories_beside(destination)), shown)
+        geotiff.write_categories(staged(geotiff.categories_beside(destination)), shown, first_index)
         partial.replace(destination)
     notes.unlink()
     areas = named_areas(np.array(progress.counts), shown)
     return summary(str(source), size, progress.confidence / (size[0] * size[1]), areas)
 
 
-def overlay(source: str | os.PathLike[str], labels: str | os.PathLike[str], longest: int = OVERLAY) -> Image.Image:
+def overlay(
+    source: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    longest: int = OVERLAY,
+    *,
+    bands: Sequence[tiff_bands.Band] | None = None,
+    rescale: pixel_range.RangeLike = None,
+) -> Image.Image:
     """The labels in colour over the image, both reduced to at most `longest` pixels a side, with a legend."""
-    with geotiff.open_tiff(source) as raster:
+    with tiff_reading.open_tiff(source, bands, rescale) as raster:
         image = overview(raster, longest)
     shown, names = geotiff.read_geotiff(labels, longest)
     colors = assign_colors(names)

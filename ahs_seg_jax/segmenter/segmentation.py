@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import functools
-import importlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,9 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ahs_seg_jax.annotations import coco, polygons, vector
 from ahs_seg_jax.pictures import label_files, legends, overlays
 from ahs_seg_jax.pictures.colors import assign_colors
-from ahs_seg_jax.vocabulary import IGNORE, first_synonym
+from ahs_seg_jax.segmenter import snapping
+from ahs_seg_jax.vocabulary import IGNORE, first_synonym, plain_name
 
 UNKNOWN = "unknown"  # what pictures and summaries call pixels that none of the words fits
 
@@ -43,14 +44,26 @@ class Segmentation:
     def index(self, name: str) -> int:
         """The index of a name, or of the name whose first synonym it is. Raises KeyError that lists near names."""
         for names in (self.names, tuple(map(first_synonym, self.names))):
-            if name in names:
-                return names.index(name)
+            for form in (name, plain_name(name)):
+                if form in names:
+                    return names.index(form)
         near = difflib.get_close_matches(name, self.names, n=3) or list(self.names[:8])
         raise KeyError(f"{name!r} is not among the {len(self.names)} names of this result; it has {', '.join(near)}")
 
     def mask(self, name: str) -> np.ndarray:
         """Bool `[H, W]`: where the image shows `name`."""
         return self.labels == self.index(name)
+
+    def snap(self, masks: snapping.MasksLike, least: float = 0.5, place: vector.Place | None = None) -> "Segmentation":
+        """This result with the masks' boundaries: inside each mask the name that most of its pixels have.
+
+        `masks`: bool `[n, H, W]` or a list of bool `[H, W]`; int `[H, W]`, each pixel's mask (superpixels; 0 = none);
+        SAM's list of dictionaries; run-length codes of COCO; or a file with one of these (.npy, .png, .json) or with
+        polygons (.geojson, in the coordinates of `place`, by default in pixels). A name must have the share `least` of
+        a mask's pixels, else the mask is left as it is. Where masks overlap, the smaller one counts. The confidence is
+        still that of the pixels' own names. Raises ValueError or TypeError for masks that cannot be used.
+        """
+        return dataclasses.replace(self, labels=snapping.snapped(self.labels, masks, least, place))
 
     def overlay(self, alpha: float = 0.6, legend: bool = True) -> Image.Image:
         """The labels in colour over the image, `alpha` in 0..1 the colours' share; the legend stands to the right."""
@@ -78,44 +91,35 @@ class Segmentation:
         """What `ahs-seg segment` writes about an image: JSON values."""
         return summary(self.source, self.labels.shape, float(self.confidence.mean()), self.areas)
 
-    def save_png(self, path: str | os.PathLike[str]) -> pathlib.Path:
+    def save_png(self, path: str | os.PathLike[str], first_index: int = 0) -> pathlib.Path:
         """Writes the indices as a PNG; `read_png` reads it back.
 
         Up to 254 names: 8 bits with a palette of the classes' colours, 255 = unknown. More: 16 bits, 65535 = unknown.
-        The names stand in its metadata. Both are what `configs/folder.py` trains on. Raises OSError if it cannot be
-        written.
+        The names stand in its metadata. Both are what `configs/folder.py` trains on. With another `first_index` the
+        classes' numbers begin there, and 0 = unknown. Raises OSError if it cannot be written.
         """
-        label_files.write_png(path, self.labels, len(self.names), names=self.names, colors=self.colors)
+        label_files.write_png(
+            path, self.labels, len(self.names), names=self.names, colors=self.colors, first_index=first_index
+        )
         return pathlib.Path(path)
 
-    def to_coco(self, image_id: int | str = 0) -> list[dict[str, Any]]:
-        """COCO annotations with compressed RLE, one for each class present; `category_id` is the index of the name."""
-        return [
-            {
-                "id": number,
-                "image_id": image_id,
-                "category_id": index,
-                "category_name": self.names[index],
-                "segmentation": code,
-                "area": int(mask.sum()),
-                "bbox": label_files.coco_box(code),
-                "iscrowd": 1,
-                "score": round(float(self.confidence[mask].mean()), 4),
-            }
-            for number, (index, mask, code) in enumerate(label_files.coco_masks(self.labels), 1)
-        ]
+    def to_coco(self, image_id: int = 1, *, first_id: int = 1, objects: bool = False) -> list[dict[str, Any]]:
+        """COCO annotations with compressed RLE, one for each class present, or for each of its connected `objects`.
+
+        `category_id` is the index of the name + 1, as `annotations.coco.categories` counts them; ids count from
+        `first_id`; `score` is the mean confidence.
+        """
+        found = coco.masks(self.labels, self.confidence, image_id=image_id, first_id=first_id, objects=objects)
+        return [{**entry, "category_name": self.names[entry["category_id"] - 1]} for entry in found]
 
     def polygons(self, name: str) -> list[dict[str, Any]]:
         """GeoJSON polygons of a class in pixels (x, y), along the pixels' edges, holes included; exact.
 
         Raises ImportError, which says what to install, without rasterio.
         """
-        try:
-            features = importlib.import_module("rasterio.features")
-        except ImportError as error:
-            raise ImportError("this needs rasterio, which is not installed: pip install 'ahs_seg_jax[geo]'") from error
-        mask = self.mask(name)
-        return [shape for shape, _ in features.shapes(mask.astype(np.uint8), mask=mask)]
+        only = np.where(self.mask(name), self.labels, np.int32(IGNORE))
+        rings = (polygon.rings for polygon in polygons.polygons(only))
+        return [{"type": "Polygon", "coordinates": [ring.tolist() for ring in several]} for several in rings]
 
 
 def count_labels(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from ahs_seg_jax.segmenter.segmentation import Segmentation
 from ahs_seg_jax.segmenter.text_cache import TextCache
 from ahs_seg_jax.segmenter.text_cache import default_folder as text_cache_folder
 from ahs_seg_jax.segmenter.words import Names, Unknown, Words
-from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary
+from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary, plain_name
 
 Keep = int | Literal["model"] | None
 
@@ -159,7 +159,8 @@ class Segmenter:
     ) -> Segmentation | list[Segmentation]:
         """Segments one image, or a list of images: as `open_image` takes them, each of its own size.
 
-        `names`: one for each class, synonyms after ", "; the words of `set_vocabulary` by default. `unknown`: "none",
+        `names`: one for each class, synonyms after ", "; the words of `set_vocabulary` by default. Blanks around a name
+        and a full stop behind it are left out; a `Vocabulary` is taken as it is. `unknown`: "none",
         a probability below which a pixel gets the label -1 (`calibrate_unknown` finds one), or a list of background
         words, whose pixels get -1. `probabilities` keeps those of every class. Benchmarks never use `unknown`.
         `windows`, in place of a protocol: windows over each image at its own resolution.
@@ -281,7 +282,7 @@ class Segmenter:
             raise TypeError(f"names is the text {names!r}; pass a list of class names, such as [{names!r}]")
         if names is None or isinstance(names, Vocabulary):
             return self.vocabulary if names is None else names  # type: ignore[return-value]
-        return Vocabulary(tuple(names), self.templates)
+        return Vocabulary(tuple(map(plain_name, names)), self.templates)
 
 
 def _classes_kept(config: ModelConfig, keep: Keep) -> int | None:

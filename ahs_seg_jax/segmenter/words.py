@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
+from ahs_seg_jax.vocabulary import IGNORE, Vocabulary, plain_name
 
 Names = Sequence[str] | Vocabulary
 Unknown = str | float | Sequence[str]  # "none", a probability, or background words
@@ -18,7 +18,7 @@ def parse_unknown(text: str) -> str | float | tuple[str, ...]:
     try:
         return float(text)
     except ValueError:
-        return tuple(word.strip() for word in text.split(";") if word.strip())
+        return tuple(filter(None, map(plain_name, text.split(";"))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Words:
             if not 0 <= unknown <= 1:
                 raise ValueError(f"unknown is {unknown}; as a probability it must lie within 0..1")
             return cls(vocabulary, len(vocabulary), float(unknown))
-        every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *unknown), groups=())
+        every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *map(plain_name, unknown)), groups=())
         return cls(every, len(vocabulary), 0.0)
 
     def known(self, labels: np.ndarray, confidence: np.ndarray) -> np.ndarray:

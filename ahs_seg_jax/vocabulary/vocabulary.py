@@ -175,6 +175,21 @@ def first_synonym(name: str) -> str:
     return name.split(", ")[0]
 
 
+def plain_name(name: str) -> str:
+    """A name as people mean it: no blanks around it, no full stop behind it, which other tools want ("cat .").
+
+    Of synonyms, each. The full stops of an abbreviation ("U.S.") stay.
+    """
+    return ", ".join(_plain(word) for word in name.split(", "))
+
+
+def _plain(word: str) -> str:
+    bare = word.strip().rstrip(". ")
+    follows = word.strip()[len(bare) :]
+    abbreviation = follows.startswith(".") and "." in bare.rsplit(" ", 1)[-1]
+    return f"{bare}." if abbreviation else bare
+
+
 def words_of(names: typing.Iterable[str]) -> frozenset[str]:
     """Every word of the names, in lower case (`str.casefold`)."""
     return frozenset(word for name in names for word in name.casefold().split())

@@ -160,7 +160,9 @@ def test_memory_a_pixel(tmp_path, name):
         options["exif"] = exif
     row = np.random.default_rng(0).integers(0, 256, SHAPE[1], np.uint8)
     grey = Image.fromarray(np.broadcast_to(row, SHAPE))
-    image = Image.fromarray(np.broadcast_to(row.astype(np.uint16), SHAPE)) if mode == "I;16" else grey.convert(mode)
+    image = (
+        Image.fromarray(np.broadcast_to(257 * row.astype(np.uint16), SHAPE)) if mode == "I;16" else grey.convert(mode)
+    )
     image.save(tmp_path / "a.img", kind, **options)
     image.crop((0, 0, 9, 9)).save(tmp_path / "a.small", kind, **options)
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "a.img")]

@@ -70,7 +70,7 @@ def test_damaged_files_of_every_kind_between_good_ones(tmp_path, capsys):
     folder = put(tmp_path / "in", files | {"0_good.png": encoded("PNG"), "z_good.png": encoded("PNG")})
     out = tmp_path / "out"
     jobs = [str(path) for path in sorted(folder.iterdir())]
-    assert segment.run(jobs, out, SETTINGS, coco=True) == 1
+    assert segment.run(jobs, out, SETTINGS, annotations=("coco",)) == 1
     said = capsys.readouterr().err.splitlines()
     summary = json.loads((out / "summary.json").read_text())
     assert [entry["name"] for entry in summary["images"]] == ["0_good", "z_good"]
@@ -81,7 +81,8 @@ def test_damaged_files_of_every_kind_between_good_ones(tmp_path, capsys):
         assert name in entry["reason"], entry  # the cause names the file
         assert any(line.startswith("failed: ") and name in line for line in said)
     kept = {path.name for path in out.rglob("*") if path.is_file()}
-    assert kept == {f"{n}_good{s}" for n in "0z" for s in (".png", ".json")} | {"summary.json", "results.jsonl"}
+    of_the_run = {"summary.json", "results.jsonl", "coco.json"}
+    assert kept == {f"{n}_good{s}" for n in "0z" for s in (".png", ".json")} | of_the_run
     assert segment.run(jobs, out, SETTINGS, only_plan=True) in (0, 1)
 
 
@@ -140,7 +141,7 @@ def test_any_error_of_one_image_fails_that_image(tmp_path, monkeypatch, capsys, 
 
     monkeypatch.setattr(Segmenter, "__call__", failing_call)
     monkeypatch.setattr(Segmentation, "overlay", failing_overlay)
-    assert segment.run([str(folder)], tmp_path / "out", SETTINGS, coco=True) == 1
+    assert segment.run([str(folder)], tmp_path / "out", SETTINGS, annotations=("coco",)) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[-2].startswith("2 of 3 images in ")
     assert said[-1].startswith(f"failed: {folder / 'b.png'}: {text}")
@@ -149,7 +150,7 @@ def test_any_error_of_one_image_fails_that_image(tmp_path, monkeypatch, capsys, 
     assert not [path for path in (tmp_path / "out").rglob("*b*") if path.stem == "b"]
     assert not hidden(tmp_path / "out")
     monkeypatch.undo()
-    assert segment.run([str(folder)], tmp_path / "out", SETTINGS, coco=True) == 0  # only b is done now
+    assert segment.run([str(folder)], tmp_path / "out", SETTINGS, annotations=("coco",)) == 0  # only b is done now
     assert capsys.readouterr().err.count("done before") == 2
 
 

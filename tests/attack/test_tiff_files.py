@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.inference.native_windows import NativeWindows
-from ahs_seg_jax.segmenter import Segmentation, geotiff, large_tiff
+from ahs_seg_jax.segmenter import Segmentation, geotiff, large_tiff, tiff_reading
 
 rasterio = pytest.importorskip("rasterio")
 
@@ -106,7 +106,7 @@ def test_what_is_no_tiff_is_refused_under_its_name(tmp_path, server, kind):
     path.write_text(disguised(kind, tmp_path, address))
     before = asked()
     reading = [
-        lambda: geotiff.tiff_size(path),
+        lambda: tiff_reading.tiff_size(path),
         lambda: geotiff.read_geotiff(path),
         lambda: geotiff.save_geotiff(RESULT, tmp_path / "labels.tif", path),
         lambda: large_tiff.segment_tiff(None, path, tmp_path / "labels.tif", ["a"], NativeWindows()),
@@ -136,7 +136,7 @@ def test_files_beside_a_tiff_change_no_pixel_and_ask_no_address(tmp_path, server
     path = write(tmp_path / "a.tif")
     (tmp_path / f"a.tif{suffix}").write_text(BESIDE[suffix](address, tmp_path))
     before = asked()
-    with geotiff.open_tiff(path) as raster:
+    with tiff_reading.open_tiff(path) as raster:
         assert (raster.read(0, 0, *SIZE) == 7).all()
         assert raster.has_data(0, 0, *SIZE).all()
         assert raster.dataset.overviews(1) == []
@@ -153,12 +153,12 @@ def test_a_mask_beside_a_tiff_is_read_as_a_tiff_or_not_at_all(tmp_path, server):
     for text in (vrt(f"/vsicurl/{address}/mask.tif"), vrt(write(tmp_path / "other.tif", 0)), "nothing"):
         mask.write_text(text)
         with pytest.raises(ValueError, match=r"a\.tif is not a TIFF that can be read \(.*a\.tif\.msk"):
-            geotiff.tiff_size(path)
+            tiff_reading.tiff_size(path)
     assert asked() == before
     mask.unlink()
     write(mask, 255, (8, 8), bands=1)
     with pytest.raises(ValueError, match=r"24 x 16 pixels, and its mask .*msk 8 x 8; remove the mask, or store it"):
-        geotiff.tiff_size(path)
+        tiff_reading.tiff_size(path)
 
 
 def test_a_mask_of_gdals_beside_a_tiff_counts(tmp_path):
@@ -169,7 +169,7 @@ def test_a_mask_of_gdals_beside_a_tiff_counts(tmp_path):
         with rasterio.open(path, "r+") as file:
             file.write_mask(expected)
     assert (tmp_path / "a.tif.msk").is_file()
-    with geotiff.open_tiff(path) as raster:
+    with tiff_reading.open_tiff(path) as raster:
         np.testing.assert_array_equal(raster.has_data(0, 0, *SIZE), expected)
         np.testing.assert_array_equal(raster.has_data(2, 4, 3, 4), expected[2:5, 4:8])
 
@@ -178,7 +178,7 @@ def test_a_mask_of_gdals_beside_a_tiff_counts(tmp_path):
 def test_georeferencing_beside_a_tiff_is_kept(tmp_path, suffix):
     path = write(tmp_path / "a.tif")
     (tmp_path / f"a.{suffix}").write_text("2\n0\n0\n-2\n101\n199\n")
-    with geotiff.open_tiff(path) as raster:
+    with tiff_reading.open_tiff(path) as raster:
         assert raster.place()["transform"] == rasterio.Affine(2, 0, 100, 0, -2, 200)
 
 
@@ -198,10 +198,10 @@ def test_names_that_mean_something_to_gdal_are_names_of_files(tmp_path, monkeypa
     write("other.tif", 9, (5, 5))
     for name in ("GTIFF_DIR:1:other.tif", "NETCDF:other.tif", "vrt:other.tif", "s3:x.tif"):
         os.replace(write(tmp_path / "a.tif"), name)
-        assert geotiff.tiff_size(name) == SIZE
+        assert tiff_reading.tiff_size(name) == SIZE
     for name in ("/vsicurl/http://127.0.0.1/a.tif", "http://127.0.0.1/a.tif", "zip://a.zip!a.tif", "WMS:http://x"):
         with pytest.raises(FileNotFoundError, match="no image at"):
-            geotiff.tiff_size(name)
+            tiff_reading.tiff_size(name)
 
 
 def test_tiffs_of_every_arrangement_are_read(tmp_path):
@@ -216,19 +216,19 @@ def test_tiffs_of_every_arrangement_are_read(tmp_path):
     ]
     for number, options in enumerate(arranged):
         path = write(tmp_path / f"{number}.tif", **options)
-        with geotiff.open_tiff(path) as raster:
+        with tiff_reading.open_tiff(path) as raster:
             assert (raster.read(0, 0, *SIZE) == 7).all()
 
 
 def test_blocks_of_many_bands_are_counted_with_all_of_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(geotiff, "MOST_BLOCK_BYTES", 16 * 24 * 3 * 2)
+    monkeypatch.setattr(tiff_reading, "MOST_BLOCK_BYTES", 16 * 24 * 3 * 2)
     stripes = {"blockysize": 16}
-    assert geotiff.tiff_size(write(tmp_path / "a.tif", dtype="uint16", **stripes)) == SIZE
-    assert geotiff.tiff_size(write(tmp_path / "b.tif", bands=40, interleave="band", **stripes)) == SIZE
+    assert tiff_reading.tiff_size(write(tmp_path / "a.tif", dtype="uint16", **stripes)) == SIZE
+    assert tiff_reading.tiff_size(write(tmp_path / "b.tif", bands=40, interleave="band", **stripes)) == SIZE
     tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16}
     path = write(tmp_path / "c.tif", bands=40, interleave="pixel", **tiles)
     with pytest.raises(ValueError, match="in blocks of 16 x 16, each of which must be decoded as a whole"):
-        geotiff.tiff_size(path)
+        tiff_reading.tiff_size(path)
 
 
 def test_control_points_without_a_reference_system_are_kept(tmp_path):

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
+from ahs_seg_jax.cli import result_formats, segment_settings
 from ahs_seg_jax.cli import segment_files as segment
-from ahs_seg_jax.cli import segment_settings
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import read_png
 from ahs_seg_jax.segmenter.words import parse_unknown
@@ -150,7 +151,7 @@ def test_windows_and_georeferenced_files(tmp_path, capsys):
     settings = dataclasses.replace(SETTINGS, windows=NativeWindows(overlap=0))
     assert run(tmp_path / "in", tmp_path / "plan", settings, only_plan=True) == 0
     assert "530 x 70 pixels, 18 view(s), 16 at once, strips of 1024 pixels" in capsys.readouterr().out
-    assert run(tmp_path / "in" / "map.tif", tmp_path / "out", settings, coco=True) == 0
+    assert run(tmp_path / "in" / "map.tif", tmp_path / "out", settings, annotations=("coco",)) == 0
     labels, names = geotiff.read_geotiff(tmp_path / "out" / "labels" / "map.tif")
     assert names == NAMES
     assert run(tmp_path / "in" / "map.png", tmp_path / "png", settings) == 0
@@ -160,7 +161,7 @@ def test_windows_and_georeferenced_files(tmp_path, capsys):
     entries = [json.loads((tmp_path / name / "summary.json").read_text())["images"][0] for name in ("out", "png")]
     assert entries[0]["classes"] == entries[1]["classes"]
     capsys.readouterr()
-    assert run(tmp_path / "in" / "map.tif", tmp_path / "out", settings, coco=True) == 0
+    assert run(tmp_path / "in" / "map.tif", tmp_path / "out", settings, annotations=("coco",)) == 0
     assert "done before" in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds results with another windows; choose another --output"):
         run(tmp_path / "in" / "map.tif", tmp_path / "out")
@@ -174,3 +175,126 @@ def test_without_rasterio_nothing_starts(tmp_path, monkeypatch):
         run(tmp_path / "a.tif", tmp_path / "out", settings)
     assert not (tmp_path / "out").exists()
     assert run(tmp_path / "a.tif", tmp_path / "out") == 0
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with NumPy 2
+def test_annotations_of_a_run_are_one_file_that_other_tools_open(folder, tmp_path, capsys):
+    output, kinds = tmp_path / "out", ("coco", "coco-objects", "panoptic", "label-studio", "cvat")
+    (folder / "deep" / "broken.png").write_bytes(b"")
+    assert run(folder, output, annotations=kinds) == 1
+    expected = {name: read_png(output / "labels" / f"{name}.png")[0] for name in ("a", "deep/b")}
+    for kind in ("coco", "coco_objects"):
+        opened = COCO(str(output / f"{kind}.json"))
+        assert [image["file_name"] for image in opened.loadImgs([1, 2])] == ["a.png", "deep/b.jpg"]
+        assert {a["iscrowd"] for a in opened.loadAnns(opened.getAnnIds())} == {0}
+        for image_id, labels in enumerate(expected.values(), 1):
+            drawn = np.full(labels.shape, -1)
+            for annotation in opened.loadAnns(opened.getAnnIds(image_id)):
+                drawn[opened.annToMask(annotation) == 1] = annotation["category_id"] - 1
+            np.testing.assert_array_equal(drawn, labels)
+    panoptic = json.loads((output / "panoptic.json").read_text())
+    assert [a["file_name"] for a in panoptic["annotations"]] == ["a.png", "deep/b.png"]
+    assert (output / "panoptic" / "deep" / "b.png").is_file()
+    assert len(json.loads((output / "label_studio.json").read_text())) == 2
+    assert (output / "cvat.xml").read_text().count("<image ") == 2
+
+    first = (output / "coco.json").read_bytes()
+    (output / "parts" / "coco" / "a.json").unlink()
+    Image.new("RGB", (41, 37)).save(folder / "0.png")
+    capsys.readouterr()
+    assert run(folder, output, annotations=kinds) == 1  # goes on: what is missing, and the new image
+    assert capsys.readouterr().err.count("done before") == 1
+    grown = json.loads((output / "coco.json").read_text())
+    assert [image["file_name"] for image in grown["images"]] == ["0.png", "a.png", "deep/b.jpg"]
+    assert [a["id"] for a in grown["annotations"]] == list(range(1, 1 + len(grown["annotations"])))
+    (folder / "0.png").unlink()
+    assert len(first) < len((output / "coco.json").read_bytes())
+
+
+def test_labels_may_begin_at_one(folder, tmp_path):
+    settings = dataclasses.replace(SETTINGS, unknown=0.9, first_index=1)
+    assert run(folder / "a.png", tmp_path / "one", settings) == 0
+    assert run(folder / "a.png", tmp_path / "zero", dataclasses.replace(settings, first_index=0)) == 0
+    expected, _ = read_png(tmp_path / "zero" / "labels" / "a.png")
+    found, names = read_png(tmp_path / "one" / "labels" / "a.png")
+    np.testing.assert_array_equal(found, expected)
+    assert names == NAMES
+    with Image.open(tmp_path / "one" / "labels" / "a.png") as file:
+        np.testing.assert_array_equal(np.asarray(file), expected + 1)
+    with pytest.raises(ValueError, match=r"the first index is -1; .* give 0 to 65532"):
+        run(folder, tmp_path / "out", dataclasses.replace(SETTINGS, first_index=-1))
+
+
+def test_polygons_of_a_map_lie_where_it_lies(tmp_path):
+    pytest.importorskip("rasterio")
+    from rasterio.features import rasterize
+
+    from ahs_seg_jax.segmenter import geotiff
+    from tests.support.tiffs import PLACE, write
+
+    image = np.random.default_rng(0).integers(0, 256, (70, 53, 3), np.uint8)
+    image[:20] = 255
+    write(tmp_path / "map.tif", image, crs="EPSG:32633", transform=PLACE, nodata=255)
+    kinds, settings = ("geojson", "coco"), dataclasses.replace(SETTINGS, windows=NativeWindows(), first_index=1)
+    assert run(tmp_path / "map.tif", tmp_path / "windows", settings, annotations=kinds) == 0
+    assert run(tmp_path / "map.tif", tmp_path / "whole", annotations=kinds) == 0
+    by_windows = geotiff.read_geotiff(tmp_path / "windows" / "labels" / "map.tif")[0]
+    whole = read_png(tmp_path / "whole" / "labels" / "map.png")[0]
+    assert (by_windows[:20] == -1).all()
+    for folder, labels in (("windows", by_windows), ("whole", whole)):
+        found = json.loads((tmp_path / folder / "geojson" / "map.geojson").read_text())
+        shapes = [(feature["geometry"], feature["properties"]["index"]) for feature in found["features"]]
+        drawn = rasterize(shapes, (70, 53), fill=255, transform=PLACE).astype(np.int8)
+        np.testing.assert_array_equal(drawn, labels)
+    assert json.loads((tmp_path / "windows" / "coco.json").read_text())["images"] == []
+
+
+def test_formats_are_checked_before_the_first_image(folder, tmp_path, monkeypatch):
+    assert result_formats.parse_annotations(" coco, yolo,coco,") == ("coco", "yolo")
+    with pytest.raises(ValueError, match=r"--annotations names 'yolov8'; give one or more of coco, coco-objects"):
+        result_formats.parse_annotations("coco,yolov8")
+    with pytest.raises(ValueError, match="Cityscapes has no label 'grass', 'sand', 'red toy'"):
+        run(folder, tmp_path / "out", annotations=("cityscapes",))
+    monkeypatch.setitem(sys.modules, "rasterio.features", None)
+    with pytest.raises(ImportError, match=r"pip install 'ahs_seg_jax\[geo\]'"):
+        run(folder, tmp_path / "out", annotations=("yolo",))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("windows", [None, NativeWindows(overlap=0)])
+def test_maps_of_reflectances(tmp_path, capsys, windows):
+    pytest.importorskip("rasterio")
+    from ahs_seg_jax.data.pixel_range import Rescale
+    from tests.support.images import photo
+    from tests.support.tiffs import write
+
+    (tmp_path / "in").mkdir()
+    rgb = photo(37, 53).copy()
+    dark = (rgb.astype(float) * 3000 / 255).round().astype(np.uint16)
+    dark[:5] = 0
+    rgb[:5] = 0
+    write(tmp_path / "in" / "map.tif", np.dstack([dark[..., ::-1], dark[..., :1] + np.uint16(9)]))
+    write(tmp_path / "rgb.tif", rgb, photometric="RGB")
+    settings = dataclasses.replace(SETTINGS, windows=windows)
+    assert run(tmp_path / "in", tmp_path / "out", settings) == 1
+    assert "does not say which are red, green and blue; give --bands" in capsys.readouterr().err
+    settings = dataclasses.replace(settings, bands=(3, 2, 1))
+    assert run(tmp_path / "in", tmp_path / "out2", settings) == 1
+    assert "less than an eighth of the range" in capsys.readouterr().err
+    settings = dataclasses.replace(settings, rescale=Rescale(0, 3000))
+    assert run(tmp_path / "in", tmp_path / "out3", settings) == 0
+    assert "band 3: 0..3000, band 2: 0..3000, band 1: 0..3000 become 0..255" in capsys.readouterr().err
+    assert run(tmp_path / "rgb.tif", tmp_path / "rgb", dataclasses.replace(SETTINGS, windows=windows)) == 0
+    entries = [json.loads((tmp_path / name / "summary.json").read_text())["images"][0] for name in ("out3", "rgb")]
+    assert entries[0]["classes"] == entries[1]["classes"]
+
+
+def test_results_snap_to_masks_in_files(folder, tmp_path, capsys):
+    halves = np.repeat([[1], [2]], [18, 19], axis=0).repeat(41, axis=1).astype(np.uint8)
+    (tmp_path / "masks" / "deep").mkdir(parents=True)
+    Image.fromarray(halves).save(tmp_path / "masks" / "deep" / "b.png")
+    settings = dataclasses.replace(SETTINGS, snap=str(tmp_path / "masks"), classes=("grass",))
+    assert run(folder, tmp_path / "out", settings) == 1
+    assert "there are no masks for " in (said := capsys.readouterr().err)
+    assert "a with one of the suffixes .png, .npy, .json, .geojson" in said
+    assert (read_png(tmp_path / "out" / "labels" / "deep" / "b.png")[0] == 0).all()

@@ -158,6 +158,23 @@ def test_bad_class_names_are_among_the_problems(root):
     assert "name 2, 'road', repeats name 1, 'road'" in found
 
 
+def test_eight_bits_cannot_say_which_of_256_classes_is_unlabelled(root):
+    (root / "annotations/train/a.png").unlink()
+    mask = np.full((5, 7), 255, np.uint8)
+    put(root, "train", "a", mask=mask)
+    for classes in (255, 256):
+        (root / "classes.txt").write_text("".join(f"thing {number}\n" for number in range(classes)))
+        if classes == 255:
+            assert (FolderSource(root, "train")[0]["label"] == -1).all()
+            continue
+        text = "a.png is no index mask: its pixels have 8 bits, in which 255 is both unlabelled and one of 256 classes"
+        assert any(text in problem for problem in problems_of(root))
+        with pytest.raises(CorruptExample, match="save masks of more than 255 classes with 16 bits"):
+            FolderSource(root, "train")[0]
+    put(root, "train", "a", mask=mask.astype(np.uint16))
+    assert (FolderSource(root, "train")[0]["label"] == 255).all()
+
+
 def test_large_sets_are_sampled_unless_told_otherwise(root, monkeypatch, caplog):
     monkeypatch.setattr(folder, "SAMPLE", 1)
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)

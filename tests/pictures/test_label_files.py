@@ -16,7 +16,7 @@ from ahs_seg_jax.data.prepared.example import encode_label
 from ahs_seg_jax.errors import NotAnIndexMask
 from ahs_seg_jax.evaluation.predictions import PredictionWriter
 from ahs_seg_jax.pictures import label_files
-from ahs_seg_jax.segmenter import Segmentation, geotiff
+from ahs_seg_jax.segmenter import Segmentation, geotiff, tiff_reading
 
 CLASSES = (254, 255, 256, 257)
 
@@ -59,7 +59,7 @@ def test_geotiffs_are_read_back(tmp_path, classes):
     labels, names = geotiff.read_geotiff(tmp_path / "labels.tif")
     np.testing.assert_array_equal(labels, found.labels)
     assert names == found.names
-    with geotiff.open_tiff(tmp_path / "labels.tif") as raster:
+    with tiff_reading.open_tiff(tmp_path / "labels.tif") as raster:
         assert raster.dataset.nodata == (255 if classes < 255 else 65535)
         assert raster.dataset.dtypes == (rasterio.uint8 if classes < 255 else rasterio.uint16,)
 
@@ -69,10 +69,11 @@ def test_coco_codes_of_every_writer_are_read_back(tmp_path, classes):
     writer = PredictionWriter("coco", epath.Path(tmp_path), segmentation(classes).names, ["a.jpg"])
     writer.write(0, "a.jpg", labels_of(classes, lowest=0))
     predicted = json.loads(epath.Path(writer.finish([0])).read_text())
-    for segments, lowest in ((predicted, 0), (json.loads(json.dumps(segmentation(classes).to_coco())), -1)):
+    of_result = json.loads(json.dumps(segmentation(classes).to_coco()))
+    for segments, lowest, first in ((predicted, 0, 0), (of_result, -1, 1)):
         restored = np.full((23, 13), -1)
         for segment in segments:
-            restored[label_files.decode_mask(segment["segmentation"])] = segment["category_id"]
+            restored[label_files.decode_mask(segment["segmentation"])] = segment["category_id"] - first
         np.testing.assert_array_equal(restored, labels_of(classes, lowest))
 
 

@@ -92,7 +92,7 @@ def test_a_gigapixel_is_streamed(tiny, tmp_path):
     ) as file:
         file.write(np.moveaxis(photo(100, 512), -1, 0), window=rasterio.windows.Window(0, 0, 512, 100))
     windows = NativeWindows(window=512, overlap=0)
-    with geotiff.open_tiff(source) as raster:
+    with tiff_reading.open_tiff(source) as raster:
         assert tiny.plan(raster.size, len(NAMES), windows=windows, streamed=True).gigabytes < 2
         first = next(tiny.tiles(raster, NAMES, windows))
     image = np.zeros((512, 512, 3), np.uint8)

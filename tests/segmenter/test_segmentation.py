@@ -57,7 +57,7 @@ def test_coco_round_trip():
     found = result(labels).to_coco(image_id=5)
     assert [entry["category_name"] for entry in found] == list(NAMES)
     for entry in found:
-        mask = labels == entry["category_id"]
+        mask = labels == entry["category_id"] - 1
         np.testing.assert_array_equal(label_files.decode_mask(entry["segmentation"]), mask)
         assert (entry["area"], entry["image_id"]) == (mask.sum(), 5)
     boxed = np.zeros((11, 13), np.int32) - 1
@@ -119,3 +119,8 @@ def test_calibrated_threshold_by_hand():
         calibrate_unknown([result(labels)], [labels + 1])
     with pytest.raises(ValueError, match=r"kept is 1\.0; it must lie strictly between 0 and 1"):
         calibrate_unknown([], [], kept=1.0)
+
+
+def test_a_full_stop_behind_a_name_finds_it_too():
+    np.testing.assert_array_equal(result().mask("cat ."), result().mask("cat"))
+    np.testing.assert_array_equal(result().mask(" sofa."), result().mask("sofa"))

@@ -288,6 +288,12 @@ def test_vocabulary_set_once(segmenter, called):
     assert (fresh(photo(41, 67), ["one thing"]).labels == 0).all()
 
 
+def test_full_stops_and_blanks_around_names_change_nothing(segmenter, called):
+    found = segmenter(called.image, [f" {name} ." for name in called.names])
+    assert found.names == called.names
+    np.testing.assert_array_equal(found.confidence, called.confidence)
+
+
 def test_unknown_by_threshold_and_by_words(segmenter, called):
     threshold = float(np.median(called.confidence))
     result = segmenter(photo(41, 67), NAMES, protocol="whole", unknown=threshold)

@@ -12,6 +12,7 @@ from ahs_seg_jax.vocabulary import (
     imagenet_templates,
     names_beyond,
     packaged_names,
+    plain_name,
     words_of,
 )
 
@@ -190,3 +191,21 @@ def test_vocabularies_compare_and_pickle():
     one = Vocabulary.named("voc_20")
     assert pickle.loads(pickle.dumps(one)) == one
     np.testing.assert_array_equal(assign_colors(one.names), assign_colors(Vocabulary.named("voc_20").names))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("cat .", "cat"),
+        (" cat. ", "cat"),
+        ("cat...", "cat"),
+        ("sofa ., couch.", "sofa, couch"),
+        ("St. Bernard .", "St. Bernard"),
+        ("U.S.", "U.S."),
+        ("flag of the U.S. .", "flag of the U.S."),
+        ("wooden floor", "wooden floor"),
+        (" . ", ""),
+    ],
+)
+def test_names_without_the_full_stops_of_other_tools(given, meant):
+    assert plain_name(given) == meant

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from ahs_seg_jax.segmenter import geotiff
+from ahs_seg_jax.segmenter import tiff_reading
 from tests.attack import mutations
 from tests.attack.attacking import Kind
 
@@ -54,7 +54,7 @@ class Attack(Kind):
                 other if rng.random() < 0.5 else mutations.change_bytes(mutations.pick(rng, self._seeds), rng)
             )
         try:
-            with geotiff.open_tiff(self._path) as raster:
+            with tiff_reading.open_tiff(self._path) as raster:
                 height, width = raster.size
                 for y, x in ((0, 0), (max(0, height - 512), max(0, width - 512))):
                     size = min(512, height), min(512, width)
