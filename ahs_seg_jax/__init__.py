@@ -8,11 +8,13 @@ from ahs_seg_jax.versions import __version__
 if typing.TYPE_CHECKING:
     from ahs_seg_jax.inference.native_windows import NativeWindows
     from ahs_seg_jax.segmenter import Segmenter
+    from ahs_seg_jax.segmenter.clip import CLIP
     from ahs_seg_jax.vocabulary import Vocabulary
 
-__all__ = ["NativeWindows", "Segmenter", "Vocabulary", "__version__"]
+__all__ = ["CLIP", "NativeWindows", "Segmenter", "Vocabulary", "__version__"]
 
 _HOMES = {
+    "CLIP": "ahs_seg_jax.segmenter.clip",
     "NativeWindows": "ahs_seg_jax.inference.native_windows",
     "Segmenter": "ahs_seg_jax.segmenter",
     "Vocabulary": "ahs_seg_jax.vocabulary",

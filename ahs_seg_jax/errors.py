@@ -9,7 +9,14 @@ from collections.abc import Iterator
 
 
 class CheckpointError(RuntimeError):
-    """States the file, what is wrong with it, the value seen and what to do about it."""
+    """States the file, what is wrong with it, the value seen and what to do about it.
+
+    Names in files may be anybody's: characters that would steer a terminal are shown by their codes.
+    """
+
+    def __init__(self, message: str = ""):
+        shown = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in message)
+        super().__init__("".join(shown))
 
 
 class WriteError(OSError):

@@ -129,7 +129,7 @@ class Worker:
             if self._write == "png":
                 with writing.Staged() as staged:
                     result.save_png(staged(self._output / "labels" / f"{_inside(name)}.png"))
-            rle = json.dumps(result.to_coco(name)) if self._write == "rle" else None
+            rle = json.dumps(result.to_coco()) if self._write == "rle" else None
             return {"name": name, "classes": json.dumps(result.areas), "rle": rle, "error": None}
         except Exception as error:  # whatever happens to one image, the others are segmented
             return {"name": name, "classes": None, "rle": None, "error": options.cause(error)}

@@ -61,7 +61,7 @@ def load_pretrained(
         return _agreeing(packaged.load_tiny(), packaged.TINY, statements)
     located = sources.locate(source)
     loaded = _load(located.path, expected, progress, (*statements, located.stated))
-    if located.layout not in ("", layout := loaded.manifest["source"]["layout"]):
+    if located.layout not in ("", layout := loaded.manifest["source"].get("layout", "")):
         raise CheckpointError(f"{source}: its tensors are named as in {layout}, the model zoo says {located.layout}")
     if located.about:
         loaded.manifest["source"] = loaded.manifest["source"] | {"hub": located.about["hub"]}
@@ -116,10 +116,12 @@ def convert_checkpoint(
     to: str = "orbax",
     merge: bool = False,
     progress: convert.Progress | None = None,
+    activation: str | None = None,
 ) -> dict[str, Any]:
     """Converts a checkpoint; returns the manifest written with it.
 
-    `to` is `orbax` (a converted directory) or one of `layouts.LAYOUTS`; `merge` folds the rotations into the weights.
+    `to` is `orbax` (a converted directory) or one of `layouts.LAYOUTS`; `merge` folds the rotations into the weights;
+    `activation` as of `load_pretrained`.
 
     Raises:
       CheckpointError: the destination exists, the source cannot be read, or the layout cannot hold the model.
@@ -128,7 +130,7 @@ def convert_checkpoint(
         writing.refuse_existing(pathlib.Path(destination))
     else:
         writers.check_destination(destination, to)
-    pretrained = load_pretrained(source, progress=progress)
+    pretrained = load_pretrained(source, progress=progress, activation=activation)
     if merge:
         pretrained = merged(pretrained)
     left_out = [] if to == "orbax" else convert.left_out(to, pretrained.config, pretrained.params)

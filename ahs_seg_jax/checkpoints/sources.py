@@ -12,7 +12,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from ahs_seg_jax.checkpoints.formats.stated import Stated
+from ahs_seg_jax.checkpoints.formats import beside
+from ahs_seg_jax.checkpoints.formats.stated import Stated, agreed
 from ahs_seg_jax.checkpoints.hub import choice, download, names
 from ahs_seg_jax.checkpoints.zoo import records
 from ahs_seg_jax.checkpoints.zoo import table as zoo
@@ -152,7 +153,7 @@ def _facts(entry: zoo.Entry) -> dict[str, Any]:
 
 
 def _examine(small: Mapping[str, pathlib.Path], where: str) -> None:
-    """Raises CheckpointError if config.json describes what this program does not compute, before the weights come."""
+    """Raises CheckpointError if the small files describe what is not computed here, before the weights come."""
     path = small.get(choice.CONFIG)
     try:
         content = json.loads(path.read_bytes()) if path else {}
@@ -163,3 +164,5 @@ def _examine(small: Mapping[str, pathlib.Path], where: str) -> None:
         raise CheckpointError(
             f"{where}: its {choice.CONFIG} says model_type {kind!r}: this program reads CLIP, CAT-Seg and AHS-Seg only"
         )
+    for folder in {path.parent for path in small.values()}:
+        agreed(beside.read(folder).stated, where)

@@ -35,7 +35,8 @@ def starting_params(experiment: Experiment, mesh: Mesh) -> tuple[dict[str, Any],
     """
     start = None
     if experiment.init not in ("", RANDOM_INIT):
-        start = load_pretrained(experiment.init, experiment.model)  # before the time that compiling takes
+        stated = experiment.activation or None
+        start = load_pretrained(experiment.init, experiment.model, activation=stated)  # before the time of compiling
     # It runs once: on a CPU, optimising the many small random generators takes ten times longer than running them.
     options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
     make = functools.partial(fresh_params, experiment)
@@ -54,7 +55,7 @@ def initialise_from(
 
     What the file has must match in name and shape. What it lacks may stay fresh only as a whole component: rotations,
     HA-HEM's strengths, MH-FPN, DC-HSP, and the aggregator when the file is a bare CLIP. `fresh` may hold arrays or
-    shapes; `config`, the model that `fresh` belongs to, adds a check of the numbers of heads, which shapes do not show.
+    shapes; `config`, the model that `fresh` belongs to, adds a check of heads, activation and pixels.
 
     Returns:
       (params, {"loaded": paths, "fresh": paths}); fresh leaves are those of `fresh` itself.
@@ -114,4 +115,13 @@ def _hints(
             theirs, ours = getattr(pretrained.config, tower).heads, getattr(config, tower).heads
             if theirs != ours:
                 hints.append(f"model.{tower}.heads is {ours}, the file's is {theirs}")
+            theirs, ours = getattr(pretrained.config, tower).activation, getattr(config, tower).activation
+            if theirs != ours:
+                hints.append(
+                    f"model.{tower}.activation is {ours!r}, the file's is {theirs!r}: set activation = {theirs!r}"
+                )
+        for field in ("pixel_mean", "pixel_std"):
+            theirs, ours = getattr(pretrained.config.image, field), getattr(config.image, field)
+            if not np.allclose(theirs, ours, rtol=1e-6):
+                hints.append(f"model.image.{field} is {ours}, the file's is {theirs}: set it to that")
     return hints

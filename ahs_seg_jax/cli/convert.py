@@ -18,6 +18,7 @@ def convert(
         typer.Option(help="Format of DST: orbax, for this program, or another program's."),
     ] = "orbax",
     merge: Annotated[bool, typer.Option("--merge", help="Fold the rotations into the weights.")] = False,
+    activation: options.Activation = None,
 ) -> None:
     """Converts checkpoints of CLIP, CAT-Seg, AHS-Seg.
 
@@ -39,9 +40,11 @@ def convert(
     The layout of SRC is recognised from the names of its tensors; a file that lacks some, has others or has wrong
     shapes is refused with a list of the differences. Nothing is written until everything has been read and checked, and
     DST is never overwritten. It is a folder for orbax and hf_clip, else a file ending with .pth, .safetensors or .npz.
-    Torch files need pip install 'ahs_seg_jax[convert]'; safetensors, npz and TorchScript archives do not.
+    Only writing a .pth needs pip install 'ahs_seg_jax[convert]'. A CLIP's tensors do not show whether it computes
+    QuickGELU (OpenAI) or GELU (LAION, DataComp): where no config.json or open_clip_config.json beside the file says so,
+    --activation does.
     """
-    options.finish(lambda: run(source, destination, to, merge))
+    options.finish(lambda: run(source, destination, to, merge, activation))
 
 
 def show_progress(done: int, total: int) -> None:
@@ -52,14 +55,19 @@ def show_progress(done: int, total: int) -> None:
         print(f"reading: {done}/{total} tensors", file=sys.stderr, flush=True)
 
 
-def run(source: str, destination: str | os.PathLike[str], to: str, merge: bool) -> None:
+def run(source: str, destination: str | os.PathLike[str], to: str, merge: bool, activation: str | None = None) -> None:
     """Converts, and says what was read and what is left out. Raises CheckpointError or OSError."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it needs no accelerator, and must not take one
     from ahs_seg_jax.checkpoints import pretrained
 
-    manifest = pretrained.convert_checkpoint(source, destination, to=to, merge=merge, progress=show_progress)
+    manifest = pretrained.convert_checkpoint(
+        source, destination, to=to, merge=merge, progress=show_progress, activation=activation
+    )
     read = manifest["source"]
     print(f"{read['path']} ({read.get('layout')}, sha256 {read.get('sha256', 'none')[:16]})")
+    for field, fact in read.get("stated", {}).items():
+        if field in ("activation", "pixel_mean"):
+            print(f"  {field} {fact['value']}, stated by {fact['by']}")
     for part, numbers in manifest["statistics"].items():
         spread = f"mean {numbers['mean']:+.3e}  std {numbers['std']:.3e}"
         print(f"  {part:24} {numbers['parameters']:>12,} parameters  {spread}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ahs_seg_jax.cli import options
+from ahs_seg_jax.devices import host_memory
 
 if TYPE_CHECKING:  # nothing heavy is imported before a command runs
     from ahs_seg_jax.demo.answers import Limits
@@ -62,6 +63,7 @@ def serve(
     from ahs_seg_jax.segmenter import Segmenter
     from ahs_seg_jax.vocabulary import words_of
 
+    host_memory.return_freed_memory()
     print(f"loading {model} ...", file=sys.stderr)
     own = {"protocol": protocol} if protocol else {}
     segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **own)

@@ -28,6 +28,9 @@ Protocol: TypeAlias = Annotated[
     Literal["model", "cat_seg", "whole"],
     typer.Option(help="The model's own; cat_seg: windows and a global view; whole: one view."),
 ]
+Activation: TypeAlias = Annotated[
+    Literal["gelu", "quick_gelu"] | None, typer.Option(help="Of a CLIP, where its file does not state it.")
+]
 Host: TypeAlias = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")]
 AllowedHost: TypeAlias = Annotated[
     list[str] | None, typer.Option(help="Another name under which it may be reached; give it again for more.")

@@ -12,6 +12,7 @@ def segment(
     classes: options.Classes = "",
     classes_file: options.ClassesFile = None,
     model: options.Model = "tiny",
+    activation: options.Activation = None,
     output: Annotated[str, typer.Option(help="Folder for the results; also gs:// or s3://.")] = "segmented",
     protocol: options.Protocol = "model",
     unknown: Annotated[
@@ -76,6 +77,7 @@ def segment(
         lambda: Settings(
             classes=names,
             model=model,
+            activation=activation,
             protocol=options.protocol_or_none(protocol),
             windows=parse_windows(
                 windows, window=window, stride=stride, overlap=overlap, blend=blend, global_view=global_view

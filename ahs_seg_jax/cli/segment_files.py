@@ -46,7 +46,9 @@ def run(
     _show_log()
     paths.check(output, "the output", BUCKETS)
     jobs = [job for job in find_images(images) if shard.holds(job.name.as_posix())]
-    segmenter = Segmenter.from_pretrained(settings.model, keep=settings.keep, memory_gb=settings.memory_gb)
+    segmenter = Segmenter.from_pretrained(
+        settings.model, activation=settings.activation, keep=settings.keep, memory_gb=settings.memory_gb
+    )
     vocabulary = Vocabulary(settings.classes, segmenter.templates)
     # What no image can mend is found now: names that are too long, unknown words among the names, a wide stride.
     text = segmenter.config.text

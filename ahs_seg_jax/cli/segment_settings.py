@@ -26,11 +26,12 @@ class Settings:
     snap: str | None = None  # folder of masks that labels snap to
     every: int = 1  # frames of a film: each, or every so many
     smooth: float = 0.0  # share of the frames before in a film's probabilities
+    activation: str | None = None  # which only confirms what a whole model states
 
     def described(self) -> dict[str, Any]:
-        """JSON values. The memory bound is left out: results do not depend on it."""
+        """JSON values. Memory bound and activation are left out: results do not depend on them."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
-        del values["memory_gb"]
+        del values["memory_gb"], values["activation"]
         return values
 
 

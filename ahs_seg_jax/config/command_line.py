@@ -25,7 +25,7 @@ def from_config_dict(config: ml_collections.ConfigDict | Mapping[str, Any]) -> E
     problems: list[str] = []
     if not isinstance(plain, Mapping):
         raise ConfigError([f"it is a {type(plain).__name__}; a group of fields is expected"])
-    experiment = build(Experiment, plain, "", problems)
+    experiment = build(Experiment, plain, "", problems).with_activation()
     problems = problems or experiment.problems()
     if problems:
         raise ConfigError(problems)

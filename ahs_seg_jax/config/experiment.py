@@ -27,6 +27,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = 0  # of the parameters, the order of the data, augmentation and dropout
     init: str = ""  # weights to start from: a path, a name of `ahs-seg models` or of the hub, "tiny", or "random"
+    activation: str = ""  # quick_gelu | gelu: of both towers, and of weights that do not state theirs; "" = as they say
     mode: str = "train"  # train | eval
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -34,6 +35,13 @@ class Experiment:
     losses: LossConfig = dataclasses.field(default_factory=LossConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+    def with_activation(self) -> "Experiment":
+        """The experiment whose towers both have `activation`, where that is set."""
+        if not self.activation:
+            return self
+        image, text = (dataclasses.replace(t, activation=self.activation) for t in (self.model.image, self.model.text))
+        return dataclasses.replace(self, model=self.model.replace(image=image, text=text))
 
     @property
     def train_crop(self) -> int:
@@ -49,6 +57,7 @@ class Experiment:
             *self.losses.problems(),
             *_template_problems(self.data),
             *_choice_problems(self),
+            *_activation_problems(self),
             *_number_problems(self),
             *_finetune_problems(self),
             *_schedule_problems(self),
@@ -76,6 +85,15 @@ def _choice_problems(experiment: Experiment) -> list[str]:
         f"{field} is {values[field]!r}; choose one of {', '.join(value or '(empty)' for value in valid)}"
         for field, valid in choices.items()
         if values[field] not in valid
+    ]
+
+
+def _activation_problems(experiment: Experiment) -> list[str]:
+    wanted = experiment.activation
+    return [
+        f"activation is {wanted!r} and model.{name}.activation {tower.activation!r}; set the first alone"
+        for name, tower in (("image", experiment.model.image), ("text", experiment.model.text))
+        if wanted and tower.activation != wanted
     ]
 
 

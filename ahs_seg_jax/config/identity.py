@@ -9,6 +9,7 @@ from ahs_seg_jax.models.fields import flatten
 # These fields do not change what a training run computes, so a stopped run may be continued with other values.
 FREE_TO_CHANGE = (
     "name",
+    "activation",  # of the towers, whose own fields count
     "mode",
     "data.root",
     "data.num_threads",

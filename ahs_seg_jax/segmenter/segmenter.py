@@ -91,19 +91,23 @@ class Segmenter:
         return self.engine.model.config
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> "Segmenter":
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, activation: str | None = None, **options: Any
+    ) -> "Segmenter":
         """From "tiny", a name that `ahs-seg models` lists, a folder, a checkpoint file of any known layout, or the hub.
 
         Folders are converted directories, training workdirs and Hugging Face's; names on the hub are `owner/name`,
         `owner/name@revision`, `owner/name/file`, `hf://spaces/owner/name/file`, or an address of huggingface.co.
         "tiny" is the small model of this package, which knows the words of the drawn scenes only. Weights that were
-        trained here bring their training's prompt templates and protocol along. `options` are the constructor's.
+        trained here bring their training's prompt templates and protocol along. `activation`, "quick_gelu" or "gelu",
+        is that of CLIP, for files that do not state it. `options` are the constructor's.
 
-        Raises CheckpointError if it cannot be read or holds only CLIP, which has nothing that segments.
+        Raises CheckpointError if it cannot be read, states another activation, or holds only CLIP, which has nothing
+        that segments.
         """
         from ahs_seg_jax.checkpoints import pretrained  # only here: Orbax takes a second to import
 
-        loaded = pretrained.load_pretrained(path)
+        loaded = pretrained.load_pretrained(path, activation=activation)
         if not loaded.is_complete:
             raise CheckpointError(
                 f"{path} holds CLIP's weights only; a segmenter needs a trained aggregator as well: "

@@ -24,13 +24,17 @@ def block(records: Iterable[Record]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _small(value: float | None) -> str:
+    return "not run" if value is None else f"{value:.1e}"
+
+
 def _same_table(records: Sequence[Record]) -> str:
     rows = [
         [
             *(recipe(record), str(record["settings"]["updates"]), str(record["settings"]["batch"])),
             f"{record['published'][0][0]:.4f} to {record['published'][0][-1]:.4f}",
-            *(f"{record[name]:.1e}" for name in ("largest_first", "largest", "at_last")),
-            *(f"{record[name]:.1e}" for name in ("largest_of_rounding_first", "largest_of_rounding")),
+            *(_small(record[name]) for name in ("largest_first", "largest", "at_last")),
+            *(_small(record.get(name)) for name in ("largest_of_rounding_first", "largest_of_rounding")),
         ]
         for record in records
     ]
@@ -76,6 +80,7 @@ def plot(records: Sequence[Record], path: pathlib.Path) -> None:
         else:
             _draw_fresh(axes[1, column], record)
     for axis in axes.flat:
+        axis.set_visible(bool(axis.lines))  # not every recipe may have both parts
         axis.set_xlabel("update")
         axis.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +95,14 @@ def _draw_same(axis: Any, record: Record) -> None:
     axis.set(title=f"{recipe(record)}: same weights", ylabel="loss")
     axis.legend(loc="upper right", fontsize="small")
     deviation = axis.twinx()
-    for found, color, label in ((record["ours"][0], "C2", "ours"), (record["moved"], "C7", "published, moved")):
+    beside = [(record["ours"][0], "C2", "ours")]
+    if "moved" in record:
+        beside.append((record["moved"], "C7", "published, moved"))
+    for found, color, label in beside:
         apart = [abs(b - a) / a for a, b in zip(record["published"][0], found, strict=True)]
         deviation.plot(updates, [value or float("nan") for value in apart], color=color, linewidth=0.8, label=label)
     deviation.set(yscale="log", ylim=(1e-8, 1), ylabel="relative deviation")
-    deviation.legend(loc="lower right", fontsize="small")
+    deviation.legend(loc="lower left", fontsize="small")
 
 
 def _draw_fresh(axis: Any, record: Record) -> None:

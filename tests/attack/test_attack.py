@@ -78,7 +78,7 @@ def test_the_script_counts_goes_on_and_has_a_table(script, tmp_path, monkeypatch
 def test_a_process_that_hangs_or_dies_is_an_input_that_went_wrong(script, tmp_path, monkeypatch, program, verdict):
     tell = 'print(\'{"ready": true}\\n{"number": 4, "verdict": "fine", "said": ""}\', flush=True)\n'
     popen = subprocess.Popen
-    monkeypatch.setattr(script, "HANG", 1.0)
+    monkeypatch.setattr(script, "HANG", 0.5)
     monkeypatch.setattr(
         script.subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", tell + program], **options)
     )

@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from ahs_seg_jax.checkpoints import converted, manifest
 from ahs_seg_jax.checkpoints.formats import convert, readers, writers
+from ahs_seg_jax.checkpoints.formats.stated import Stated
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained, training_meta
 from ahs_seg_jax.errors import CheckpointError
@@ -35,7 +36,7 @@ def clip(visible, random_params):
 
 def refused(path, match):
     with pytest.raises(CheckpointError, match=match) as caught:
-        convert.read(path)
+        convert.read(path, statements=[Stated("quick_gelu", stated_by="the test")])
     assert path.name in str(caught.value)
 
 
@@ -197,3 +198,10 @@ def test_values_that_are_not_finite(value, clip, tmp_path):
 
 def test_texts_of_pickles_are_short(tmp_path):
     refused(script_archive(tmp_path / "m.pt", finished(short("no module"))), "no checkpoint that is known here")
+
+
+def test_names_in_files_do_not_steer_the_terminal(tmp_path):
+    np.savez(tmp_path / "f.npz", **{"\x1b[31mred\x07\u202e": np.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"the first names are: \\x1b\[31mred\\x07\\u202e") as caught:
+        convert.read(tmp_path / "f.npz")
+    assert str(caught.value).isprintable()

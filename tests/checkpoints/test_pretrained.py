@@ -201,10 +201,20 @@ def test_the_model_that_takes_the_weights_tells_what_the_file_does_not(plain, ra
         np.savez(file, **{names[0]: value for names, value in convert.state_dict("openai_clip", plain, params)})
     with pytest.raises(CheckpointError, match="give the configuration of the model"):
         load_pretrained(path)
-    found = load_pretrained(path, plain.replace(adaptation="orthogonal"))
+    found = load_pretrained(path, plain.replace(adaptation="orthogonal"), activation="quick_gelu")
     assert_same(found.params, params)
     assert (found.config.image, found.config.text) == (plain.image, plain.text)
     assert found.config.adaptation == "none"
+
+
+def test_weights_of_another_activation_do_not_fit_and_say_what_to_set(plain, random_params):
+    image = dataclasses.replace(plain.image, activation="gelu", pixel_mean=(127.5, 127.5, 127.5))
+    params = random_params("catseg", plain)
+    with pytest.raises(CheckpointError) as caught:
+        initialise_from(params, pretrained_of(plain.replace(image=image), params), plain)
+    text = str(caught.value)
+    assert "model.image.activation is 'quick_gelu', the file's is 'gelu': set activation = 'gelu'" in text
+    assert "model.image.pixel_mean is (122.7709383, 116.7460125, 104.09373615), the file's is (127.5, 127.5" in text
 
 
 def test_the_command_converts_and_explains(source, tmp_path):

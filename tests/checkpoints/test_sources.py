@@ -14,6 +14,7 @@ from ahs_seg_jax.checkpoints.zoo import table as zoo
 from ahs_seg_jax.errors import CheckpointError
 from tests.support.zoo_models import without_our_configuration
 
+TOWERS = ("vision_config", "text_config")
 ROW = """
 [tiny-clip]
 title = "A small CLIP"
@@ -148,4 +149,12 @@ def test_a_configuration_of_another_model_is_refused_before_the_weights(hub):
     hub.add("g/siglip", {"config.json": config, "model.safetensors": b"x" * 1000})
     with pytest.raises(CheckpointError, match=r"^g/siglip: its config\.json says model_type 'siglip': this program"):
         load_pretrained("g/siglip")
+    config = json.dumps({"model_cfg": {"vision_cfg": {"timm_model_name": "eva02_base"}}}).encode()
+    hub.add("g/eva", {"open_clip_config.json": config, "open_clip_model.safetensors": b"x" * 1000})
+    with pytest.raises(CheckpointError, match=r"holds the image tower eva02_base of timm by its open_clip_con"):
+        load_pretrained("g/eva")
+    config = json.dumps({"model_type": "clip", **{key: {"layer_norm_eps": 1e-6} for key in TOWERS}}).encode()
+    hub.add("g/eps", {"config.json": config, "model.safetensors": b"x" * 1000})
+    with pytest.raises(CheckpointError, match=r"^g/eps cannot be used: its eps is 1e-06 by config\.json"):
+        load_pretrained("g/eps")
     assert hub.downloads() == []

@@ -111,7 +111,11 @@ def test_convert_takes_every_format(monkeypatch):
     seen = []
     monkeypatch.setattr(convert_command, "run", lambda *arguments: seen.append(arguments))
     assert invoke("convert", "a.pth", "b", "--to", "catseg", "--merge").exit_code == 0
-    assert seen == [("a.pth", pathlib.Path("b"), "catseg", True)]
+    assert invoke("convert", "a.pth", "b", "--activation", "gelu").exit_code == 0
+    assert seen == [
+        ("a.pth", pathlib.Path("b"), "catseg", True, None),
+        ("a.pth", pathlib.Path("b"), "orbax", False, "gelu"),
+    ]
     assert "'orbax'" in invoke("convert", "a.pth", "b", "--to", "onnx").output
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from ahs_seg_jax.config import command_line
+from ahs_seg_jax.config import command_line, identity
 from tests.support.experiments import edited, refused, scratch
 
 
@@ -16,6 +16,15 @@ def test_round_trip_through_json_restores_tuples():
     stored = json.loads(json.dumps(dataclasses.asdict(scratch())))
     assert stored["model"]["mh_fpn_taps"] == [0, 1, 3]
     assert command_line.from_config_dict(stored) == scratch()
+
+
+def test_one_field_sets_the_activation_of_both_towers_and_identity_is_that_of_the_towers():
+    found = command_line.from_config_dict(edited(activation="gelu"))
+    assert (found.model.image.activation, found.model.text.activation) == ("gelu", "gelu")
+    same = command_line.from_config_dict(edited(model__image__activation="gelu", model__text__activation="gelu"))
+    assert identity.fingerprint(found) == identity.fingerprint(same)
+    stale = dataclasses.replace(scratch(), activation="gelu")
+    assert any("activation is 'gelu' and model.text.activation 'quick_gelu'" in line for line in stale.problems())
 
 
 def test_whole_number_for_a_float_is_accepted_as_one():

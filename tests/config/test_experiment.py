@@ -11,6 +11,7 @@ from tests.support.experiments import edited, refused
     ("changes", "words"),
     [
         ({"mode": "traim"}, ["mode is 'traim'", "train, eval"]),
+        ({"activation": "relu"}, ["model.image.activation is 'relu'", "quick_gelu, gelu"]),
         (
             {"train__finetune": "all"},
             ["train.finetune is 'all'", "orthogonal, orthogonal_biases, attention, full, scratch, frozen"],

@@ -1,5 +1,6 @@
 """Checkpoints of other programs to our parameters and back, exactly, by the tables of `layouts`."""
 
+import dataclasses
 import difflib
 import os
 from collections import Counter
@@ -9,10 +10,20 @@ from typing import Any
 import numpy as np
 
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import readers, sizes
+from ahs_seg_jax.checkpoints.formats import beside, readers, sizes, torch_files
 from ahs_seg_jax.checkpoints.formats.entry import Entry, source_shapes, target_shapes
 from ahs_seg_jax.checkpoints.formats.layouts import entries, is_ignored
-from ahs_seg_jax.checkpoints.formats.stated import Facts, Stated, agreed, applied, described, of_config
+from ahs_seg_jax.checkpoints.formats.stated import (
+    OPENAI,
+    Facts,
+    Stated,
+    agreed,
+    applied,
+    described,
+    of_config,
+    with_assumed_pixels,
+)
+from ahs_seg_jax.checkpoints.formats.tensor_file import WEIGHT_FILES
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
@@ -44,28 +55,42 @@ def read(
     """
     with readers.open_tensors(source) as file:
         layout = sizes.recognise(file.shapes, file.where)
-        config = _config_of(layout, file, expected)
-        facts = agreed([*statements, _stated_by(layout, file, config)], file.where)
-        config = applied(config, facts)
+        config, facts = _config_of(layout, file, expected, statements)
         _check_layers(config, file)
         table = entries(layout, config)
         _check_names(layout, table, file)
+        _check_activation(facts, file.where)
         leaves = _fill(table, file, progress)
         report = _report(layout, config, table, len(leaves), file, facts)
     return Pretrained(config, parameters.unflatten(leaves), report)
 
 
-def _config_of(layout: str, file: readers.TensorFile, expected: ModelConfig | None) -> ModelConfig:
+def _config_of(
+    layout: str, file: readers.TensorFile, expected: ModelConfig | None, statements: Iterable[Stated | None]
+) -> tuple[ModelConfig, Facts]:
+    """The configuration of what a file holds, and what was stated of it."""
     if file.config is not None:
-        return manifests.config_from_json(file.config, file.where)
-    return sizes.model_config(layout, file.shapes, file.where, file.hf_config, expected)
+        config = manifests.config_from_json(file.config, file.where)
+        return config, agreed([*statements, of_config(config, "the file's own configuration")], file.where)
+    found = _stated_by(layout, file)
+    config = sizes.model_config(layout, file.shapes, file.where, found.sizes, expected)
+    facts = agreed([*statements, *found.stated], file.where)
+    return applied(config, facts), with_assumed_pixels(facts)
 
 
-def _stated_by(layout: str, file: readers.TensorFile, config: ModelConfig) -> Stated | None:
-    """What the file itself states: by its configuration, or because only one program writes such files."""
-    if file.config is not None:
-        return of_config(config, "the file's own configuration")
-    return None
+def _stated_by(layout: str, file: readers.TensorFile) -> beside.Beside:
+    """What a file states by its kind, which only programs for OpenAI's CLIPs write, or by what lies beside it."""
+    if layout not in _CLIP_LAYOUTS:
+        return beside.Beside((dataclasses.replace(OPENAI, stated_by=f"its layout, {layout}"),))
+    if file.kind == torch_files.TORCHSCRIPT:
+        return beside.Beside((dataclasses.replace(OPENAI, stated_by="its kind, a TorchScript archive of OpenAI's"),))
+    first = file.paths[0]
+    about = first.with_name(f"{first.name}.manifest.json")  # what `writers` puts beside a file
+    if about.is_file():
+        written = manifests.parse_json(about.read_bytes(), about).get("config")
+        return beside.Beside((of_config(manifests.config_from_json(written, str(about)), about.name),))
+    certain = file.kind.startswith("directory") or first.name in WEIGHT_FILES
+    return beside.read(first.parent, layout, certain)
 
 
 def _check_layers(config: ModelConfig, file: readers.TensorFile) -> None:
@@ -91,6 +116,16 @@ def _check_names(layout: str, table: list[Entry], file: readers.TensorFile) -> N
     if lines:
         raise CheckpointError(
             "\n  ".join([f"{file.where} looks like {layout}, but does not match that layout:", *lines])
+        )
+
+
+def _check_activation(facts: Facts, where: str) -> None:
+    if "activation" not in facts:
+        raise CheckpointError(
+            f"{where} does not say whether it computes QuickGELU (OpenAI's, MetaCLIP's) or GELU (LAION's, DataComp's), "
+            "and the tensors of both are alike: state it by --activation quick_gelu or gelu (Python: "
+            "activation=..., in a training configuration config.activation), or put the model's config.json or "
+            "open_clip_config.json beside the file"
         )
 
 

@@ -5,7 +5,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from ahs_seg_jax.checkpoints.formats.component_layouts import MODULATOR, PROJECTION, PYRAMID, ROTATION
 from ahs_seg_jax.checkpoints.formats.layouts import CLIP_PREFIX, LAYOUTS, PREDICTOR, is_ignored
@@ -20,9 +19,13 @@ from ahs_seg_jax.models.architecture import (
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
+Sizes = Mapping[str, Mapping[str, int]]  # tower -> what a configuration states of it
 
 GRID = 24  # both published sizes feed the tower a crop of 24 x 24 patches
-HEAD_DIM = 64  # of every CLIP tower
+HEAD_DIM = 64  # of CLIP's towers, but for the image towers of
+HEAD_DIMS_BY_WIDTH = {1280: 80, 1408: 88, 1664: 104}  # ViT-H, ViT-g and ViT-bigG, by open_clip's configurations
+OTHER_TOKENIZERS = 10_000  # tokens; a vocabulary of so many that is not CLIP's belongs to another tokenizer
+CLIP_VOCABULARY = 49408
 
 # Where each size of the towers stands in a file: (name, axis). Several places, so that one wrong tensor is found out.
 _OPENAI = {
@@ -58,6 +61,11 @@ def recognise(shapes: Shapes, where: str) -> str:
     if any(name.startswith(CLIP_PREFIX) for name in shapes):
         apart = any(name.startswith(CLIP_PREFIX) and name.endswith(".attn.q_proj_weight") for name in shapes)
         return "catseg" if apart else "ahs_seg"
+    if other := _other_kind(shapes):
+        raise CheckpointError(
+            f"{where} holds {other}; this program reads CLIP with a plain vision transformer and CLIP's own text tower "
+            "only"
+        )
     if any(name.startswith(("vision_model.", "text_model.")) for name in shapes):
         return "hf_clip"
     if any(name.startswith(("visual.", "transformer.resblocks.")) for name in shapes):
@@ -69,26 +77,46 @@ def recognise(shapes: Shapes, where: str) -> str:
     )
 
 
+# What the names of tensors begin with in files of other models that contrast images and texts.
+_OTHER_KINDS = {
+    "logit_bias": "a SigLIP model",
+    "vision_model.head.": "a SigLIP model",
+    "visual.trunk.": "a model with an image tower of timm (SigLIP, EVA02, ConvNeXt, MobileCLIP)",
+    "visual.layer1.": "a CLIP with a ResNet",
+    "visual.attnpool.": "a CLIP with a ResNet",
+    "visual.blocks.": "an EVA-CLIP model",
+    "visual.attn_pool.": "a CoCa model",
+    "text_decoder.": "a CoCa model",
+    "text.": "a model with a text tower of another kind (open_clip's custom_text)",
+    "blocks.0.": "an image tower alone, in timm's names",
+}
+
+
+def _other_kind(shapes: Shapes) -> str | None:
+    """What a file holds that is a model of another kind; None if no name says so."""
+    return next((kind for start, kind in _OTHER_KINDS.items() if any(name.startswith(start) for name in shapes)), None)
+
+
 def model_config(
     layout: str,
     shapes: Shapes,
     where: str,
-    hf_config: Mapping[str, Any] | None = None,
+    stated: Sizes | None = None,
     expected: ModelConfig | None = None,
 ) -> ModelConfig:
     """The model's sizes, as far as shapes tell them; what is missing is taken from the nearest published size.
 
     Not visible in shapes, and therefore as published: 64 channels a head, a crop of 24 x 24 patches, taps after each
-    third of the image tower, the aggregator's heads, window and number of padded classes. `hf_config` is config.json
-    of a Hugging Face directory, which states layers and heads. `expected`, the model that is to take the weights, gives
-    what no shape shows, but no size.
+    third of the image tower, the aggregator's heads, window and number of padded classes. `stated` are the "layers",
+    "heads" and "width" of "image" and "text" by a configuration beside the file. `expected`, the model that is to take
+    the weights, gives what no shape shows, but no size.
 
     Raises:
       CheckpointError: a tower's width is not a multiple of 64 and neither configuration gives the number of heads; or
-        `hf_config` describes a CLIP that computes something else.
+        `stated` is of another model; or the vocabulary is not that of CLIP's tokenizer.
     """
     shapes = {name: shape for name, shape in shapes.items() if not is_ignored(layout, name)}
-    config = _towers(layout, shapes, where, _stated(hf_config or {}, where), expected)
+    config = _towers(layout, shapes, where, stated or {}, expected)
     config = config.replace(adaptation="none", mh_fpn=False, dc_hsp=False)
     if layout in ("ahs_seg", "catseg"):
         config = config.replace(aggregator=_aggregator(shapes))
@@ -110,34 +138,12 @@ def _with_invisible(config: ModelConfig, expected: ModelConfig) -> ModelConfig:
     )
 
 
-def _stated(hf_config: Mapping[str, Any], where: str) -> dict[str, dict[str, int]]:
-    """Layers and heads of the towers that a Hugging Face configuration states, after a check of what it computes."""
-    found = {}
-    for tower, key in (("image", "vision_config"), ("text", "text_config")):
-        stated = hf_config.get(key) or {}
-        if not isinstance(stated, Mapping):
-            raise CheckpointError(f"{where}: {key} in config.json is a {type(stated).__name__}, not a JSON object")
-        activation, eps = stated.get("hidden_act", "quick_gelu"), stated.get("layer_norm_eps", 1e-5)
-        if activation != "quick_gelu" or eps != 1e-5:
-            raise CheckpointError(
-                f"{where}: config.json says {key}.hidden_act = {activation!r}, layer_norm_eps = {eps}; this program "
-                "computes CLIP as OpenAI published it, with quick_gelu and 1e-05"
-            )
-        names = {"layers": "num_hidden_layers", "heads": "num_attention_heads"}
-        found[tower] = {ours: stated[theirs] for ours, theirs in names.items() if theirs in stated}
-        for ours, value in found[tower].items():
-            if type(value) is not int or value < 1:
-                raise CheckpointError(
-                    f"{where}: {key}.{names[ours]} in config.json is {value!r}, not a number of {ours}"
-                )
-    return found
-
-
 def _heads(tower: str, width: int, stated: Mapping[str, int], expected: ModelConfig | None, where: str) -> int:
     if "heads" in stated:
         return stated["heads"]
-    if width % HEAD_DIM == 0:
-        return width // HEAD_DIM
+    head = HEAD_DIM if tower == "text" else HEAD_DIMS_BY_WIDTH.get(width, HEAD_DIM)
+    if width % head == 0:
+        return width // head
     if expected is None:
         raise CheckpointError(
             f"{where}: the {tower} tower is {width} wide, which is no multiple of {HEAD_DIM} channels a head as in "
@@ -146,9 +152,7 @@ def _heads(tower: str, width: int, stated: Mapping[str, int], expected: ModelCon
     return int(getattr(expected, tower).heads)
 
 
-def _towers(
-    layout: str, shapes: Shapes, where: str, stated: dict[str, dict[str, int]], expected: ModelConfig | None
-) -> ModelConfig:
+def _towers(layout: str, shapes: Shapes, where: str, stated: Sizes, expected: ModelConfig | None) -> ModelConfig:
     family = "hf" if layout == "hf_clip" else "openai"
     prefix = CLIP_PREFIX if layout in ("ahs_seg", "catseg") else ""
     probes = _HF if family == "hf" else _OPENAI
@@ -168,13 +172,16 @@ def _towers(
         images = max(images, nearest.image.layers)
     if text_width == nearest.text.width:
         texts = max(texts, nearest.text.layers)
-    images, texts = stated["image"].get("layers", images), stated["text"].get("layers", texts)
+    image, text = stated.get("image", {}), stated.get("text", {})
+    images, texts = image.get("layers", images), text.get("layers", texts)
+    vocabulary = size("vocab", nearest.text.vocab_size)
+    _check_stated(where, {"image": (image, image_width), "text": (text, text_width)}, vocabulary)
     first, second = max(images // 3, 1) - 1, max(2 * images // 3, 2) - 1
     return ModelConfig(
         image=ImageTowerConfig(
             layers=images,
             width=image_width,
-            heads=_heads("image", image_width, stated["image"], expected, where),
+            heads=_heads("image", image_width, image, expected, where),
             patch_size=patch,
             crop=GRID * patch,
             pretrained_grid=math.isqrt(max(tokens - 1, 1)),
@@ -182,14 +189,28 @@ def _towers(
         text=TextTowerConfig(
             layers=texts,
             width=text_width,
-            heads=_heads("text", text_width, stated["text"], expected, where),
-            vocab_size=size("vocab", nearest.text.vocab_size),
+            heads=_heads("text", text_width, text, expected, where),
+            vocab_size=vocabulary,
             context=size("context", nearest.text.context),
         ),
         embed_dim=size("embed", nearest.embed_dim),
         guidance_taps=(first, second),
         mh_fpn_taps=(first, second, images - 1),
     )
+
+
+def _check_stated(where: str, towers: Mapping[str, tuple[Mapping[str, int], int]], vocabulary: int) -> None:
+    for tower, (stated, width) in towers.items():
+        if stated.get("width", width) != width:
+            raise CheckpointError(
+                f"{where}: its {tower} tower is {width} wide, and {stated['width']} by the configuration beside it, "
+                "which is of another model; put the file into a folder of its own"
+            )
+    if vocabulary >= OTHER_TOKENIZERS and vocabulary != CLIP_VOCABULARY:
+        raise CheckpointError(
+            f"{where} cannot be used: its vocabulary of {vocabulary} tokens is not that of CLIP's tokenizer, "
+            f"{CLIP_VOCABULARY}, which is the only one here"
+        )
 
 
 def _count(pattern: str, shapes: Shapes) -> int:

@@ -19,7 +19,9 @@ Pixel = tuple[float, float, float]
 
 OPENAI_MEAN: Pixel = (0.48145466, 0.4578275, 0.40821073)  # of RGB in 0..1; ImageTowerConfig has them in 0..255
 OPENAI_STD: Pixel = (0.26862954, 0.26130258, 0.27577711)
+CLIP_ACTIVATIONS = ("quick_gelu", "gelu")
 CLIP_TOKENIZER = "clip"  # the byte pairs of `vocabulary.tokenizer`
+ASSUMED = "nobody: assumed as OpenAI's"
 _TOLERANCE = 1e-6  # relative; published configurations are rounded differently
 
 
@@ -29,7 +31,8 @@ class Stated:
 
     `activation` is "quick_gelu" or "gelu" (exact), of both towers; `pixel_mean` and `pixel_std` are of RGB in 0..1, as
     other programs write them; `eps` is that of layer norms; `tokenizer` is "clip" or another one's name. `stated_by`
-    ends the sentence "... is stated by".
+    ends the sentence "... is stated by". What `yields` is the default of a program whose configuration says nothing:
+    any other statement counts in its place.
     """
 
     activation: str | None = None
@@ -38,6 +41,7 @@ class Stated:
     eps: float | None = None
     tokenizer: str | None = None
     stated_by: str = "the caller"
+    yields: bool = False
 
 
 class Fact(NamedTuple):
@@ -48,7 +52,7 @@ class Fact(NamedTuple):
 
 
 Facts = Mapping[str, Fact]
-FIELDS = tuple(field.name for field in dataclasses.fields(Stated) if field.name != "stated_by")
+FIELDS = tuple(field.name for field in dataclasses.fields(Stated) if field.name not in ("stated_by", "yields"))
 OPENAI = Stated("quick_gelu", OPENAI_MEAN, OPENAI_STD, EPSILON, CLIP_TOKENIZER)  # and CAT-Seg and AHS-Seg, made of it
 
 
@@ -56,8 +60,8 @@ def by_the_user(activation: str | None) -> Stated | None:
     """What the option `activation` states; None without it. Raises ValueError for an activation that is not known."""
     if activation is None:
         return None
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+    if activation not in CLIP_ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; choose one of {', '.join(CLIP_ACTIVATIONS)}")
     return Stated(activation, stated_by="the option activation")
 
 
@@ -68,13 +72,13 @@ def agreed(statements: Iterable[Stated | None], where: str) -> dict[str, Fact]:
       CheckpointError: two sources contradict each other (both are named), or it is a CLIP that is not computed here.
     """
     facts: dict[str, Fact] = {}
-    for stated in (given for given in statements if given is not None):
+    for stated in sorted((given for given in statements if given is not None), key=lambda given: given.yields):
         for field in FIELDS:
             value = getattr(stated, field)
             if value is None:
                 continue
             new, old = Fact(value, stated.stated_by), facts.setdefault(field, Fact(value, stated.stated_by))
-            if not _equal(old.value, new.value):
+            if not stated.yields and not _equal(old.value, new.value):
                 raise CheckpointError(
                     f"{where}: {field} is {old.value!r} by {old.by}, but {new.value!r} by {new.by}; one is wrong"
                 )
@@ -96,7 +100,7 @@ def _check(facts: Facts, where: str) -> None:
             fact = facts[field]
             raise CheckpointError(
                 f"{where} cannot be used: its {field} is {fact.value!r} by {fact.by}, and this program has "
-                f"{' and '.join(map(repr, valid))} only"
+                f"{', '.join(map(repr, valid))} only"
             )
 
 
@@ -113,6 +117,12 @@ def applied(config: ModelConfig, facts: Facts) -> ModelConfig:
     return config.replace(image=image, text=text)
 
 
+def with_assumed_pixels(facts: Facts) -> dict[str, Fact]:
+    """The facts, with OpenAI's pixel statistics where nobody states any: so does the configuration's default."""
+    assumed = {"pixel_mean": OPENAI_MEAN, "pixel_std": OPENAI_STD}
+    return {field: Fact(value, ASSUMED) for field, value in assumed.items()} | dict(facts)
+
+
 def in_pixels(field: str, values: Pixel) -> Pixel:
     """A mean or spread of RGB in 0..1 as one in 0..255; OpenAI's are exactly those of ImageTowerConfig."""
     usual: Pixel = getattr(ImageTowerConfig(), field)
@@ -125,6 +135,8 @@ def of_config(config: ModelConfig, by: str) -> Stated:
     image, text = config.image, config.text
     mean, std = ((r / 255, g / 255, b / 255) for r, g, b in (image.pixel_mean, image.pixel_std))
     activation = image.activation if image.activation == text.activation else None
+    if (image.tower, text.tower) != ("clip", "clip"):
+        return Stated(activation, mean, std, stated_by=by)
     return Stated(activation, mean, std, EPSILON, CLIP_TOKENIZER, by)
 
 

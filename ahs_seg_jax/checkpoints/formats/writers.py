@@ -15,6 +15,7 @@ import numpy as np
 from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, readers
+from ahs_seg_jax.checkpoints.formats.tensor_file import CONFIG_KEY
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
 from ahs_seg_jax.storage import writing
@@ -53,7 +54,8 @@ def write(
 ) -> pathlib.Path:
     """Writes parameters as another program's file: `.pth`, `.pt`, `.bin` (torch), `.safetensors` or `.npz`.
 
-    `hf_clip` without such a suffix is written as a directory with config.json and model.safetensors. The model's
+    `hf_clip` without such a suffix is written as a directory with config.json, preprocessor_config.json and
+    model.safetensors. The model's
     configuration is stored along where the format has a place for it that the other programs ignore. `manifest`, if
     given, goes into that directory, or beside the file as `<name>.manifest.json`.
 
@@ -66,7 +68,8 @@ def write(
     with writing.replacing(path) as partial:
         if path.suffix not in SUFFIXES:
             partial.mkdir()
-            (partial / "config.json").write_text(json.dumps(hf_config(config), indent=2) + "\n")
+            for name, content in (("config", hf_config(config)), ("preprocessor_config", hf_pixels(config.image))):
+                (partial / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
             _write_file(partial / "model.safetensors", layout, config, params)
             _write_manifest(partial / "manifest.json", manifest)
         else:
@@ -89,9 +92,9 @@ def _write_file(path: pathlib.Path, layout: str, config: ModelConfig, params: Ma
     elif path.suffix == ".safetensors":
         names_and_shapes = convert.tensor_names(layout, written)
         digests = {name: hashes.digest(value) for names, value in tensors for name in names}
-        checks = hashes.sealed({hashes.HASHES: digests, readers.CONFIG_KEY: stored})
+        checks = hashes.sealed({hashes.HASHES: digests, CONFIG_KEY: stored})
         tensors = convert.state_dict(layout, config, params)  # made twice: the header comes first
-        _write_safetensors(path, names_and_shapes, tensors, {readers.CONFIG_KEY: stored, readers.HASHES_KEY: checks})
+        _write_safetensors(path, names_and_shapes, tensors, {CONFIG_KEY: stored, readers.HASHES_KEY: checks})
     else:
         _write_npz(path, tensors, stored)
 
@@ -102,7 +105,7 @@ def _write_torch(path: pathlib.Path, tensors: convert.Tensors, stored: str | Non
     for names, value in tensors:
         tensor = torch.from_numpy(value)
         state.update(dict.fromkeys(names, tensor))  # aliases share one storage in the file, as in the published ones
-    torch.save(state if stored is None else {"model": state, readers.CONFIG_KEY: stored}, path)
+    torch.save(state if stored is None else {"model": state, CONFIG_KEY: stored}, path)
 
 
 def _write_safetensors(
@@ -131,7 +134,7 @@ def _write_safetensors(
 def _write_npz(path: pathlib.Path, tensors: convert.Tensors, stored: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         arrays = ((name, tensor) for names, tensor in tensors for name in names)
-        for name, array in itertools.chain([(readers.CONFIG_KEY, np.asarray(stored))], arrays):
+        for name, array in itertools.chain([(CONFIG_KEY, np.asarray(stored))], arrays):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
@@ -161,6 +164,25 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
             "image_size": image.pretrained_grid * image.patch_size,
             "patch_size": image.patch_size,
         },
+    }
+
+
+def hf_pixels(config: ImageTowerConfig) -> dict[str, Any]:
+    """preprocessor_config.json of a Hugging Face CLIPImageProcessor for this tower."""
+    side = config.pretrained_grid * config.patch_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "image_mean": [value / 255 for value in config.pixel_mean],
+        "image_std": [value / 255 for value in config.pixel_std],
     }
 
 

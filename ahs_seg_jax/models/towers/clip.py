@@ -121,6 +121,14 @@ class ImageTower(nn.Module):
             found[c.layers - 1] = on_grid(x)
         return on_grid(self._project(x)), found
 
+    def pooled(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b e"]:
+        """Normalised images of the crop's size -> their embeddings, by CLIP's own last block and class token."""
+        c, blocks = self.config, self.blocks()
+        x = self._up_to_last(self._embed(images.astype(self.dtype), self._positions()), blocks, ())[0]
+        last, activation = transformer.part(blocks, -1), ACTIVATIONS[c.activation]
+        x = transformer.block(x, last, heads=c.heads, activation=activation, causal=False)
+        return self._project(x[:, 0])
+
     def training_free(
         self, images: Float[Array, "b H W 3"], last_block: OtherBlock, taps: tuple[int, ...]
     ) -> Float[Array, "b h w e"]:

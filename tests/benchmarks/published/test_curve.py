@@ -156,6 +156,9 @@ def test_records_plot_and_verdict(monkeypatch, tmp_path, capsys):
     page = curve_page.block([same, fresh])
     assert "| catseg | 12 | 2 | 1.0000 to 0.0833 | 0.0e+00 | 0.0e+00 | 0.0e+00 | 0.0e+00 | 0.0e+00 |" in page
     assert "| catseg | 10 | 3 | 0.1100 ± 0.0100 | 0.1100 ± 0.0100 | 0.00 |" in page
+    without = {name: value for name, value in same.items() if "moved" not in name and "rounding" not in name}
+    assert "| 0.0e+00 | not run | not run |" in curve_page.block([without])
+    curve_page.plot([without], tmp_path / "without.png")
     moved = 0.1
     assert curve.main(command) == 1
     assert "curve_same_catseg: losses apart by 1.2e+00 in the first 50 updates" in capsys.readouterr().out

@@ -9,10 +9,15 @@ import safetensors.numpy
 from ahs_seg_jax.checkpoints import manifest
 from ahs_seg_jax.checkpoints.formats import convert, writers
 from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS
+from ahs_seg_jax.checkpoints.formats.stated import Stated
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
 
 FUSED = "transformer.resblocks.1.attn.in_proj_weight"
+
+
+def read(*args, **options):
+    return convert.read(*args, statements=[Stated("quick_gelu", stated_by="the test")], **options)
 
 
 def as_dict(layout, config, params):
@@ -34,7 +39,7 @@ def test_there_and_back_is_exact(layout, suffix, visible, small, random_params, 
     config = small if layout == "ahs_seg" else visible
     params = random_params(layout, config)
     path = writers.write(tmp_path / f"file{suffix}", layout, config, params)
-    found = convert.read(path)
+    found = read(path)
     assert_same(found.params, params)
     assert found.config == config
     assert found.manifest["source"]["layout"] == layout
@@ -45,7 +50,7 @@ def test_there_and_back_is_exact(layout, suffix, visible, small, random_params, 
 def test_components_survive_a_torch_file(torch, fusion, small, random_params, assert_same, tmp_path):
     config = small.replace(mh_fpn_fusion=fusion)
     params = random_params("ahs_seg", config)
-    found = convert.read(writers.write(tmp_path / "file.pth", "ahs_seg", config, params))
+    found = read(writers.write(tmp_path / "file.pth", "ahs_seg", config, params))
     assert_same(found.params, params)
     assert found.config == config
 
@@ -54,7 +59,7 @@ def test_components_survive_a_torch_file(torch, fusion, small, random_params, as
 def test_a_files_tensors_come_back_exactly(layout, visible, small, random_params, tmp_path):
     config = small if layout == "ahs_seg" else visible
     tensors = as_dict(layout, config, random_params(layout, config, seed=3))
-    found = convert.read(save_npz(tmp_path / "file.npz", tensors), config)
+    found = read(save_npz(tmp_path / "file.npz", tensors), config)
     again = as_dict(layout, config, found.params)
     assert again.keys() == tensors.keys()
     for name, value in tensors.items():
@@ -78,13 +83,13 @@ def test_aliases_that_differ_are_refused(small, random_params, tmp_path):
     name = "sem_seg_head.predictor.clip_model.transformer.resblocks.1.attn_q_proj_oft_relation_l_R.weight"
     tensors[name] = tensors[name] + 1
     with pytest.raises(CheckpointError, match=r"resblocks\.1\.attn_q_proj_oft_relation_l_R\.weight differs from"):
-        convert.read(save_npz(tmp_path / "file.npz", tensors), small)
+        read(save_npz(tmp_path / "file.npz", tensors), small)
 
 
 def test_buffers_are_ignored_and_listed(visible, random_params, assert_same, tmp_path):
     params = random_params("openai_clip", visible)
     scalars = {"input_resolution": np.int64(35), "context_length": np.int64(13), "vocab_size": np.int64(97)}
-    found = convert.read(save_npz(tmp_path / "f.npz", as_dict("openai_clip", visible, params) | scalars))
+    found = read(save_npz(tmp_path / "f.npz", as_dict("openai_clip", visible, params) | scalars))
     assert_same(found.params, params)
     assert found.manifest["key_map"]["ignored"] == ["context_length", "input_resolution", "vocab_size"]
 
@@ -92,7 +97,7 @@ def test_buffers_are_ignored_and_listed(visible, random_params, assert_same, tmp
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_other_precisions_become_float32_and_are_noted(dtype, visible, random_params, tmp_path):
     tensors = as_dict("openai_clip", visible, random_params("openai_clip", visible))
-    found = convert.read(save_npz(tmp_path / "f.npz", {k: v.astype(dtype) for k, v in tensors.items()}))
+    found = read(save_npz(tmp_path / "f.npz", {k: v.astype(dtype) for k, v in tensors.items()}))
     kernel = found.params["clip"]["text"]["blocks"]["value"]["kernel"]
     assert kernel.dtype == np.float32
     np.testing.assert_array_equal(kernel[1], tensors[FUSED].astype(dtype)[128:].T.astype(np.float32))
@@ -108,7 +113,7 @@ def test_bfloat16_safetensors_become_float32(visible, random_params, tmp_path):
     safetensors.numpy.save_file(
         {k: v.astype(ml_dtypes.bfloat16) for k, v in tensors.items()}, tmp_path / "f.safetensors"
     )
-    found = convert.read(tmp_path / "f.safetensors")
+    found = read(tmp_path / "f.safetensors")
     expected = tensors["text_projection"].astype(ml_dtypes.bfloat16).astype(np.float32)
     np.testing.assert_array_equal(found.params["clip"]["text"]["projection"]["kernel"], expected)
     assert found.manifest["source"]["dtypes"] == {"bfloat16": len(tensors)}
@@ -120,7 +125,7 @@ def test_differences_are_listed_both_ways_with_nearest_names(visible, random_par
     tensors["visual.ln_pre.bias"] = tensors["visual.ln_pre.bias"][:100]
     del tensors["ln_final.bias"]
     with pytest.raises(CheckpointError) as caught:
-        convert.read(save_npz(tmp_path / "f.npz", tensors), visible)
+        read(save_npz(tmp_path / "f.npz", tensors), visible)
     text = str(caught.value)
     assert "f.npz looks like openai_clip, but does not match that layout" in text
     assert f"2 missing:\n    ln_final.bias\n    {FUSED} (nearest name found: {FUSED}s)\n" in text
@@ -152,10 +157,10 @@ def test_values_that_are_not_finite_or_not_floating_are_refused(visible, random_
     tensors = as_dict("openai_clip", visible, random_params("openai_clip", visible))
     broken = tensors | {"ln_final.weight": np.full_like(tensors["ln_final.weight"], np.nan)}
     with pytest.raises(CheckpointError, match=r"ln_final\.weight holds values that are not finite"):
-        convert.read(save_npz(tmp_path / "nan.npz", broken))
+        read(save_npz(tmp_path / "nan.npz", broken))
     whole = tensors | {"ln_final.weight": np.ones(64, np.int32)}
     with pytest.raises(CheckpointError, match=r"ln_final\.weight is int32; floating-point numbers are expected"):
-        convert.read(save_npz(tmp_path / "int.npz", whole))
+        read(save_npz(tmp_path / "int.npz", whole))
 
 
 def test_rotations_and_mh_fpn_need_a_layout_that_holds_them(small, random_params):
@@ -185,7 +190,7 @@ def test_parameters_of_another_model_are_not_written(plain, random_params):
 def test_progress_counts_every_tensor(visible, random_params, tmp_path):
     path = writers.write(tmp_path / "f.npz", "hf_clip", visible, random_params("hf_clip", visible))
     seen = []
-    convert.read(path, progress=lambda done, total: seen.append((done, total)))
+    read(path, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i + 1, len(seen)) for i in range(len(seen))]
 
 

@@ -13,6 +13,7 @@ from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS, entries, is_ignored
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import architecture, parameters
 from ahs_seg_jax.models.ahs_seg import AHSSeg
+from tests.support.small import changed
 
 PUBLISHED = {
     "ahs_seg_vitb16": architecture.vitb16().replace(adaptation="orthogonal", mh_fpn=False, dc_hsp=False),
@@ -126,17 +127,45 @@ def test_heads_that_no_shape_shows_are_asked_for(plain):
         sizes.model_config("openai_clip", shapes, "file.pt")
 
 
-def test_a_hugging_face_configuration_states_heads_and_layers(plain):
+def test_a_configuration_states_heads_and_layers(plain):
     shapes = source_shapes(entries("hf_clip", plain))
-    stated = {
-        "vision_config": {"num_attention_heads": 7, "num_hidden_layers": 3, "hidden_act": "quick_gelu"},
-        "text_config": {"num_attention_heads": 5, "num_hidden_layers": 2},
-    }
+    stated = {"image": {"heads": 7, "layers": 3, "width": 28}, "text": {"heads": 5, "layers": 2}}
     config = sizes.model_config("hf_clip", shapes, "directory", stated)
     assert (config.image.heads, config.text.heads) == (7, 5)
-    stated["vision_config"]["hidden_act"] = "gelu"
-    with pytest.raises(CheckpointError, match=r"vision_config\.hidden_act = 'gelu'.*quick_gelu"):
+    stated["image"]["width"] = 29
+    with pytest.raises(CheckpointError, match="image tower is 28 wide, and 29 by the configuration beside it"):
         sizes.model_config("hf_clip", shapes, "directory", stated)
+
+
+def test_heads_of_the_largest_towers_are_wider(plain):
+    shapes = source_shapes(entries("openai_clip", changed(plain, image__width=1280, image__heads=16, text__width=1024)))
+    config = sizes.model_config("openai_clip", shapes, "ViT-H-14")
+    assert (config.image.heads, config.text.heads) == (16, 16)
+
+
+def test_vocabularies_of_other_tokenizers_are_refused(plain):
+    shapes = source_shapes(entries("openai_clip", changed(plain, image__width=64, text__vocab_size=901629)))
+    with pytest.raises(CheckpointError, match="its vocabulary of 901629 tokens is not that of CLIP's tokenizer, 49408"):
+        sizes.model_config("openai_clip", shapes, "f")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("logit_bias", "a SigLIP model"),
+        ("visual.trunk.blocks.0.norm1.weight", "a model with an image tower of timm"),
+        ("visual.layer1.0.conv1.weight", "a CLIP with a ResNet"),
+        ("visual.blocks.0.attn.q_bias", "an EVA-CLIP model"),
+        ("text_decoder.resblocks.0.ln_1.weight", "a CoCa model"),
+        ("text.transformer.resblocks.0.ln_1.weight", "a model with a text tower of another kind"),
+        ("vision_model.head.probe", "a SigLIP model"),
+    ],
+)
+def test_other_models_are_named_in_one_sentence(name, kind, plain):
+    shapes = source_shapes(entries("openai_clip", plain)) | {name: (3,)}
+    with pytest.raises(CheckpointError, match=f"f holds {kind}.*; this program reads CLIP with a plain") as caught:
+        sizes.recognise(shapes, "f")
+    assert len(str(caught.value)) < 250
 
 
 def test_unknown_names_and_layouts_are_named():

@@ -1,4 +1,4 @@
-"""No file executes code: hostile pickles in every container are refused, and torch is needed for torch pickles only."""
+"""No file executes code: hostile pickles in every container are refused, and torch is needed for writing only."""
 
 import os
 import pickle
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.checkpoints.formats import convert, readers
+from ahs_seg_jax.checkpoints.formats.stated import Stated
 from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.models import parameters
 from tests.support.torch_files import (
     finished,
     module_pickle,
@@ -46,8 +48,10 @@ def test_torchscript_tensors_are_read_without_torch(tmp_path, monkeypatch):
         np.testing.assert_array_equal(file.tensors["block.transposed"].load(), [[0, 3], [1, 4], [2, 5]])
 
 
-def test_an_archive_that_torch_wrote_is_read_exactly(torch, visible, random_params, assert_same, tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])  # OpenAI's are of the second
+def test_an_archive_that_torch_wrote_is_read_exactly(dtype, torch, visible, random_params, assert_same, tmp_path):
     params = random_params("openai_clip", visible)
+    params = parameters.unflatten({k: v.astype(dtype).astype(np.float32) for k, v in parameters.flatten(params)})
     root = torch.nn.Module()
     for names, value in convert.state_dict("openai_clip", visible, params):
         *parents, leaf = names[0].split(".")
@@ -56,7 +60,7 @@ def test_an_archive_that_torch_wrote_is_read_exactly(torch, visible, random_para
             if parent not in dict(module.named_children()):
                 module.add_module(parent, torch.nn.Module())
             module = getattr(module, parent)
-        module.register_parameter(leaf, torch.nn.Parameter(torch.from_numpy(value)))
+        module.register_parameter(leaf, torch.nn.Parameter(torch.from_numpy(value.astype(dtype))))
     root.register_buffer("vocab_size", torch.tensor(97))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated in torch; OpenAI's files stay what they are
@@ -65,6 +69,7 @@ def test_an_archive_that_torch_wrote_is_read_exactly(torch, visible, random_para
     assert_same(found.params, params)
     assert found.config == visible
     assert found.manifest["source"]["kind"] == "TorchScript archive"
+    assert found.manifest["source"]["stated"]["activation"]["value"] == "quick_gelu"
     assert found.manifest["key_map"]["ignored"] == ["vocab_size"]
 
 
@@ -127,14 +132,13 @@ def test_object_arrays_are_refused_and_not_executed(tmp_path):
     assert not mark.exists()
 
 
-def test_only_torch_pickles_need_torch(monkeypatch, torch, visible, random_params, tmp_path):
+def test_only_writing_torch_pickles_needs_torch(monkeypatch, torch, visible, random_params, tmp_path):
     from ahs_seg_jax.checkpoints.formats import writers
 
     params = random_params("openai_clip", visible)
     pickled = writers.write(tmp_path / "clip.pth", "openai_clip", visible, params)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(CheckpointError, match=r"needs torch: pip install 'ahs_seg_jax\[convert\]'"):
-        convert.read(pickled)
+    convert.read(pickled, statements=[Stated("quick_gelu", stated_by="the test")])
     with pytest.raises(CheckpointError, match=r"writing again\.pth needs torch: pip install 'ahs_seg_jax\[convert\]'"):
         writers.write(tmp_path / "again.pth", "openai_clip", visible, params)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.pth"]

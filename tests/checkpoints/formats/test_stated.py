@@ -1,12 +1,10 @@
 """What tensors do not show is stated by somebody, and all who state it agree."""
 
-import dataclasses
-
 import pytest
 
 from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.checkpoints.formats import convert, writers
-from ahs_seg_jax.checkpoints.formats.stated import OPENAI, Stated, agreed, applied, in_pixels, of_config
+from ahs_seg_jax.checkpoints.formats.stated import FIELDS, OPENAI, Stated, agreed, applied, in_pixels, of_config
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import vitb16
@@ -28,13 +26,20 @@ def test_statements_are_joined_and_remember_who_made_them():
     assert config.image.pixel_mean == config.image.pixel_std == (127.5, 127.5, 127.5)
 
 
+def test_a_default_gives_way_to_whoever_says_something_else():
+    default = Stated("gelu", eps=1e-5, stated_by="a default", yields=True)
+    assert agreed([default, Stated("quick_gelu", stated_by="the zoo")], "f") == {
+        "activation": ("quick_gelu", "the zoo"),
+        "eps": (1e-5, "a default"),
+    }
+    assert agreed([default], "f")["activation"] == ("gelu", "a default")
+
+
 def test_openais_statistics_are_exactly_the_towers():
     image = vitb16().image
     assert in_pixels("pixel_mean", OPENAI.pixel_mean) == image.pixel_mean
     assert in_pixels("pixel_std", OPENAI.pixel_std) == image.pixel_std
-    assert agreed([OPENAI, of_config(vitb16(), "ours")], "f").keys() == dataclasses.asdict(OPENAI).keys() - {
-        "stated_by"
-    }
+    assert agreed([OPENAI, of_config(vitb16(), "ours")], "f").keys() == set(FIELDS)
     assert applied(vitb16(), agreed([OPENAI], "f")) == vitb16()
 
 
