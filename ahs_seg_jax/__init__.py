@@ -7,16 +7,19 @@ from ahs_seg_jax.versions import __version__
 
 if typing.TYPE_CHECKING:
     from ahs_seg_jax.inference.native_windows import NativeWindows
-    from ahs_seg_jax.segmenter import Segmenter
+    from ahs_seg_jax.models.training_free import TrainingFree
+    from ahs_seg_jax.segmenter import Background, Segmenter
     from ahs_seg_jax.segmenter.clip import CLIP
     from ahs_seg_jax.vocabulary import Vocabulary
 
-__all__ = ["CLIP", "NativeWindows", "Segmenter", "Vocabulary", "__version__"]
+__all__ = ["CLIP", "Background", "NativeWindows", "Segmenter", "TrainingFree", "Vocabulary", "__version__"]
 
 _HOMES = {
     "CLIP": "ahs_seg_jax.segmenter.clip",
+    "Background": "ahs_seg_jax.segmenter",
     "NativeWindows": "ahs_seg_jax.inference.native_windows",
     "Segmenter": "ahs_seg_jax.segmenter",
+    "TrainingFree": "ahs_seg_jax.models.training_free",
     "Vocabulary": "ahs_seg_jax.vocabulary",
 }
 

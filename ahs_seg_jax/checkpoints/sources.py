@@ -6,7 +6,6 @@ refused, for nobody could say which of them was meant.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.storage import paths
 
 ZOO = "zoo:"  # before a name that is also one of a folder here
-_CLIP = "clip"  # the model_type of the towers that are computed here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +46,8 @@ def locate(source: str | os.PathLike[str]) -> Located:
     entry = _entry(source) if isinstance(source, str) else None
     if entry is not None:
         return _from_zoo(entry)
-    if isinstance(source, str) and names.is_explicit(source):
-        return _from_hub(names.parse(source))
+    if isinstance(source, str) and names.is_explicit(source) and (name := names.parse(source)):
+        return _from_hub(name)
     path = _path(source)
     if paths.is_remote(source) or path.exists():
         return Located(path)
@@ -116,26 +114,17 @@ def _nothing(source: str | os.PathLike[str]) -> str:
 
 def _from_zoo(entry: zoo.Entry) -> Located:
     known = records.pinned(entry)
-    found = download.fetch(known.hub_name, known.sha256, functools.partial(_examine, where=entry.name))
+    found = download.fetch(known.hub_name, known.sha256)
     records.record(entry, found)
     return Located(found.path, entry.layout, _stated(entry), {"hub": _described(found), "zoo": _facts(entry)})
 
 
-def _from_hub(name: names.HubName | None) -> Located:
-    if name is None:
-        raise CheckpointError("an explicit address is parsed or refused")
+def _from_hub(name: names.HubName) -> Located:
     entry = zoo.of_place(name)
     found = download.fetch(name, examine=functools.partial(_examine, where=str(name)))
     if entry is None:
-        # The folder: what lies beside the weights says what tensors do not show.
-        return Located(_with_descriptions(found.path), about={"hub": _described(found)})
+        return Located(found.path, about={"hub": _described(found)})
     return Located(found.path, "", _stated(entry), {"hub": _described(found), "zoo": _facts(entry)})
-
-
-def _with_descriptions(path: pathlib.Path) -> pathlib.Path:
-    """The folder of a file that is named as its library names it, where configurations lie beside it."""
-    described = any((path.parent / name).is_file() for name in choice.DESCRIPTIONS)
-    return path.parent if described and path.name in (*choice.TRANSFORMERS, *choice.OPEN_CLIP) else path
 
 
 def _stated(entry: zoo.Entry) -> Stated:
@@ -152,17 +141,13 @@ def _facts(entry: zoo.Entry) -> dict[str, Any]:
     return {fact: getattr(entry, fact) for fact in facts} | {"templates": list(entry.prompts)}
 
 
-def _examine(small: Mapping[str, pathlib.Path], where: str) -> None:
-    """Raises CheckpointError if the small files describe what is not computed here, before the weights come."""
-    path = small.get(choice.CONFIG)
+def _examine(small: download.Small, files: tuple[str, ...], where: str) -> None:
+    """Raises CheckpointError if what lies beside the weights describes a model that is not computed here."""
+    if not any(pathlib.PurePosixPath(file).name in beside.FILES for file in small):
+        return
+    folder, name = next(iter(small.values())).parent, pathlib.PurePosixPath(files[0]).name
+    certain = name in (*choice.TRANSFORMERS, *choice.OPEN_CLIP) or len(files) > 1
     try:
-        content = json.loads(path.read_bytes()) if path else {}
-        kind = content.get("model_type", _CLIP)
-    except (ValueError, AttributeError, RecursionError):
-        kind = _CLIP  # who reads the configuration says what is wrong with it
-    if kind != _CLIP:
-        raise CheckpointError(
-            f"{where}: its {choice.CONFIG} says model_type {kind!r}: this program reads CLIP, CAT-Seg and AHS-Seg only"
-        )
-    for folder in {path.parent for path in small.values()}:
-        agreed(beside.read(folder).stated, where)
+        agreed(beside.read(folder, "openai_clip" if name in choice.OPEN_CLIP else "hf_clip", certain).stated, where)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(folder), where)) from error

@@ -13,6 +13,7 @@ from ahs_seg_jax.cli import options
 
 def benchmark(
     model: options.Model = "tiny",
+    method: options.Method = "model",
     class_count: Annotated[int, typer.Option(help="Names at once.", min=1)] = 20,
     width: Annotated[int, typer.Option(help="Of the images, pixels.", min=1)] = 640,
     height: Annotated[int, typer.Option(help="Of the images, pixels.", min=1)] = 480,
@@ -28,7 +29,8 @@ def benchmark(
     training and inference, operation counts, and the published program beside ours are measured by
     python -m benchmarks.run, in the source repository.
     """
-    options.finish(lambda: run(model, class_count, (height, width), repetitions, memory_gb, json_file))
+    by = options.method_or_none(method)
+    options.finish(lambda: run(model, class_count, (height, width), repetitions, memory_gb, json_file, by))
 
 
 def run(
@@ -38,19 +40,21 @@ def run(
     repetitions: int,
     memory_gb: float | None,
     json_file: pathlib.Path | None,
+    method: str | None = None,
 ) -> None:
     """Prints a line for each stage as it is done; the file is written at the end. Raises OSError if it cannot be."""
     from ahs_seg_jax.cli.timing import measure, peak_memory
-    from ahs_seg_jax.inference.protocols import PROTOCOLS
     from ahs_seg_jax.segmenter import Segmenter
 
     if json_file is not None:
         _check_writable(json_file)
-    segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb)
-    for protocol in PROTOCOLS:
+    segmenter = Segmenter.from_pretrained(model, method=method, memory_gb=memory_gb)
+    for protocol in segmenter.protocols:
         segmenter.plan(size, class_count, protocol)  # a bound that does not suffice is said now
     about = _about(model, class_count, size, repetitions)
-    print(f"{model}, {class_count} names, {size[1]} x {size[0]} pixels; {about['hardware']}")
+    about["settings"]["method"] = segmenter.method
+    by = f" by {segmenter.method}" if segmenter.training_free else ""
+    print(f"{model}{by}, {class_count} names, {size[1]} x {size[0]} pixels; {about['hardware']}")
     print(f"{'stage':<22}{'median':>12}{'spread':>9}{'per second':>13}{'first call':>13}")
     timings = []
     for timing in measure(segmenter, class_count, size, repetitions):

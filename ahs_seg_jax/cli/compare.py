@@ -1,9 +1,9 @@
-"""`ahs-seg compare`: the same images by several models, or with several lists of words, side by side."""
+"""`ahs-seg compare`: the same images by several models or methods, or with several lists of words, side by side."""
 
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -14,53 +14,67 @@ MOST = 4  # pictures side by side
 TITLE_NAMES = 3  # of a list of words, in a picture's title
 
 
+class Shown(NamedTuple):
+    """What makes a picture. A method of None is what suits the model."""
+
+    model: str
+    names: tuple[str, ...]
+    method: str | None = None
+
+
 def compare(
     images: options.Images,
     classes: Annotated[
         list[str] | None, typer.Option(help="Names 'cat; sofa, couch'; give it again to compare.")
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="As of segment (tiny); give it again to compare.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="As of segment, such as naclip; give it again to compare.")
+    ] = None,
     output: Annotated[pathlib.Path, typer.Option(help="Folder for the pictures.")] = pathlib.Path("compared"),
     protocol: options.Protocol = "model",
     memory_gb: options.MemoryGB = None,
 ) -> None:
-    """Draws models or lists of words side by side.
+    """Draws models, methods or lists of words side by side.
 
-    Two to four for each image, and of two, where they differ. With several models and several lists, the first model
-    takes the first list, and so on.
+    Two to four for each image, and of two, where they differ. With several models and several lists or methods, the
+    first model takes the first list and the first method, and so on.
     """
-    pairs = options.mistakes(lambda: paired(model or ["tiny"], classes or []))
-    options.finish(lambda: run(images, pairs, output, options.protocol_or_none(protocol), memory_gb))
+    shown = options.mistakes(lambda: paired(model or ["tiny"], classes or [], method or ["model"]))
+    options.finish(lambda: run(images, shown, output, options.protocol_or_none(protocol), memory_gb))
 
 
-def paired(models: Sequence[str], lists: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """(model, names) of each picture. Raises ValueError if there is nothing to compare, or no way to pair them."""
-    count = max(len(models), len(lists))
+def paired(models: Sequence[str], lists: Sequence[str], methods: Sequence[str] = ("model",)) -> list[Shown]:
+    """What makes each picture. Raises ValueError if there is nothing to compare, or no way to pair them."""
+    counts = {len(models), len(lists), len(methods)}
+    count = max(counts)
     if not lists:
         raise ValueError("no words: give --classes 'cat; sofa, couch', once or once for each picture")
-    if not 2 <= count <= MOST or {len(models), len(lists)} - {1, count}:
+    if not 2 <= count <= MOST or counts - {1, count}:
         raise ValueError(
-            f"there are {len(models)} --model and {len(lists)} --classes; give one of them two to {MOST} times, and "
-            "the other once or as often"
+            f"there are {len(models)} --model, {len(lists)} --classes and {len(methods)} --method; give one of them "
+            f"two to {MOST} times, and each of the others once or as often"
         )
     several = lambda given: list(given) * count if len(given) == 1 else list(given)
     names = [options.split_names(text) for text in several(lists)]
-    return list(zip(several(models), names, strict=True))
+    by = map(options.method_or_none, several(methods))
+    return [Shown(*given) for given in zip(several(models), names, by, strict=True)]
 
 
-def titles(pairs: Sequence[tuple[str, tuple[str, ...]]]) -> list[str]:
-    """What tells the pictures apart: the model, the words, or both."""
-    models, lists = ({pair[place] for pair in pairs} for place in (0, 1))
+def titles(shown: Sequence[Shown]) -> list[str]:
+    """What tells the pictures apart: the model, the method, the words, or several of them."""
+    models, lists, methods = ({each[place] for each in shown} for place in range(3))
     found = []
-    for model, names in pairs:
+    for model, names, method in shown:
         words = ", ".join(names[:TITLE_NAMES]) + (f" and {len(names) - TITLE_NAMES} more" * (len(names) > TITLE_NAMES))
-        found.append(": ".join(part for part, told in ((model, len(models) > 1), (words, len(lists) > 1)) if told))
-    return found if any(found) else [model for model, _ in pairs]
+        parts = ((model, len(models) > 1), (method or "model", len(methods) > 1), (words, len(lists) > 1))
+        found.append(": ".join(part for part, told in parts if told))
+    return found if any(found) else [each.model for each in shown]
 
 
 def run(
     images: Sequence[str],
-    pairs: Sequence[tuple[str, tuple[str, ...]]],
+    shown: Sequence[Shown],
     output: pathlib.Path,
     protocol: str | None,
     memory_gb: float | None,
@@ -71,24 +85,22 @@ def run(
     from ahs_seg_jax.cli.image_jobs import find_images
     from ahs_seg_jax.pictures import legends
     from ahs_seg_jax.segmenter import Segmenter
-    from ahs_seg_jax.vocabulary import Vocabulary
 
     jobs = find_images(images)
-    segmenters: dict[str, Segmenter] = {}
-    for model, names in pairs:
-        if model not in segmenters:
-            segmenters[model] = Segmenter.from_pretrained(model, memory_gb=memory_gb)
-        found = segmenters[model]
-        Vocabulary(names, found.templates).tokens(
-            found.config.text.context, found.config.text.tokenizer
-        )  # mistakes in the words, now
+    segmenters: dict[tuple[str, str | None], Segmenter] = {}
+    for model, names, method in shown:
+        if (model, method) not in segmenters:
+            segmenters[model, method] = Segmenter.from_pretrained(model, method=method, memory_gb=memory_gb)
+        found = segmenters[model, method]
+        words, tower = found.as_vocabulary(names), found.config.text
+        words.tokens(tower.context, tower.tokenizer)  # mistakes in the words, now
     options.make_folder(output)
     failed: list[str] = []
     taken: dict[pathlib.Path, pathlib.Path] = {}
     for number, job in enumerate(jobs, 1):
         try:
-            results = [segmenters[model](job.path, names, protocol=protocol) for model, names in pairs]
-            parts = [(title, r.labels, r.names, r.colors) for title, r in zip(titles(pairs), results, strict=True)]
+            results = [segmenters[model, by](job.path, names, protocol=protocol) for model, names, by in shown]
+            parts = [(title, r.labels, r.names, r.colors) for title, r in zip(titles(shown), results, strict=True)]
             target = output / f"{job.name}.png"
             if taken.setdefault(target, job.path) != job.path:
                 raise ValueError(

@@ -21,6 +21,7 @@ def demo(
     model: options.Model = "tiny",
     host: options.Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
+    method: options.Method = "model",
     protocol: options.Protocol = "model",
     memory_gb: options.MemoryGB = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)] = 20,
@@ -42,7 +43,8 @@ def demo(
 
         limits, named = Limits(max_upload_mb, max_megapixels, max_classes), allowed_host or []
         Hosts.of(host, named)  # a mistake is found before a model is loaded
-        serve(model, options.protocol_or_none(protocol), memory_gb, limits, host, port, open_browser, named)
+        own = options.protocol_or_none(protocol), options.method_or_none(method)
+        serve(model, own[0], memory_gb, limits, host, port, open_browser, named, own[1])
 
     options.finish(command)
 
@@ -56,6 +58,7 @@ def serve(
     port: int,
     open_browser: bool = False,
     allowed_hosts: Sequence[str] = (),
+    method: str | None = None,
 ) -> None:
     """Loads the model, answers the first example, and shows the page until it is interrupted."""
     from ahs_seg_jax.checkpoints import packaged
@@ -66,8 +69,10 @@ def serve(
     host_memory.return_freed_memory()
     print(f"loading {model} ...", file=sys.stderr)
     own = {"protocol": protocol} if protocol else {}
-    segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **own)
+    segmenter = Segmenter.from_pretrained(model, method=method, memory_gb=memory_gb, **own)
     known, about = frozenset[str](), f"Model: {pathlib.PurePath(model).name}."
+    if segmenter.training_free:
+        about += f" Training-free method: {segmenter.method}; confidence is a share of the words that are typed."
     if model == packaged.TINY:
         known = words_of(packaged.load_tiny().trained_names)
         about = f"The small model knows drawings and these words only: {', '.join(sorted(known))}."

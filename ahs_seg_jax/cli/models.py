@@ -1,13 +1,12 @@
 """`ahs-seg models`: the model zoo, and what of it lies on this machine."""
 
+import importlib.resources
 import json
 from typing import Annotated, Any
 
 import typer
 
 from ahs_seg_jax.cli import options
-
-TINY = ("tiny", "4 MB", "yes", "Apache-2.0", "the package's own small model: drawn scenes only")
 
 
 def models(
@@ -48,9 +47,12 @@ def run(name: str, as_json: bool) -> None:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
+    from ahs_seg_jax import checkpoints
     from ahs_seg_jax.checkpoints.hub.download import size_text
 
-    cells = [("name", "size", "here", "licence", "what"), TINY]
+    packaged = importlib.resources.files(checkpoints).joinpath("tiny.safetensors").read_bytes()
+    what = "the package's own small model: drawn scenes only"
+    cells = [("name", "size", "here", "licence", "what"), ("tiny", size_text(len(packaged)), "yes", "Apache-2.0", what)]
     for row in rows:
         size = size_text(row["bytes"]) if row["bytes"] else "unknown"
         licence = row["licence"].partition(" (")[0]

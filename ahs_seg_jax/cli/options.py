@@ -25,8 +25,15 @@ Benchmarks: TypeAlias = Annotated[
 Classes: TypeAlias = Annotated[str, typer.Option(help="Names separated by ';', synonyms by ',': 'cat; sofa, couch'.")]
 ClassesFile: TypeAlias = Annotated[pathlib.Path | None, typer.Option(help="A text file with one name a line.")]
 Protocol: TypeAlias = Annotated[
-    Literal["model", "cat_seg", "whole"],
-    typer.Option(help="The model's own; cat_seg: windows and a global view; whole: one view."),
+    Literal["model", "cat_seg", "whole", "slide"],
+    typer.Option(help="The model's own; cat_seg: windows and a global view; whole: one view; slide: training-free."),
+]
+Method: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="model: what it was trained for, or naclip for a plain CLIP; aggregator; or training-free: naclip, "
+        "sc_clip, pearl, clearclip, sclip, maskclip, maskclip_residual, clip."
+    ),
 ]
 Activation: TypeAlias = Annotated[
     Literal["gelu", "quick_gelu"] | None, typer.Option(help="Of a CLIP, where its file does not state it.")
@@ -53,6 +60,11 @@ def names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
 
 def protocol_or_none(text: str) -> str | None:
     """None stands for the model's own."""
+    return None if text == "model" else text
+
+
+def method_or_none(text: str) -> str | None:
+    """None stands for what suits the model."""
     return None if text == "model" else text
 
 

@@ -81,6 +81,7 @@ class ResultFolder:
                 "it were made; choose another --output, or start over with --overwrite"
             ) from error
         settings = self._about["settings"]
+        before.setdefault("method", "aggregator")  # of versions that had no other
         differing = [name for name, value in settings.items() if before.get(name) != value]
         if differing:
             raise ValueError(

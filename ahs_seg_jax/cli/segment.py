@@ -14,6 +14,7 @@ def segment(
     model: options.Model = "tiny",
     activation: options.Activation = None,
     output: Annotated[str, typer.Option(help="Folder for the results; also gs:// or s3://.")] = "segmented",
+    method: options.Method = "model",
     protocol: options.Protocol = "model",
     unknown: Annotated[
         str, typer.Option(help="none, a probability such as 0.3, or background words 'wall; sky'.")
@@ -77,6 +78,7 @@ def segment(
         lambda: Settings(
             classes=names,
             model=model,
+            method=options.method_or_none(method),
             activation=activation,
             protocol=options.protocol_or_none(protocol),
             windows=parse_windows(

@@ -47,15 +47,20 @@ def run(
     paths.check(output, "the output", BUCKETS)
     jobs = [job for job in find_images(images) if shard.holds(job.name.as_posix())]
     segmenter = Segmenter.from_pretrained(
-        settings.model, activation=settings.activation, keep=settings.keep, memory_gb=settings.memory_gb
+        settings.model,
+        method=settings.method,
+        activation=settings.activation,
+        keep=settings.keep,
+        memory_gb=settings.memory_gb,
     )
-    vocabulary = Vocabulary(settings.classes, segmenter.templates)
+    settings = dataclasses.replace(settings, method=segmenter.method)  # the results say what has made them
+    vocabulary = segmenter.as_vocabulary(settings.classes)
     # What no image can mend is found now: names that are too long, unknown words among the names, a wide stride.
     text = segmenter.config.text
     segmenter.words(vocabulary, settings.unknown).vocabulary.tokens(text.context, text.tokenizer)
     label_files.check_first_index(settings.first_index, len(settings.classes))
     if settings.windows:
-        settings.windows.grid((1, 1), segmenter.config.image.crop)
+        settings.windows.grid((1, 1), segmenter.engine.head.side)
     if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
         print(
             f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"
@@ -226,7 +231,8 @@ def _print_plans(jobs: Sequence[Job], segmenter: Segmenter, settings: Settings, 
     words = settings.unknown if isinstance(settings.unknown, tuple) else ()
     largest = max(sizes, key=lambda size: size[0] * size[1])
     print(f"{len(sizes)} image(s); the largest:")
-    count, by_windows = len(settings.classes) + len(words), all(map(streamed, jobs))
+    every = segmenter.words(settings.classes, words or "none").vocabulary
+    count, by_windows = len(every.query_class), all(map(streamed, jobs))
     print(segmenter.plan(largest, count, settings.protocol, heat_maps, windows=settings.windows, streamed=by_windows))
     return 0 if len(sizes) == len(jobs) else 1
 

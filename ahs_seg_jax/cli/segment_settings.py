@@ -27,6 +27,7 @@ class Settings:
     every: int = 1  # frames of a film: each, or every so many
     smooth: float = 0.0  # share of the frames before in a film's probabilities
     activation: str | None = None  # which only confirms what a whole model states
+    method: str | None = None  # None: what suits the model
 
     def described(self) -> dict[str, Any]:
         """JSON values. Memory bound and activation are left out: results do not depend on them."""

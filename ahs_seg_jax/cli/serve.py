@@ -16,6 +16,7 @@ def serve(
     model: options.Model = "tiny",
     host: options.Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    method: options.Method = "model",
     protocol: options.Protocol = "model",
     memory_gb: options.MemoryGB = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)] = 20,
@@ -60,8 +61,8 @@ def serve(
         print(f"loading {model} ...", file=sys.stderr)
         protocol_used = options.protocol_or_none(protocol)
         own = {"protocol": protocol_used} if protocol_used else {}
-        segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **own)
-        about = f"Model: {pathlib.PurePath(model).name}."
+        segmenter = Segmenter.from_pretrained(model, method=options.method_or_none(method), memory_gb=memory_gb, **own)
+        about = f"Model: {pathlib.PurePath(model).name}, method {segmenter.method}."
         if model == packaged.TINY:
             about = "The small model knows drawings only; its answers to photographs mean nothing."
         run.warm(segmenter, ("grass", "sand"), limits.together)

@@ -15,9 +15,7 @@ import jax
 import numpy as np
 
 from ahs_seg_jax.inference import compiled
-from ahs_seg_jax.inference.protocols import PROTOCOLS
 from ahs_seg_jax.segmenter import Segmenter
-from ahs_seg_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +49,12 @@ def measure(segmenter: Segmenter, classes: int, size: tuple[int, int], repetitio
     Words; image features alone; then by each protocol a new image (encode, aggregate, label), and the same image again
     with its features kept (aggregate, label).
     """
-    words = lambda index: Vocabulary(tuple(f"thing {index} {k}" for k in range(classes)), segmenter.templates)
+    words = lambda index: segmenter.as_vocabulary([f"thing {index} {k}" for k in range(classes)])
     picture = lambda index: np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)
     known, same = words(0), picture(0)
     yield timed(f"{classes} words", lambda index: segmenter.encode_prompts(words(index + 1)), repetitions)
     yield timed("image features", lambda index: segmenter.embed_image(picture(index + 1)), repetitions)
-    for number, protocol in enumerate(PROTOCOLS, 1):
+    for number, protocol in enumerate(segmenter.protocols, 1):
         seed = 1_000_000 * number  # no picture twice
         new = lambda index, protocol=protocol, seed=seed: segmenter(picture(seed + index), known, protocol=protocol)
         yield timed(f"{protocol}: new image", new, repetitions)

@@ -20,13 +20,20 @@ def file_of(given: str | os.PathLike[str], benchmark: str) -> pathlib.Path:
     return path / f"{benchmark}.txt" if path.is_dir() else path
 
 
+def _read(path: pathlib.Path, **settings: Any) -> Vocabulary:
+    """The names of a file, with a space after each comma between synonyms: not all programs write one."""
+    found = Vocabulary.from_file(path, **settings)
+    words = ([word.strip() for word in name.split(",") if word.strip()] for name in found.names)
+    return dataclasses.replace(found, names=tuple(map(", ".join, words)))
+
+
 def use(source: Source, given: str | os.PathLike[str], benchmark: str) -> None:
     """Replaces the names of the source's vocabulary; prompts and synonym rule stay.
 
     Raises FileNotFoundError, or ValueError for a file that is no list of names or has another number of classes.
     """
     path, before = file_of(given, benchmark), source.vocabulary
-    found = Vocabulary.from_file(path, templates=before.templates, synonyms=before.synonyms)
+    found = _read(path, templates=before.templates, synonyms=before.synonyms)
     merged = getattr(source, "merge_predictions", None) is not None
     least = len(getattr(source, "scored_names", before.names))
     if len(found) != len(before) and not (merged and len(found) >= least):
@@ -46,6 +53,5 @@ def described(given: str | os.PathLike[str], benchmark: str) -> dict[str, Any] |
     if not str(given):
         return None
     path = file_of(given, benchmark)
-    names = Vocabulary.from_file(path).names
-    queries = sum(len([word for word in name.split(", ") if word.strip()]) for name in names)
+    queries = sum(len(name.split(", ")) for name in _read(path).names)
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "queries": queries}

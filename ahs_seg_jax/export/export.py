@@ -10,6 +10,7 @@ inputs and outputs and the weights inside, and `manifest.json`.
 Axes: b image, t class, p prompt, l token, e joint embedding, g side of the logits.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -25,7 +26,6 @@ from ahs_seg_jax.models import parameters
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.storage import writing
 from ahs_seg_jax.versions import versions
-from ahs_seg_jax.vocabulary import Vocabulary
 
 Format: TypeAlias = Literal["stablehlo", "onnx"]
 WHAT_IT_TAKES = {
@@ -37,6 +37,14 @@ WHAT_IT_TAKES = {
     "text": "float32 [t, p, e], what encode_text gives for tokens",
     "logits": "float32 [b, t, g, g]; a class's probability at a position is the sigmoid of its logit",
 }
+OF_TRAINING_FREE = {
+    "images": "float32 [b, s, s, 3], RGB 0..255, windows of `side` pixels of an image that keeps its proportions",
+    "text": "float32 [t, 1, e] of unit length: for each query, the mean over `templates` of what encode_text gives",
+    "logits": (
+        "float32 [b, t, g, g], cosines: to be resized to the windows and averaged where they overlap; probabilities "
+        "are the softmax over all queries of `logit_scale` times them"
+    ),
+}
 
 
 def export(
@@ -44,8 +52,10 @@ def export(
     output: str | os.PathLike[str],
     names: Sequence[str] | None,
     file_format: Format = "stablehlo",
+    method: str | None = None,
 ) -> None:
-    """Writes the folder `output`, all or nothing. `names`: a vocabulary to bake in; None leaves it an input.
+    """Writes the folder `output`, all or nothing. `names`: a vocabulary to bake in; None leaves it an input. `method`,
+    for a model that is not a Segmenter yet, is as `Segmenter.from_pretrained` takes it.
 
     Raises CheckpointError if the folder exists or the model cannot be read, ValueError for names that cannot be used,
     ImportError, which says what to install, without the library of the format.
@@ -53,20 +63,22 @@ def export(
     path = pathlib.Path(output)
     writing.refuse_existing(path)
     to_onnx = onnx.onnx_exporter() if file_format == "onnx" else None
-    segmenter = model if isinstance(model, Segmenter) else Segmenter.from_pretrained(model)
+    segmenter = model if isinstance(model, Segmenter) else Segmenter.from_pretrained(model, method=method)
     config, engine = segmenter.config, segmenter.engine
     leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(engine.params)}
     if names is not None:
-        vocabulary = Vocabulary(tuple(names), segmenter.templates)
+        vocabulary = segmenter.as_vocabulary(names)
         leaves[programs.TEXT] = segmenter.encode_prompts(vocabulary)
         leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith("clip/text/")}
     found = programs.programs(engine.model, baked=names is not None)
     written = {name: to_onnx(p, leaves) if to_onnx else stablehlo.stablehlo(p, leaves) for name, p in found.items()}
     about = {
-        "inputs_and_outputs": WHAT_IT_TAKES,
-        "side": config.image.crop,
+        "inputs_and_outputs": WHAT_IT_TAKES | (OF_TRAINING_FREE if segmenter.training_free else {}),
+        "method": segmenter.method,
+        "training_free": segmenter.training_free and dataclasses.asdict(segmenter.training_free),
+        "side": engine.head.side,
         "context": config.text.context,
-        "prompts": config.aggregator.prompts,
+        "prompts": programs.prompt_channels(engine.model),
         "templates": list(segmenter.templates),
         "names": None if names is None else list(names),
         "format": file_format,

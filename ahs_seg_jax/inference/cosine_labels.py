@@ -7,7 +7,7 @@ Axes: v view, q query, c query of a chunk, h w a view's grid; H W pixels, H' W' 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -72,41 +72,59 @@ class Region:
         self._mosaic = part.padded(padded)
         self._refine = picture.refiner(rows, columns, padded) if picture.refiner else None
 
-    def chunks(self) -> Iterator[tuple[int, int, jax.Array]]:
-        """(first query, queries, logits `[c, H', W']`); what fills up the last chunk are copies of the last query."""
+    def chunks(self) -> Iterator[tuple[int, jax.Array]]:
+        """(first query, logits `[c, H', W']`); what fills up the last chunk are copies of the last query."""
         count = self._picture.queries
         at_once = buckets.chunk_size(count, QUERIES_AT_ONCE)
         for first in range(0, count, at_once):
             wanted = np.minimum(np.arange(first, first + at_once), count - 1)
             maps = _map(self._logits.of(wanted), self._mosaic.rows, self._mosaic.columns)
-            yield first, min(at_once, count - first), self._refine(maps) if self._refine else maps
+            yield first, self._refine(maps) if self._refine else maps
 
     def best(self, scale: float, allowed: np.ndarray | None = None) -> Best:
         """The best query of every pixel, of those that are `allowed` (bool `[q]`; None: all)."""
-        extent = len(self._mosaic.rows), len(self._mosaic.columns)
-        best = Best(jnp.zeros(extent, jnp.int32), jnp.full(extent, LOWEST, jnp.float32), jnp.zeros(extent, jnp.float32))
-        for first, count, maps in self.chunks():
-            real = np.arange(len(maps)) < count
-            if allowed is not None:
-                real[:count] &= allowed[first : first + count]
-            best = _better(best, maps, np.int32(first), real, np.float32(scale))
-        return best
+        return best_of(self.chunks(), self._picture.queries, scale, allowed)
+
+
+def best_of(
+    chunks: Iterable[tuple[int, jax.Array]], queries: int, scale: float, allowed: np.ndarray | None = None
+) -> Best:
+    """The best query of every pixel, of those that are `allowed` (bool `[q]`; None: all).
+
+    `chunks` are (first query, logits `[c, H', W']`); what comes after the last of the `queries` only fills up a chunk.
+    """
+    best: Best | None = None
+    for first, maps in chunks:
+        real = np.arange(first, first + len(maps)) < queries
+        if allowed is not None:
+            real[: queries - first] &= allowed[first : first + len(maps)]
+        if best is None:
+            extent = maps.shape[1:]
+            nothing = jnp.full(extent, LOWEST, jnp.float32)
+            best = Best(jnp.zeros(extent, jnp.int32), nothing, jnp.zeros(extent, jnp.float32))
+        best = _better(best, maps, np.int32(first), real, np.float32(scale))
+    assert best is not None
+    return best
+
+
+def probability(logits: jax.Array, best: Best, scale: float | None) -> jax.Array:
+    """The probability, among all queries of `best`, of logits `[..., H', W']`."""
+    return _probability(logits, best, np.float32(scale))
 
 
 def _even(logits: ViewLogits, part: Mosaic) -> tuple[ViewLogits, Mosaic]:
-    """As many rows as columns of views, a power of two, so that one program serves pictures of many proportions.
+    """Rows and columns of views filled up to powers of two, so that one program serves pictures of many proportions.
 
     What is added has no weight.
     """
     rows, columns = part.rows.shape[1], part.columns.shape[1]
-    side = 1 << (max(rows, columns) - 1).bit_length()
-    more = lambda matrix: np.pad(matrix, ((0, 0), (0, side - matrix.shape[1]), (0, 0)))
-    inside = np.arange(side)
-    order = np.where(inside[:, None] < rows, inside[:, None] * columns, 0) + np.where(inside < columns, inside, 0)[None]
-    order = order.reshape(-1)
+    high, wide = (1 << (count - 1).bit_length() for count in (rows, columns))
+    more = lambda matrix, count: np.pad(matrix, ((0, 0), (0, count - matrix.shape[1]), (0, 0)))
+    of_rows, of_columns = np.minimum(np.arange(high), rows - 1), np.minimum(np.arange(wide), columns - 1)
+    order = (of_rows[:, None] * columns + of_columns[None]).reshape(-1)
     return (
         ViewLogits(logits.values, logits.rows[order], logits.places[order]),
-        Mosaic(more(part.rows), more(part.columns)),
+        Mosaic(more(part.rows, high), more(part.columns, wide)),
     )
 
 
@@ -127,7 +145,7 @@ def labels_among(picture: Picture, scale: float, allowed: np.ndarray) -> tuple[n
     label, confidence = _empty(picture)
     for rows, region in picture.bands():
         best, among = region.best(scale), region.best(scale, allowed)
-        value = _probability(among.value, best, np.float32(scale))
+        value = probability(among.value, best, scale)
         label[rows], confidence[rows] = (_cut(array, rows, region, picture) for array in (among.label, value))
     return label, confidence
 
@@ -149,7 +167,7 @@ def every_map(picture: Picture) -> jax.Array:
     (_, region), *others = picture.bands()
     assert not others
     height, width = picture.mosaic.size
-    return jnp.concatenate([maps[:, :height, :width] for _, _, maps in region.chunks()])
+    return jnp.concatenate([maps[:, :height, :width] for _, maps in region.chunks()])
 
 
 def probabilities(picture: Picture, scale: float, classes: np.ndarray, count: int) -> np.ndarray:
@@ -157,9 +175,9 @@ def probabilities(picture: Picture, scale: float, classes: np.ndarray, count: in
     result = np.zeros((count, *picture.mosaic.size), np.float32)
     for rows, region in picture.bands():
         best = region.best(scale)
-        for first, number, maps in region.chunks():
-            found = _probability(maps, best, np.float32(scale))
-            for query in range(first, first + number):
+        for first, maps in region.chunks():
+            found = np.asarray(probability(maps, best, scale))
+            for query in range(first, min(first + len(maps), picture.queries)):
                 if classes[query] < count:
                     part = _cut(found[query - first], rows, region, picture)
                     np.maximum(result[classes[query], rows], part, out=result[classes[query], rows])
@@ -170,7 +188,7 @@ def _empty(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
     return np.empty(picture.mosaic.size, np.int32), np.empty(picture.mosaic.size, np.float32)
 
 
-def _cut(array: jax.Array, rows: slice, region: Region, picture: Picture) -> np.ndarray:
+def _cut(array: jax.Array | np.ndarray, rows: slice, region: Region, picture: Picture) -> np.ndarray:
     start = rows.start - region.rows.start
     return np.asarray(array)[start : start + rows.stop - rows.start, : picture.mosaic.size[1]]
 

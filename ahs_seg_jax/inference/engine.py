@@ -18,12 +18,14 @@ import numpy as np
 from ahs_seg_jax.inference import encoding, in_passes, labelling
 from ahs_seg_jax.inference.at_once import view_logits
 from ahs_seg_jax.inference.feature_cache import FeatureCache, content_key
+from ahs_seg_jax.inference.heads import Wanted, head_of
 from ahs_seg_jax.inference.in_passes import Features, ViewLogits
 from ahs_seg_jax.inference.native_windows import NativeWindows
-from ahs_seg_jax.inference.plan import Plan, Request, make_plan
-from ahs_seg_jax.inference.protocols import WHOLE, Blended
+from ahs_seg_jax.inference.plan import Plan, Request
+from ahs_seg_jax.inference.protocols import Blended, Protocol
 from ahs_seg_jax.inference.tiles import Found, Raster, Tile, label_tiles
 from ahs_seg_jax.models.ahs_seg import AHSSeg
+from ahs_seg_jax.models.training_free.model import TrainingFreeCLIP
 from ahs_seg_jax.vocabulary import Vocabulary
 
 CACHED_VOCABULARIES = 8
@@ -39,7 +41,7 @@ class Engine:
 
     def __init__(
         self,
-        model: AHSSeg,
+        model: AHSSeg | TrainingFreeCLIP,
         params: Mapping[str, Any],
         *,
         keep: int | None = None,
@@ -58,13 +60,17 @@ class Engine:
         self.params = encoding.listed(merged) if few_images else merged
         if memory_gb is not None and not memory_gb >= 0:  # NaN is compared with nothing
             raise ValueError(f"memory_gb is {memory_gb}; give a number of 1e9 bytes, or none for no bound")
+        self.head = head_of(self.model)
         self.keep, self.memory_gb = keep, memory_gb
         self._texts: collections.OrderedDict[Vocabulary, np.ndarray] = collections.OrderedDict()
         self._encode_vocabulary, self._features = encode, FeatureCache()
         self._lock, self._process = threading.RLock(), os.getpid()
 
     def encode_text(self, vocabulary: Vocabulary) -> np.ndarray:
-        """Text embeddings float32 `[t, p, e]`. Raises ValueError for names or prompts that the model cannot take."""
+        """Text embeddings float32 `[q, p, e]` of a vocabulary's queries.
+
+        Raises ValueError for names or prompts that the model cannot take.
+        """
         with self._locked():
             if vocabulary not in self._texts:
                 self._texts[vocabulary] = np.asarray(self._encode_vocabulary(self.model, self.params, vocabulary))
@@ -75,42 +81,47 @@ class Engine:
 
     def plan(self, request: Request) -> Plan:
         """What the request takes; nothing runs. Raises ValueError if the memory bound does not suffice."""
-        return make_plan(self.model.config, self.params, request, self.memory_gb)
+        return self.head.plan(self.params, request, self.memory_gb)
 
     def label(
         self,
         images: Sequence[np.ndarray],
         text: np.ndarray,
-        protocol: Blended,
+        protocol: Protocol,
         *,
         class_pooling: int = 1,
         probabilities: int = 0,
+        classes: np.ndarray | None = None,
+        area: float = 0.0,
+        exempt: Sequence[int] = (),
     ) -> Iterator[Found]:
-        """Labels int32 and confidence float32 `[H, W]` of each image uint8 `[H, W, 3]`, for text `[t, p, e]`.
+        """Labels int32 and confidence float32 `[H, W]` of each image uint8 `[H, W, 3]`, for text `[q, p, e]`.
 
-        The third of each result are the probabilities float32 `[n, H, W]` of the first n = `probabilities` classes, or
-        None for 0. Views of several images are computed together.
+        Labels are classes: `classes` int32 `[q]`, ascending, says which one each query belongs to (None: every query is
+        one). The third of each result are the probabilities float32 `[n, H, W]` of the first n = `probabilities`
+        classes, or None for 0. A class that has at most the share `area` of the pixels of all classes but the `exempt`
+        ones gives them up to other classes. Views of several images are computed together.
         """
         if not images:
             return
-        self.model.config.check_class_pooling(class_pooling)
+        self.head.check_pooling(class_pooling)
+        every = np.arange(len(text), dtype=np.int32) if classes is None else classes
+        wanted = Wanted(every, probabilities, area, exempt)
         largest = max((image.shape[:2] for image in images), key=lambda size: size[0] * size[1])
         request = Request(largest, len(text), protocol, self.keep, len(images), bool(probabilities))
         plan = self.plan(request)
-        together = max(1, plan.at_once // plan.views)
-        for start in range(0, len(images), together):
+        for group in self._groups(images, protocol, plan):
             with self._locked():
-                group = images[start : start + together]
-                found = []
-                for image, logits in zip(group, self._logits(group, text, protocol, class_pooling, plan), strict=True):
-                    size = image.shape[:2]
-                    kept = labelling.all_probabilities(logits, probabilities, size, protocol) if probabilities else None
-                    found.append((*labelling.labels(logits, size, protocol), kept))
+                logits = self._logits(group, text, protocol, class_pooling, plan)
+                found = [
+                    self.head.found(of_image, image, text, protocol, wanted)
+                    for image, of_image in zip(group, logits, strict=True)
+                ]
             yield from found
 
-    def logits(self, image: np.ndarray, text: np.ndarray, protocol: Blended, *, class_pooling: int = 1) -> np.ndarray:
-        """Logits float32 `[v, t, g, g]` of an image uint8 `[H, W, 3]`; -100 for a class that a view cut."""
-        self.model.config.check_class_pooling(class_pooling)
+    def logits(self, image: np.ndarray, text: np.ndarray, protocol: Protocol, *, class_pooling: int = 1) -> np.ndarray:
+        """Logits float32 `[v, q, g, g]` of an image uint8 `[H, W, 3]`; -100 for a class that a view cut."""
+        self.head.check_pooling(class_pooling)
         plan = self.plan(Request(image.shape[:2], len(text), protocol, self.keep))
         with self._locked():
             (logits,) = self._logits([image], text, protocol, class_pooling, plan)
@@ -123,12 +134,13 @@ class Engine:
         windows: NativeWindows,
         *,
         class_pooling: int = 1,
+        classes: np.ndarray | None = None,
         done: Container[tuple[int, int]] = (),
         probabilities: bool = False,
         streamed: bool = False,
     ) -> Iterator[Tile]:
-        """The result of an image by windows at its own resolution, tile by tile; see `label_tiles`."""
-        self.model.config.check_class_pooling(class_pooling)
+        """The result of an image by windows at its own resolution, tile by tile; see `label_tiles` and `label`."""
+        self.head.check_pooling(class_pooling)
         request = Request(raster.size, len(text), windows, self.keep, probabilities=probabilities, streamed=streamed)
         plan = self.plan(request)
 
@@ -141,7 +153,9 @@ class Engine:
             segment,
             raster,
             windows,
-            self.model.config.image.crop,
+            self.head.side,
+            classes=np.arange(len(text), dtype=np.int32) if classes is None else classes,
+            logit_scale=self.head.logit_scale,
             at_once=plan.at_once,
             columns=plan.columns,
             done=done,
@@ -170,12 +184,12 @@ class Engine:
         own = (image for shard in shards for image in shard.data)
         return [labelling.label_map(image, size, protocol) for size, image in zip(sizes, own, strict=False)]
 
-    def features(self, image: np.ndarray, protocol: Blended = WHOLE) -> Features:
+    def features(self, image: np.ndarray, protocol: Protocol) -> Features:
         """Features of the views of an image, kept for later calls with the same image."""
         with self._locked():
             return self._encode([image], protocol, 1)[0]
 
-    def remembers(self, image: np.ndarray, protocol: Blended) -> bool:
+    def remembers(self, image: np.ndarray, protocol: Protocol) -> bool:
         """Whether the image's features are kept from an earlier call: a call with it then runs the aggregation only."""
         return self._features.get(content_key(image, protocol)) is not None
 
@@ -190,37 +204,44 @@ class Engine:
         return self._lock
 
     def _logits(
-        self, images: Sequence[np.ndarray], text: np.ndarray, protocol: Blended, class_pooling: int, plan: Plan
+        self, images: Sequence[np.ndarray], text: np.ndarray, protocol: Protocol, class_pooling: int, plan: Plan
     ) -> list[ViewLogits]:
-        """The logits of each image."""
+        """The logits of each image; all views must have one shape."""
         features = self._encode(images, protocol, plan.at_once)
-        every, views = self._segment(in_passes.joined(features), text, class_pooling, plan), plan.views
-        slices = [slice(start, start + views) for start in range(0, views * len(images), views)]
+        every = self._segment(in_passes.joined(features), text, class_pooling, plan)
+        stops = np.cumsum([len(of_image["dense"]) for of_image in features])
+        slices = [slice(stop - len(of_image["dense"]), stop) for stop, of_image in zip(stops, features, strict=True)]
         return [ViewLogits(every.values, every.rows[rows], every.places[rows]) for rows in slices]
 
     def _segment(self, features: Features, text: np.ndarray, class_pooling: int, plan: Plan) -> ViewLogits:
-        return in_passes.segment_views(
-            self.model,
-            self.params,
-            features,
-            text,
-            keep=self.keep,
-            chunk=plan.chunk,
-            at_once=plan.at_once,
-            pooling=class_pooling,
-        )
+        return self.head.segment(self.params, features, text, keep=self.keep, planned=plan, pooling=class_pooling)
 
-    def _encode(self, images: Sequence[np.ndarray], protocol: Blended, at_once: int) -> list[Features]:
+    def _groups(self, images: Sequence[np.ndarray], protocol: Protocol, plan: Plan) -> Iterator[list[np.ndarray]]:
+        """Images whose views are computed together: consecutive ones whose views have one shape."""
+        group: list[np.ndarray] = []
+        views, shape = 0, None
+        for image in images:
+            count, *of_view = protocol.views_shape(self.head.side, image.shape[:2])
+            if group and (of_view != shape or views + count > plan.at_once * self.head.together):
+                yield group
+                group, views = [], 0
+            group.append(image)
+            views, shape = views + count, of_view
+        yield group
+
+    def _encode(self, images: Sequence[np.ndarray], protocol: Protocol, at_once: int) -> list[Features]:
         """Features of the views of each image, kept from earlier calls where the image is the same."""
         keys = [content_key(image, protocol) for image in images]
         found = {key: features for key in keys if (features := self._features.get(key)) is not None}
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
         if new:
-            views = [protocol.views(image, self.model.config.image.crop) for image in new.values()]
-            features = in_passes.encode_views(self.model, self.params, np.concatenate(views), at_once)
-            count = len(views[0])
-            for place, key in enumerate(new):
+            views = [protocol.views(image, self.head.side) for image in new.values()]
+            features = in_passes.encode_views(
+                self.model, self.params, np.concatenate(views), at_once, self.head.same_groups
+            )
+            stops = np.cumsum([len(of_image) for of_image in views])
+            for key, stop, of_image in zip(new, stops, views, strict=True):
                 # Arrays of its own, so that keeping one image does not keep the whole group.
-                found[key] = in_passes.take_rows(features, np.arange(place * count, (place + 1) * count))
+                found[key] = in_passes.take_rows(features, np.arange(stop - len(of_image), stop))
                 self._features.put(key, found[key])
         return [found[key] for key in keys]

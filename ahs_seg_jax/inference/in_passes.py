@@ -47,9 +47,9 @@ class ViewLogits:
         return np.flatnonzero(kept | (np.arange(len(kept)) == 0))
 
 
-def encode_views(model: AHSSeg, params: Any, views: np.ndarray, at_once: int) -> Features:
-    """Features of views float32 `[v, s, s, 3]`, RGB 0..255; at most `at_once` are computed together."""
-    groups = [np.asarray(rows) for _, rows in _groups(len(views), at_once)]
+def encode_views(model: Any, params: Any, views: np.ndarray, at_once: int, always: bool = False) -> Features:
+    """Features of views float32 `[v, s, s, 3]`, RGB 0..255; at most `at_once` are computed together, or `always`."""
+    groups = [np.asarray(rows) for _, rows in _groups(len(views), at_once, always)]
     encode = lambda i: pass_programs.encode_image(model, params, views[groups[i]])
     return take_rows(joined(list(_each(encode, len(groups)))), np.arange(len(views)))
 
@@ -215,8 +215,8 @@ def _chunks(text: np.ndarray, chunk: int) -> Iterator[tuple[int, np.ndarray, np.
         yield start, buckets.padded(piece, size), np.arange(size) < len(piece)
 
 
-def _groups(views: int, at_once: int) -> Iterator[tuple[int, np.ndarray]]:
+def _groups(views: int, at_once: int, always: bool = False) -> Iterator[tuple[int, np.ndarray]]:
     """(first view, indices of the views) of groups of at most `at_once`; the last view fills up the last group."""
-    size = min(at_once, buckets.bucket(views, buckets.VIEW_BUCKETS))
+    size = at_once if always else min(at_once, buckets.bucket(views, buckets.VIEW_BUCKETS))
     for start in range(0, views, size):
         yield start, np.minimum(np.arange(start, start + size), views - 1)

@@ -34,9 +34,18 @@ def probabilities(logits: jax.Array, size: tuple[int, int], protocol: Blended) -
     return resize.interpolated(blended, *_taps_of(blended, size))
 
 
-def labels(logits: ViewLogits, size: tuple[int, int], protocol: Blended) -> tuple[np.ndarray, np.ndarray]:
-    """Label int32 and probability float32 `[H, W]` of the most probable class of every pixel of one image."""
+def labels(
+    logits: ViewLogits, size: tuple[int, int], protocol: Blended, allowed: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label int32 and probability float32 `[H, W]` of the most probable class of every pixel of one image.
+
+    Only classes that are `allowed` (bool `[t]`; None: all) count; where there is none, class 0 with probability 0.
+    """
     best, shown = None, logits.shown()
+    if allowed is not None:
+        shown = shown[allowed[shown]]
+        if not len(shown):
+            return np.zeros(size, np.int32), np.zeros(size, np.float32)
     # The number of classes of a call is the same for every picture, however many its views have kept.
     at_once = buckets.chunk_size(logits.places.shape[1], LABELLED_AT_ONCE)
     for start in range(0, len(shown), at_once):

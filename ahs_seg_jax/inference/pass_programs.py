@@ -23,19 +23,19 @@ from ahs_seg_jax.models.class_layer import Sums
 from ahs_seg_jax.models.decoder import Prepared
 
 
-def _call(model: AHSSeg, params: Any, method: Callable[..., Any], *args: Any) -> Any:
+def _call(model: Any, params: Any, method: Callable[..., Any] | str, *args: Any) -> Any:
     with jax.default_matmul_precision("highest" if model.config.dtype == "float32" else "default"):
         return model.apply({"params": params}, *args, method=method)
 
 
-def _encode_image(model: AHSSeg, params: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """Views `[b, s, s, 3]` RGB 0..255 -> what `AHSSeg.encode_image` returns."""
-    return _call(model, params, AHSSeg.encode_image, images)
+def _encode_image(model: Any, params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """Views `[b, s, s, 3]` RGB 0..255 -> what the model's `encode_image` returns."""
+    return _call(model, params, "encode_image", images)
 
 
-def encode_text(model: AHSSeg, params: Any, tokens: jax.Array) -> jax.Array:
+def encode_text(model: Any, params: Any, tokens: jax.Array) -> jax.Array:
     """Token ids `[t, p, l]` -> unit-length embeddings `[t, p, e]`; not compiled."""
-    return _call(model, params, AHSSeg.encode_text, tokens)
+    return _call(model, params, "encode_text", tokens)
 
 
 def _best_correlation(model: AHSSeg, params: Any, dense: jax.Array, text: jax.Array) -> jax.Array:

@@ -42,6 +42,8 @@ class Plan:
     at_once: int  # views computed together
     parts: dict[str, float]  # bytes, by what needs them
     columns: int | None = None  # of tiles that make a strip, with native windows
+    method: str = "aggregator"  # or a training-free one
+    refinement: str = "none"  # of a training-free method's logits
 
     @property
     def gigabytes(self) -> float:
@@ -53,13 +55,18 @@ class Plan:
         cut = "" if self.kept == self.classes else f", of which each view keeps the best {self.kept}"
         passes = math.ceil(self.kept / self.chunk)
         strips = f", strips of {self.columns * TILE} pixels" if self.columns else ""
+        by = [] if self.method == "aggregator" else [f"training-free method {self.method}, {self._refined()}"]
         lines = [
+            *by,
             f"{width} x {height} pixels, {self.views} view(s), {self.at_once} at once{strips}",
             f"{self.classes} classes{cut}, in {passes} pass(es) of {self.chunk}",
             *(f"  {name:28} {value / 1e9:6.2f} GB" for name, value in self.parts.items()),
             f"  {'in all, about':28} {self.gigabytes:6.2f} GB",
         ]
         return "\n".join(lines)
+
+    def _refined(self) -> str:
+        return "not refined" if self.refinement == "none" else f"refined by {self.refinement}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +141,7 @@ def _fixed(
     columns: int | None = None
     if isinstance(seen_by, NativeWindows):
         grid = seen_by.grid(request.size, config.image.crop)
-        columns, views = _strip(grid, request.classes * _logits(config), memory_gb), grid.count
+        columns, views = strip(grid, request.classes * _logits(config), memory_gb), grid.count
         held = grid.held(columns)
         # A tile's classes exist twice where they are added up and chosen.
         tile = 2 * 4.0 * tiles.CLASSES_AT_ONCE * (TILE + grid.window) ** 2
@@ -156,7 +163,7 @@ def _filling(views: int, images: int, at_once: int) -> float:
     return (-together * views % at_once) / together
 
 
-def _strip(grid: Grid, window_bytes: float, memory_gb: float | None) -> int:
+def strip(grid: Grid, window_bytes: float, memory_gb: float | None) -> int:
     """Columns of the widest strip of tiles whose logits fit into HELD bytes, or into half of a smaller bound."""
     bound = HELD if memory_gb is None else min(HELD, 0.5e9 * memory_gb)
     fitting = (n for n in range(grid.tiles()[1], 1, -1) if grid.held(n) * window_bytes <= bound)

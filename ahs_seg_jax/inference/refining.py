@@ -4,6 +4,7 @@ Axes: q query, h w a small grid, H W pixels of the image, H' W' padded to a buck
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -34,16 +35,16 @@ def refined(
     tower: ImageTowerConfig,
     logits: ViewLogits,
     mosaic: Mosaic,
-    seen: np.ndarray,
+    see: Callable[[], np.ndarray],
     text: np.ndarray,
 ) -> Picture:
-    """The picture of an image's logits. `seen`: the image uint8 `[h, w, 3]` as its views saw it; text `[q, p, e]`."""
+    """The picture of an image's logits, for text `[q, p, e]`. `see` gives the uint8 `[h, w, 3]` that its views saw."""
     kind = refinement(settings, mosaic.size)
     if kind == "pamr":
         margin = pamr.reach(settings.pamr_steps, settings.pamr_dilations)
-        return Picture(logits, mosaic, Pamr(settings, tower, seen, mosaic.size), margin)
+        return Picture(logits, mosaic, Pamr(settings, tower, see(), mosaic.size), margin)
     if kind == "propagation":
-        return _propagated(settings, tower, Picture(logits, mosaic), seen, text)
+        return _propagated(settings, tower, Picture(logits, mosaic), see(), text)
     return Picture(logits, mosaic)
 
 

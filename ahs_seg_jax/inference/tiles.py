@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ahs_seg_jax.inference import buckets, in_passes, labelling
+from ahs_seg_jax.inference import buckets, cosine_labels, in_passes, labelling
 from ahs_seg_jax.inference.compiled import Compiled
 from ahs_seg_jax.inference.in_passes import ViewLogits
 from ahs_seg_jax.inference.native_windows import TILE, Axis, Grid, NativeWindows
@@ -104,6 +104,8 @@ def label_tiles(
     windows: NativeWindows,
     crop: int,
     *,
+    classes: np.ndarray | None = None,
+    logit_scale: float | None = None,
     at_once: int = 1,
     columns: int | None = None,
     tile: int = TILE,
@@ -112,7 +114,9 @@ def label_tiles(
 ) -> Iterator[Tile]:
     """The tiles of an image, strip by strip, and in a strip row by row.
 
-    `segment` gives the logits of `at_once` views of side `crop`. `columns` of tiles make a strip (None: one strip).
+    `segment` gives the logits of `at_once` views of side `crop`; `classes` int32 `[q]`, ascending, are the classes of
+    their queries (None: every query is one). With a `logit_scale` the logits are cosines, which are averaged before
+    they go through a softmax with this scale. `columns` of tiles make a strip (None: one strip).
     Tiles whose corner (y, x) is among `done`, which an earlier run has made, are left out.
     """
     grid = windows.grid(raster.size, crop)
@@ -131,7 +135,8 @@ def label_tiles(
             missing = [(r, c) for r in rows for c in window_columns if (r, c) not in held]
             held.update(progress.each(_segmented(segment, raster, grid, missing, crop, at_once)))
             for column in wanted:
-                yield _label(grid, held, whole, (row * tile, column * tile), tile, probabilities)
+                corner = row * tile, column * tile
+                yield _label(grid, held, whole, corner, tile, _Reading(classes, logit_scale, probabilities))
 
 
 def _segmented(
@@ -159,6 +164,22 @@ def _views(images: list[np.ndarray], crop: int, at_once: int) -> np.ndarray:
     return np.stack(views + views[-1:] * (at_once - len(views)))
 
 
+class _Reading(NamedTuple):
+    """What a tile's logits become."""
+
+    classes: np.ndarray | None  # int32 [q], ascending; None: every query is one
+    logit_scale: float | None
+    probabilities: bool
+
+    def by_class(self, found: Found) -> Found:
+        """Of classes, from labels, confidence and perhaps probabilities `[q, h, w]` of queries."""
+        if self.classes is None:
+            return found
+        labels, confidence, kept = found
+        starts = np.searchsorted(self.classes, np.arange(self.classes[-1] + 1))
+        return self.classes[labels], confidence, None if kept is None else np.maximum.reduceat(kept, starts)
+
+
 class _Placed(NamedTuple):
     """Along one axis: where a window's pixels lie in a tile, its logits' taps there, and its weights."""
 
@@ -176,7 +197,7 @@ def _label(
     whole: ViewLogits | None,
     corner: tuple[int, int],
     tile: int,
-    probabilities: bool,
+    reading: _Reading,
 ) -> Tile:
     """The tile whose corner (y, x) is given."""
     y, x = corner
@@ -188,30 +209,45 @@ def _label(
     if whole is not None:
         stretched = [_stretched(extent, at, tile, side) for extent, at in zip(grid.size, corner, strict=True)]
         parts.append((whole, stretched[0]._replace(weights=share * stretched[0].weights), stretched[1]))
-    return Tile(y, x, *_best(parts, (tile, grid.window), (height, width), probabilities))
+    return Tile(y, x, *reading.by_class(_best(parts, (tile, grid.window), (height, width), reading)))
 
 
-def _best(
-    parts: list[_Part], sides: tuple[int, int], size: tuple[int, int], probabilities: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _best(parts: list[_Part], sides: tuple[int, int], size: tuple[int, int], reading: _Reading) -> Found:
     """Labels, confidence and probabilities of a tile of `size` (h, w); `sides` are those of programs: tile, window."""
     tile, window = sides
     height, width = size
-    classes = parts[0][0].places.shape[1]
-    chunk = min(CLASSES_AT_ONCE, buckets.bucket(classes, buckets.CLASS_BUCKETS))
+    queries = parts[0][0].places.shape[1]
+    chunk = min(CLASSES_AT_ONCE, buckets.bucket(queries, buckets.CLASS_BUCKETS))
+
+    def chunks() -> Iterator[tuple[int, jax.Array]]:
+        """(first query, what it and those after it have in the tile, with margins)."""
+        for first in range(0, queries, chunk):
+            total = jnp.zeros((chunk, tile + window, tile + window), jnp.float32)
+            # The copies of the last query that fill up the last chunk come after it, so they are never the best.
+            wanted = np.minimum(np.arange(first, first + chunk), queries - 1)
+            for logits, rows, columns in parts:
+                total = _add(total, logits.of(wanted)[0], rows, columns, sigmoid=reading.logit_scale is None)
+            yield first, total
+
+    every = np.empty((queries if reading.probabilities else 0, height, width), np.float32)
+
+    def keep(first: int, found: jax.Array) -> None:
+        if reading.probabilities:
+            every[first : first + chunk] = np.asarray(found[: queries - first, :height, :width])
+
     best = jnp.zeros((tile, tile), jnp.int32), jnp.full((tile, tile), -1.0, jnp.float32)
-    kept = np.empty((classes, height, width), np.float32) if probabilities else None
-    for first in range(0, classes, chunk):
-        total = jnp.zeros((chunk, tile + window, tile + window), jnp.float32)
-        # The copies of the last class that fill up the last chunk come after it, so they are never the best.
-        wanted = np.minimum(np.arange(first, first + chunk), classes - 1)
-        for logits, rows, columns in parts:
-            total = _add(total, logits.of(wanted)[0], rows, columns)
-        best = _choose(total, best, np.int32(first))
-        if kept is not None:
-            kept[first : first + chunk] = np.asarray(total[: classes - first, :height, :width])
+    if reading.logit_scale is None:
+        for first, total in chunks():
+            best = _choose(total, best, np.int32(first))
+            keep(first, total)
+    else:
+        cut = lambda: ((first, total[:, :tile, :tile]) for first, total in chunks())
+        found = cosine_labels.best_of(cut(), queries, reading.logit_scale)
+        best = found.label, 1 / found.total
+        for first, logits in cut() if reading.probabilities else ():  # they need the sum over all queries
+            keep(first, cosine_labels.probability(logits, found, reading.logit_scale))
     labels, confidence = (np.asarray(array)[:height, :width] for array in best)
-    return labels, confidence, kept
+    return labels, confidence, every if reading.probabilities else None
 
 
 def _placed(axis: Axis, index: int, corner: int, window: int, side: int, share: float = 1.0) -> _Placed:
@@ -234,9 +270,10 @@ def _filled(start: int, taps: Sequence[np.ndarray], weights: np.ndarray, length:
     return _Placed(np.int32(start), (padded[0], padded[1], padded[2]), padded[3])
 
 
-def _added(total: jax.Array, logits: jax.Array, rows: _Placed, columns: _Placed) -> jax.Array:
-    """Weighted probabilities `[c, h, w]` of the classes, and a window's, from its logits `[c, g, g]`."""
-    values = jax.nn.sigmoid(resize.interpolated(logits, rows.taps, columns.taps))
+def _added(total: jax.Array, logits: jax.Array, rows: _Placed, columns: _Placed, *, sigmoid: bool) -> jax.Array:
+    """Weighted probabilities, or logits, `[c, h, w]` of the classes, and a window's, from its logits `[c, g, g]`."""
+    values = resize.interpolated(logits, rows.taps, columns.taps)
+    values = jax.nn.sigmoid(values) if sigmoid else values
     values = values * rows.weights.reshape(1, -1, 1) * columns.weights.reshape(1, 1, -1)
     place = (0, rows.start, columns.start)
     return jax.lax.dynamic_update_slice(total, jax.lax.dynamic_slice(total, place, values.shape) + values, place)
@@ -251,5 +288,5 @@ def _chosen(total: jax.Array, best: labelling.Best, first: jax.Array) -> labelli
     return jnp.where(better, index, label), jnp.maximum(shown.max(axis=0), value)
 
 
-_add = Compiled(_added, "add_window", donate=("total",))
+_add = Compiled(_added, "add_window", static=("sigmoid",), donate=("total",))
 _choose = Compiled(_chosen, "choose_class")

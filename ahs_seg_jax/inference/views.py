@@ -43,18 +43,13 @@ def resized_8_bit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     low, high, first, second = _integer_taps(image.shape[1], size[1], across=True)
     top, bottom, above, below = _integer_taps(image.shape[0], size[0], across=False)
     needed = np.unique(np.concatenate([top, bottom]))  # the other rows of a large image are not looked at
-    columns = np.empty((len(needed), len(low), 3), np.int32)
-    for place, row in enumerate(image[needed]):
-        columns[place] = first * row[low] + second * row[high]
-    top, bottom = np.searchsorted(needed, top), np.searchsorted(needed, bottom)
-    result = np.empty((*size, 3), np.uint8)
-    for row in range(size[0]):  # row by row, so that what is computed stays in a cache
-        a, b = (
-            weight * (columns[index] >> 4) >> 16
-            for weight, index in ((above[row], top[row]), (below[row], bottom[row]))
-        )
-        result[row] = np.clip((a + b + 2) >> 2, 0, 255)
-    return result
+    rows = image[needed]
+    columns = first * rows[:, low] + second * rows[:, high] >> 4
+    a, b = (
+        weight[:, None, None] * columns[np.searchsorted(needed, index)] >> 16
+        for weight, index in ((above, top), (below, bottom))
+    )
+    return np.clip((a + b + 2) >> 2, 0, 255).astype(np.uint8)
 
 
 def _integer_taps(

@@ -78,9 +78,9 @@ def segment_tiff(
         words = segmenter.words(names, unknown)
         count, threshold = words.count, words.threshold
         shown, text = words.vocabulary.names[:count], segmenter.encode_prompts(words.vocabulary)
-        progress = _Progress.load(
-            notes, _key(source, windows, shown, threshold, text, first_index, bands, rescale), count
-        )
+        by = segmenter.training_free or segmenter.method
+        key = _key(source, windows, shown, threshold, text, first_index, bands, rescale, by)
+        progress = _Progress.load(notes, key, count)
         if not progress.tiles or not partial.is_file():
             progress = _Progress(progress.key, [], [0] * (count + 1), 0.0)
             geotiff.create_labels(partial, raster, shown, first_index)

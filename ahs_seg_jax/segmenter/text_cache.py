@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ VARIABLE = "AHS_SEG_TEXT_CACHE"  # a folder, or "off"
 FEWEST = 64  # names; fewer are encoded about as fast as the weights are hashed
 MOST_BYTES = 256 << 20  # of all files together; ViT-B's embeddings of 847 names take 1.7 MB
 SUFFIX = ".embeddings"
+Encode = Callable[[Any, Any, Vocabulary], Any]
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -43,22 +45,28 @@ def default_folder() -> pathlib.Path | None:
 class TextCache:
     """Encodes vocabularies as `encoding.encode_vocabulary` does, and keeps those of many names in files of a folder."""
 
-    def __init__(self, folder: pathlib.Path, most_bytes: int = MOST_BYTES) -> None:
-        """Files that have not been used for longest are deleted when all together exceed `most_bytes`."""
-        self._folder, self._most_bytes = folder, most_bytes
+    def __init__(self, folder: pathlib.Path, most_bytes: int = MOST_BYTES, encode: Encode | None = None) -> None:
+        """Files that have not been used for longest are deleted when all together exceed `most_bytes`.
+
+        `encode` takes the place of `encoding.encode_vocabulary`.
+        """
+        self._folder, self._most_bytes, self._encode_by = folder, most_bytes, encode
         self._hashed: tuple[Any, str] = None, ""  # the parameters of the last call, and their hash
 
     def encode(self, model: Any, params: Any, vocabulary: Vocabulary) -> np.ndarray:
-        """Text embeddings float32 `[t, p, e]`. Raises ValueError as `encoding.encode_vocabulary` does."""
+        """Text embeddings float32 `[q, p, e]`. Raises ValueError as `encoding.encode_vocabulary` does."""
         if len(vocabulary) < FEWEST:
-            return np.asarray(encoding.encode_vocabulary(model, params, vocabulary))
+            return self._encoded(model, params, vocabulary)
         path = self._folder / f"{self._key(model, params, vocabulary)}{SUFFIX}"
-        if (found := _read(path)) is not None and len(found) == len(vocabulary):
+        if (found := _read(path)) is not None and len(found) == len(vocabulary.query_class):
             return found
-        text = np.asarray(encoding.encode_vocabulary(model, params, vocabulary))
+        text = self._encoded(model, params, vocabulary)
         with contextlib.suppress(WriteError, OSError):  # a full or read-only disk costs time only
             self._write(path, text)
         return text
+
+    def _encoded(self, model: Any, params: Any, vocabulary: Vocabulary) -> np.ndarray:
+        return np.asarray((self._encode_by or encoding.encode_vocabulary)(model, params, vocabulary))
 
     def _key(self, model: Any, params: Any, vocabulary: Vocabulary) -> str:
         """Hash of all that the embeddings depend on."""

@@ -18,7 +18,7 @@ IGNORE = -1  # label of a pixel that has no class
 
 SCENE_TEMPLATE = "A photo of a {} in the scene"
 TOKEN_BUCKETS = (8, 12, 16, 24, 32, 48, 64, 77)
-SYNONYM_RULES = ("first", "mean")
+SYNONYM_RULES = ("first", "mean", "best")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Vocabulary:
     """An ordered list of class names, and how they become prompts.
 
     A name may list synonyms separated by ", ". Rule "first" uses the first only (parity: CAT-Seg); rule "mean" embeds
-    each and averages the embeddings on the sphere (`pool`). With several `templates`, such as `imagenet_templates()`,
-    the embedding of a class is the mean over its prompts. `groups`, if given, names a broader category for each class
-    (such as COCO-Stuff's supercategories; "" = none): `hierarchy_pairs` reads them.
+    each and averages the embeddings on the sphere (`pool`); rule "best" makes each a query of its own, and a class is
+    as probable as its most probable query (parity: training-free methods). With several `templates`, such as
+    `imagenet_templates()`, the embedding of a query is the mean over its prompts. `groups`, if given, names a broader
+    category for each class (such as COCO-Stuff's supercategories; "" = none): `hierarchy_pairs` reads them.
 
     Raises ValueError, listing every problem at once: no names, an empty name, a line break, control character or
     special token in a name, a template without exactly one "{}"; and two names that CLIP's tokens cannot tell apart:
@@ -95,36 +96,49 @@ class Vocabulary:
         known = {_key(first_synonym(name)) for name in training.names}
         return np.array([_key(first_synonym(name)) in known for name in self.names])
 
+    @property
+    def query_class(self) -> np.ndarray:
+        """`int32 [q]`, ascending: the class of each query. Under the rules "first" and "mean" a class is one query."""
+        return np.array([index for index, _ in self._queries], np.int32)
+
+    @functools.cached_property
+    def _queries(self) -> list[tuple[int, list[str]]]:
+        """For each query its class and the words that are averaged."""
+        variants = [(index, self._variants(name)) for index, name in enumerate(self.names)]
+        if self.synonyms != "best":
+            return variants
+        return [(index, [word]) for index, words in variants for word in words]
+
     def prompts(self) -> list[list[str]]:
-        """For each class its p prompts, p = templates x (the most synonyms of any class, under rule "mean").
+        """For each query its p prompts, p = templates x (the most synonyms of any class, under rule "mean").
 
         A class with fewer synonyms repeats its first: `prompt_weights` gives the repetitions weight 0.
         """
-        variants = [self._variants(name) for name in self.names]
-        most = max(len(v) for v in variants)
-        filled = [v + v[:1] * (most - len(v)) for v in variants]
+        most = max(len(words) for _, words in self._queries)
+        filled = [words + words[:1] * (most - len(words)) for _, words in self._queries]
         return [[template.format(word) for word in words for template in self.templates] for words in filled]
 
     @property
     def prompt_weights(self) -> np.ndarray:
-        """`float32 [t, p]`: the share of each prompt in its class's embedding; rows sum to 1."""
-        counts = np.array([len(self._variants(name)) for name in self.names])
+        """`float32 [q, p]`: the share of each prompt in its query's embedding; rows sum to 1."""
+        counts = np.array([len(words) for _, words in self._queries])
         used = np.arange(counts.max())[None, :] < counts[:, None]
         weights = np.repeat(used / counts[:, None], len(self.templates), axis=1) / len(self.templates)
         return weights.astype(np.float32)
 
-    def pool(self, text: Any) -> Any:
-        """Embeddings of all prompts `[t, p, e]`, L2-normalised, averaged on the sphere to `[t, 1, e]`.
+    def pool(self, text: Any, queries: Any = slice(None)) -> Any:
+        """Embeddings of all prompts `[q, p, e]`, L2-normalised, averaged on the sphere to `[q, 1, e]`.
 
-        Works on NumPy and JAX arrays. With one template and rule "first" it returns `text` as it is.
+        `queries` are the indices of those that `text` has, if not all. Works on NumPy and JAX arrays. With one template
+        and rule "first" it returns `text` as it is.
         """
         if text.shape[1] == 1:
             return text
-        mean = (text * self.prompt_weights[:, :, None]).sum(axis=1, keepdims=True)
+        mean = (text * self.prompt_weights[queries][:, :, None]).sum(axis=1, keepdims=True)
         return mean / ((mean * mean).sum(axis=-1, keepdims=True) ** 0.5)
 
     def tokens(self, context: int = 77, tokenizer: str = tokenizers.CLIP) -> np.ndarray:
-        """Token ids `int32 [t, p, l]` of all prompts, 0-padded; l = the longest prompt, rounded up to a bucket.
+        """Token ids `int32 [q, p, l]` of all prompts, 0-padded; l = the longest prompt, rounded up to a bucket.
 
         The shorter l changes no embedding: a causal tower does not see what comes after, any other fills up its
         context (method: encode only what the prompts need). `tokenizer` is "clip" or the path of a tokenizer.json.
@@ -137,17 +151,17 @@ class Vocabulary:
             raise ValueError(self._too_long(error.lengths, prompts, context)) from error
         longest = int((tokens != 0).sum(axis=1).max())
         bucket = min(next((b for b in TOKEN_BUCKETS if b >= longest), context), context)
-        return tokens[:, :bucket].reshape(len(self), -1, bucket)
+        return tokens[:, :bucket].reshape(len(prompts), -1, bucket)
 
     def _variants(self, name: str) -> list[str]:
         return [first_synonym(name)] if self.synonyms == "first" else [s for s in name.split(", ") if s.strip()]
 
     def _too_long(self, lengths: dict[str, int], prompts: list[list[str]], context: int) -> str:
         found = []
-        for name, row in zip(self.names, prompts, strict=True):
+        for (index, _), row in zip(self._queries, prompts, strict=True):
             most = max((lengths.get(prompt, 0) for prompt in row), default=0)
             if most:
-                found.append(f"class {name!r} makes a prompt of {most} tokens")
+                found.append(f"class {self.names[index]!r} makes a prompt of {most} tokens")
         return "\n".join(
             [f"the text context holds {context} tokens, start and end included; shorten these names:", *_indent(found)]
         )

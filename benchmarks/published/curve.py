@@ -34,7 +34,7 @@ CLIP = "clip.npz"
 NAMES = ("person", "bicycle", "car", "motorcycle", "airplane", "bus")  # the first of COCO-Stuff's
 # Losses of the two programs from the same weights, as a share of the published one: in the first updates, and in all.
 FIRST, WITHIN_FIRST, WITHIN_ALL = 50, 1e-3, 2e-2
-# How far rounding alone leads is seen from the published program beside itself, its weights moved by this share.
+# How far rounding alone leads is seen from our program beside itself, its weights moved by this share.
 ROUNDING = 1e-7
 MARKS = (1, 10, 50, 200)  # updates at which the means from fresh values are compared
 STANDARD_ERRORS = 2.0  # that these may be apart
@@ -121,7 +121,7 @@ def compare(job: CurveJob, part: str, folder: pathlib.Path) -> dict[str, Any]:
     settings = {name: value for name, value in dataclasses.asdict(job).items() if name not in left_out}
     settings |= {"program": pathlib.Path(job.folder).name, "sizes": dataclasses.asdict(SIZES)}
     if part == "same":
-        (moved,) = run("published", dataclasses.replace(job, start="", moved=ROUNDING))["curves"]
+        (moved,) = run("ours", dataclasses.replace(job, moved=ROUNDING))["curves"]
         found = same(published[0], ours[0], moved) | {"moved": _rounded(moved["loss"])}
     else:
         found = fresh(published, ours)
@@ -146,12 +146,12 @@ def _rounded(values: Sequence[float]) -> list[float]:
 def same(published: dict[str, Any], ours: dict[str, Any], moved: dict[str, Any]) -> dict[str, Any]:
     """How far losses are apart at most, relatively: in the first updates and in all; and gradient norms in the first.
 
-    `moved` is the published program from weights that a rounding has moved: its distance is what no program can avoid,
-    and where it is larger than the bound for all updates, it is the bound.
+    `moved` is our program from weights that a rounding has moved: its distance from `ours` cannot be avoided, and where
+    it is larger than the bound for all updates, it is the bound.
     """
     apart = {name: relative(published[name], ours[name]) for name in ("loss", "gradient_norm")}
     first, every = max(apart["loss"][:FIRST]), max(apart["loss"])
-    unavoidable = relative(published["loss"], moved["loss"])
+    unavoidable = relative(ours["loss"], moved["loss"])
     return {
         "largest_first": first,
         "largest": every,
@@ -194,7 +194,7 @@ def summary(record: dict[str, Any]) -> str:
     return (
         f"{record['name']}: losses apart by {record['largest_first']:.1e} in the first {FIRST} updates, "
         f"{record['largest']:.1e} in all {record['settings']['updates']}, {record['at_last']:.1e} at the last; the "
-        f"published program from weights moved by a rounding {record['largest_of_rounding_first']:.1e} and "
+        f"same program from weights moved by a rounding {record['largest_of_rounding_first']:.1e} and "
         f"{record['largest_of_rounding']:.1e}: {verdict}"
     )
 

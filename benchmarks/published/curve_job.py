@@ -78,7 +78,7 @@ class CurveJob:
     seeds: tuple[int, ...]  # of the fresh values of all other parameters
     names: tuple[str, ...]  # the classes' names
     start: str = ""  # checkpoint of all starting weights: the published program writes it, ours begins with it
-    moved: float = 0.0  # share by which the published program's learning parameters are moved at random at the start
+    moved: float = 0.0  # share by which the parameters that learn are moved at random at the start, in our program
     updates: int = 200
     batch: int = 2
     threads: int = 2

@@ -20,6 +20,7 @@ from ahs_seg_jax.devices.mesh import make_mesh, put_batch, put_replicated
 from ahs_seg_jax.models import prompts
 from ahs_seg_jax.models.architecture import AggregatorConfig, ModelConfig
 from ahs_seg_jax.training import step
+from ahs_seg_jax.training.step import TrainState
 from ahs_seg_jax.versions import versions
 from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 from benchmarks import machine
@@ -82,6 +83,17 @@ def small(model: ModelConfig, sizes: Sizes) -> ModelConfig:
     )
 
 
+def moved(state: TrainState, share: float) -> TrainState:
+    """The state with every number that learns multiplied by 1 plus or minus `share`, at random."""
+    rng = np.random.default_rng(0)
+
+    def move(values: jax.Array) -> jax.Array:
+        signs = rng.integers(0, 2, values.shape, dtype=np.int8) * 2 - 1
+        return jax.device_put(np.asarray(values) * np.float32(1 + share * signs), values.sharding)
+
+    return dataclasses.replace(state, trainable=jax.tree.map(move, state.trainable)) if share else state
+
+
 def curves(job: CurveJob) -> list[dict[str, Any]]:
     """Loss and gradient norm (before clipping) of each update, for each seed."""
     config, mesh = experiment(job, 0), make_mesh(jax.devices()[:1])
@@ -91,7 +103,7 @@ def curves(job: CurveJob) -> list[dict[str, Any]]:
     function, found = None, []
     for seed in job.seeds:
         params, _ = starting.starting_params(experiment(job, seed), mesh)
-        state = make(params)
+        state = moved(make(params), job.moved)
         function = function or step.jitted_step(config, None, mesh, state)
         loss, norm = [], []
         for index in range(job.updates):

@@ -95,11 +95,11 @@ def _draw_same(axis: Any, record: Record) -> None:
     axis.set(title=f"{recipe(record)}: same weights", ylabel="loss")
     axis.legend(loc="upper right", fontsize="small")
     deviation = axis.twinx()
-    beside = [(record["ours"][0], "C2", "ours")]
+    beside = [(record["published"][0], "C2", "of ours from published")]
     if "moved" in record:
-        beside.append((record["moved"], "C7", "published, moved"))
-    for found, color, label in beside:
-        apart = [abs(b - a) / a for a, b in zip(record["published"][0], found, strict=True)]
+        beside.append((record["moved"], "C7", "of ours from ours, moved"))
+    for other, color, label in beside:
+        apart = [abs(b - a) / a for a, b in zip(other, record["ours"][0], strict=True)]
         deviation.plot(updates, [value or float("nan") for value in apart], color=color, linewidth=0.8, label=label)
     deviation.set(yscale="log", ylim=(1e-8, 1), ylabel="relative deviation")
     deviation.legend(loc="lower left", fontsize="small")

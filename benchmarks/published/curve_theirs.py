@@ -66,16 +66,6 @@ def build(registry: stand_ins.Registry, config: stand_ins.Config, job: CurveJob)
     return model.train()
 
 
-@torch.no_grad()
-def move(model: nn.Module, share: float) -> None:
-    """Multiplies every number that learns by 1 plus or minus `share`."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if share and parameter.requires_grad:
-            signs = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
-            parameter.mul_(1 + share * signs)
-
-
 def train(model: nn.Module, optimizer: Any, config: stand_ins.Config, job: CurveJob) -> dict[str, list[float]]:
     """Loss and gradient norm (before clipping) of each update."""
     rate = lambda step: 0.5 * (1 + math.cos(math.pi * step / config.SOLVER.MAX_ITER))
@@ -107,7 +97,6 @@ def curves(job: CurveJob) -> list[dict[str, Any]]:
         model = build(registry, config, job)
         if job.start and seed == job.seeds[0]:
             torch.save({"model": model.state_dict()}, job.start)
-        move(model, job.moved)
         found.append({"seed": seed, **train(model, trainer.build_optimizer(config, model), config, job)})
     return found
 

@@ -18,7 +18,7 @@ from ahs_seg_jax.segmenter import Segmentation, Segmenter
 from ahs_seg_jax.storage import writing
 
 SETTINGS = segment.Settings(("grass", "sand"), "tiny", None, "none", "model", None)
-COMPARED = [("tiny", ("grass", "sand")), ("tiny", ("sand", "water"))]
+COMPARED = [compare.Shown("tiny", ("grass", "sand")), compare.Shown("tiny", ("sand", "water"))]
 
 
 def noise(seed=0):

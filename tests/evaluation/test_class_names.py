@@ -22,7 +22,7 @@ def merging() -> ListSource:
 
 
 def test_names_and_synonyms_of_a_file_or_of_a_folder(tmp_path):
-    (tmp_path / "voc_21.txt").write_text("rose, crimson\ngreen\nnavy\nheaven\n")
+    (tmp_path / "voc_21.txt").write_text("rose,crimson\ngreen \nnavy\nheaven\n")
     for given in (tmp_path / "voc_21.txt", tmp_path):
         changed = source()
         changed.vocabulary = type(changed.vocabulary)(COLORS, templates=("a {}",), synonyms="mean")

@@ -35,6 +35,34 @@ def test_several_prompts_are_averaged_on_the_sphere():
     np.testing.assert_allclose(text[:, 0], expected, rtol=1e-6)
 
 
+def test_prompts_of_one_length_go_together(monkeypatch):
+    """Whatever is computed together, a causal tower's embeddings are the same."""
+    model, params = encoding.merged(AHSSeg(inference_model()), random_params(inference_model(), 1))
+    vocabulary = Vocabulary(
+        ("red", "a very old and crooked oak tree", "sky!"), ("{}", "one photograph of the {} there")
+    )
+    expected = encoding.encode_vocabulary(model, params, vocabulary)
+    monkeypatch.setattr(encoding, "PROMPTS_AT_ONCE", 2)
+    np.testing.assert_allclose(encoding.encode_vocabulary(model, params, vocabulary), expected, atol=1e-5)
+
+
+def test_known_queries_are_not_encoded_again(monkeypatch):
+    encoded, encode = [], encoding._encode
+    monkeypatch.setattr(encoding, "_encode", lambda *args: encoded.append(len(args[2])) or encode(*args))
+    known = encoding.KnownQueries(most=3)
+    templates = ("a {}", "a {} and green thing")
+    for names, new in (("red", "blue"), 2), (("blue", "green", "red"), 1), (("green", "red"), 0):
+        vocabulary = Vocabulary(names, templates)
+        text = encoding.encode_vocabulary(ColorModel(), PARAMS, vocabulary, known)
+        np.testing.assert_array_equal(text, encoding.encode_vocabulary(ColorModel(), PARAMS, vocabulary))
+        assert sum(encoded[:-1]) == new  # the last call knows nothing
+        encoded.clear()
+    encoding.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(("red",)), known)  # other prompts
+    assert encoded == [1]
+    encoding.encode_vocabulary(ColorModel(), PARAMS, Vocabulary(("blue",), templates), known)  # forgotten
+    assert encoded == [1, 1]
+
+
 def test_prompts_must_fit_the_model():
     config = ColorModel().config
     model = ColorModel(config.replace(aggregator=dataclasses.replace(config.aggregator, prompts=3)))

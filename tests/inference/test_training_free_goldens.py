@@ -58,7 +58,7 @@ def check(goldens: Goldens, name: str, config, params, refined_tolerance: float 
     count = len(text)
     places = np.tile(np.arange(count, dtype=np.int32), (len(grids), 1))
     logits = ViewLogits(grids, np.arange(len(grids), dtype=np.int32), places)
-    picture = refining.refined(case.method, config.image, logits, protocol.mosaic(size), seen, text)
+    picture = refining.refined(case.method, config.image, logits, protocol.mosaic(size), lambda: seen, text)
     every = cosine_labels.every_map(picture)[:count, :: steps["logits"], :: steps["logits"]]
     compared(every, numbers["refined"], f"{name}: refined", case, refined_tolerance)
     classes = goldens.stored["query_class"]

@@ -149,17 +149,17 @@ def test_from_pretrained_reads_a_converted_directory(segmenter, tmp_path):
 def test_the_templates_of_the_training_are_used(segmenter, monkeypatch):
     manifest = {"training": {"vocabulary": {"names": ["sky"], "templates": ["{}"]}}}
     found = Pretrained(CONFIG, random_params(CONFIG), manifest)
-    monkeypatch.setattr(pretrained, "load_pretrained", lambda path: found)
+    monkeypatch.setattr(pretrained, "load_pretrained", lambda path, **_: found)
     loaded = Segmenter.from_pretrained("runs/small")
     expected = segmenter.logits(photo(41, 67), Vocabulary(NAMES, templates=("{}",)))
     np.testing.assert_array_equal(loaded.logits(photo(41, 67), NAMES), expected)
 
 
-def test_a_bare_clip_is_refused(monkeypatch):
+def test_a_bare_clip_has_no_aggregator(monkeypatch):
     clip = Pretrained(CONFIG, {"clip": {}}, {})
-    monkeypatch.setattr(pretrained, "load_pretrained", lambda path: clip)
-    with pytest.raises(CheckpointError, match=r"ViT-B-16\.pt holds CLIP's weights only; a segmenter needs a trained"):
-        Segmenter.from_pretrained("ViT-B-16.pt")
+    monkeypatch.setattr(pretrained, "load_pretrained", lambda path, **_: clip)
+    with pytest.raises(CheckpointError, match=r"ViT-B-16\.pt holds CLIP's weights only; the method 'aggregator' needs"):
+        Segmenter.from_pretrained("ViT-B-16.pt", method="aggregator")
 
 
 # ------------------------------------------------------------------------------------------------ calling it

@@ -209,3 +209,16 @@ def test_vocabularies_compare_and_pickle():
 )
 def test_names_without_the_full_stops_of_other_tools(given, meant):
     assert plain_name(given) == meant
+
+
+def test_by_the_rule_best_every_synonym_is_a_query():
+    best = Vocabulary(("sofa, couch, settee", "tree"), templates=("{}", "a {}"), synonyms="best")
+    assert best.prompts() == [[word, f"a {word}"] for word in ("sofa", "couch", "settee", "tree")]
+    np.testing.assert_array_equal(best.query_class, [0, 0, 0, 1])
+    np.testing.assert_array_equal(best.prompt_weights, np.full((4, 2), 0.5))
+    assert best.tokens().shape[:2] == (4, 2)
+    assert best.pool(np.ones((4, 2, 3), np.float32)).shape == (4, 1, 3)
+    for rule in ("first", "mean"):
+        np.testing.assert_array_equal(Vocabulary(best.names, synonyms=rule).query_class, [0, 1])
+    with pytest.raises(ValueError, match="class 'tree, bush bush bush' makes a prompt of"):
+        Vocabulary(("sofa, couch", "tree, bush bush bush"), synonyms="best").tokens(11)

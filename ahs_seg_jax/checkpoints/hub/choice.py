@@ -8,10 +8,13 @@ from collections.abc import Iterable, Mapping
 from ahs_seg_jax.errors import CheckpointError
 
 CONFIG, OPEN_CLIP_CONFIG, MANIFEST = "config.json", "open_clip_config.json", "manifest.json"
-DESCRIPTIONS = (CONFIG, OPEN_CLIP_CONFIG, "preprocessor_config.json", "tokenizer_config.json", MANIFEST)
+DESCRIPTIONS = (
+    *(CONFIG, OPEN_CLIP_CONFIG, MANIFEST),
+    *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json"),
+)
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TRANSFORMERS = ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1])  # in the order of preference
-OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
 

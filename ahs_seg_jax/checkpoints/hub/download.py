@@ -22,7 +22,9 @@ from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.versions import __version__
 
 CACHE, ENDPOINT, OFFLINE = "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE"  # the client's own variables
+ATTEMPTS = 3  # of a download whose line breaks; earlier clients than 2.0 do not try again themselves
 Small = Mapping[str, pathlib.Path]  # path within the repository -> where the small file lies here
+Examine = Callable[[Small, tuple[str, ...]], None]  # of the small files, and the names of the files of weights
 _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,11 +49,11 @@ class _Repository:
     here: bool
 
 
-def fetch(name: HubName, sha256: str = "", examine: Callable[[Small], None] | None = None) -> Fetched:
+def fetch(name: HubName, sha256: str = "", examine: Examine | None = None) -> Fetched:
     """Downloads the weights that `name` names, unless they are in the cache.
 
-    `sha256` is what the file must have. `examine` is called with the small files before the weights are downloaded, and
-    raises if they say that this program cannot read them.
+    `sha256` is what the file must have. `examine` is called before the weights are downloaded, and raises if the small
+    files say that this program cannot read them.
 
     Raises:
       CheckpointError: in one sentence, whatever keeps the weights from lying here whole and unchanged.
@@ -111,13 +113,14 @@ def client_options() -> dict[str, Any]:
     return {"library_name": "ahs_seg_jax", "library_version": __version__} | ({"endpoint": chosen} if chosen else {})
 
 
-def _chosen(name: HubName, examine: Callable[[Small], None] | None = None) -> tuple[_Repository, choice.Choice]:
+def _chosen(name: HubName, examine: Examine | None = None) -> tuple[_Repository, choice.Choice]:
     """The repository, and which of its files are the weights. Its small files are downloaded."""
     repository = _repository(name)
     small = {file: _get(repository, file) for file in choice.small_files(repository.sizes, name.file)}
+    chosen = choice.weights(repository.sizes, small, name.place, name.file)
     if examine is not None:
-        examine(small)
-    return repository, choice.weights(repository.sizes, small, name.place, name.file)
+        examine(small, chosen.files)
+    return repository, chosen
 
 
 def _repository(name: HubName) -> _Repository:
@@ -162,23 +165,36 @@ def _in_the_cache(name: HubName) -> _Repository:
 
 def _get(repository: _Repository, file: str) -> pathlib.Path:
     """The path of a file of the repository in the cache, downloaded if it is not there."""
+    if found := _cached(repository, file):
+        return found
+    for attempt in range(ATTEMPTS):
+        try:
+            found = _downloaded(repository, file)
+        except Exception as error:  # a broken line; what came is kept by the client, or it has tried again itself
+            if repository.here or attempt + 1 == ATTEMPTS or not faults.is_unreachable(error):
+                raise
+        else:
+            break
+    assert found is not None
+    if repository.commit not in found.parts:
+        raise CheckpointError(f"{repository.name} was changed on the hub during the download: start again")
+    return found
+
+
+def _downloaded(repository: _Repository, file: str) -> pathlib.Path:
     import huggingface_hub
 
     name = repository.name
-    found = pathlib.Path(
-        huggingface_hub.hf_hub_download(
-            name.repo,
-            file,
-            repo_type=name.kind,
-            revision=name.revision or None,
-            cache_dir=cache_folder(),
-            local_files_only=repository.here,
-            **client_options(),
-        )
+    found = huggingface_hub.hf_hub_download(
+        name.repo,
+        file,
+        repo_type=name.kind,
+        revision=name.revision or None,
+        cache_dir=cache_folder(),
+        local_files_only=repository.here,
+        **client_options(),
     )
-    if repository.commit not in found.parts:
-        raise CheckpointError(f"{name} was changed on the hub during the download: start again")
-    return found
+    return pathlib.Path(found)
 
 
 def _cached(repository: _Repository, file: str) -> pathlib.Path | None:

@@ -56,7 +56,7 @@ def _sentence(error: Exception, name: HubName, cache: str, doing: str) -> str:
             return f"{name.place} has no file {name.file} in revision {name.revision or 'main'}: see {name.page}"
         if status >= 500 or status == 429:
             return f"the hub at {endpoint()} cannot serve {name} now (status {status}): try again later"
-    if isinstance(error, errors.LocalEntryNotFoundError) or is_unreachable(error):
+    if isinstance(error, errors.LocalEntryNotFoundError) or _is_without_answer(error):
         return (
             f"{name} is not in the cache ({cache}), and the hub at {endpoint()} cannot be reached "
             f"({reason(_first_cause(error))}): connect once, or download the file elsewhere and give its path"
@@ -72,6 +72,12 @@ def _sentence(error: Exception, name: HubName, cache: str, doing: str) -> str:
         )
     cause = reason(_first_cause(error))
     return f"{name} could not be {doing} whole ({cause}); nothing of it counts as present: start again"
+
+
+def _is_without_answer(error: Exception) -> bool:
+    """Whether there was no connection at all; one that broke in the middle is another matter."""
+    kind = type(error).__name__
+    return isinstance(error, ConnectionError | TimeoutError) or "Connect" in kind or "Timeout" in kind
 
 
 def _first_cause(error: BaseException) -> BaseException:

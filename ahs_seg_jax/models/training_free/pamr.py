@@ -34,7 +34,7 @@ def extended_index(extent: int, padded: int, margin: int) -> np.ndarray:
 
 
 def _extended(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    return jnp.take(jnp.take(x, rows, axis=-2), columns, axis=-1)
+    return jnp.take(jnp.take(x, rows, axis=-2, mode="clip"), columns, axis=-1, mode="clip")
 
 
 def _shifted(wide: jax.Array, dy: int, dx: int, margin: int) -> jax.Array:

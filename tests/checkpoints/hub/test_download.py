@@ -97,7 +97,8 @@ def test_what_cannot_be_chosen_is_said_before_anything_large_is_downloaded(hub):
 def test_small_files_are_examined_first(hub):
     hub.add("o/siglip", {"config.json": b'{"model_type": "siglip"}', "model.safetensors": WEIGHTS})
 
-    def examine(small):
+    def examine(small, files):
+        assert files == ("model.safetensors",)
         kind = json.loads(small["config.json"].read_bytes())["model_type"]
         raise CheckpointError(f"this is a {kind}")
 

@@ -55,7 +55,8 @@ def test_other_sites_are_refused():
         parse("https://example.org/a.pth")
 
 
-def test_a_name_is_written_as_it_is_read():
+def test_a_name_is_written_as_it_is_read(monkeypatch):
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
     for text in ("owner/name", "spaces/owner/name@v1/a/b.pth", "owner/name/model.pth"):
         assert str(parse(text)) == text
     assert parse("spaces/owner/name").page == "https://huggingface.co/spaces/owner/name"
