@@ -19,6 +19,7 @@ from ahs_seg_jax.cli import (
     data_prepare,
     demo,
     doctor,
+    evaluate,
     export,
     memory,
     models,
@@ -73,7 +74,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     parity.parity,
     doctor.doctor,
 )
-WITH_FLAGS: tuple[Callable[..., None], ...] = (train.train, train.evaluate, memory.memory)  # any --config.FIELD=VALUE
+# These take any --config.FIELD=VALUE.
+WITH_FLAGS: tuple[Callable[..., None], ...] = (train.train, evaluate.evaluate, memory.memory)
 OF_DATA: tuple[Callable[..., None], ...] = (data_prepare.prepare, data_doctor.doctor)
 
 for command in COMMANDS:

@@ -1,4 +1,7 @@
-"""`ahs-seg train` and `ahs-seg evaluate`: a configuration is trained, or its model scored, in a working directory."""
+"""`ahs-seg train`: a configuration is trained in a working directory."""
+
+from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 
@@ -12,18 +15,11 @@ def train(context: typer.Context) -> None:
     --config.train.batch_size=8 sets any of its fields, which ahs_seg_jax/config/experiment.py lists. The same command
     continues a stopped run.
     """
-    _main("train", context.args)
+    hand_over("train", context.args)
 
 
-def evaluate(context: typer.Context) -> None:
-    """Scores a model: --config=FILE --workdir=FOLDER.
-
-    The flags are those of train; --config.eval.benchmarks and the other fields of --config.eval choose what is scored.
-    """
-    _main("eval", context.args)
-
-
-def _main(mode: str, arguments: list[str]) -> None:
+def hand_over(mode: str, arguments: Sequence[str]) -> NoReturn:
+    """Runs `ahs_seg_jax.main` with these flags, in this mode."""
     before_start.end_at_once()
     from ahs_seg_jax import main
 

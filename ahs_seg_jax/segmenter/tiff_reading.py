@@ -175,7 +175,8 @@ class TiffRaster:
         """Whether it has more to it than 8-bit colours: see `is_map`."""
         file = self.dataset
         placed = bool(file.crs or file.gcps[0] or not file.transform.is_identity)
-        plain = set(file.dtypes) == {"uint8"} and file.count in (1, 3) and not self._is_scaled
+        inks = file.photometric is not None and file.photometric.name == "cmyk"  # GDAL calls its bands red, green ...
+        plain = set(file.dtypes) == {"uint8"} and (file.count in (1, 3) or inks) and not self._is_scaled
         return placed or not plain or file.nodata is not None or self._mask is not None
 
     @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """A few inputs of every kind of `scripts/attack.py`: none ends in silence, without a cause, or in a traceback."""
 
+import gc
 import importlib.util
 import json
 import subprocess
@@ -40,6 +41,7 @@ def test_inputs_of_a_kind(tmp_path, kind):
                 wrong.append((number, verdict, said, seconds))
     finally:
         attacked.close()
+        gc.collect()  # what Orbax leaves behind where it cannot read tells of itself here, where nobody minds
     assert not wrong, wrong[:5]
     assert verdicts <= set(attacking.GOOD)
 

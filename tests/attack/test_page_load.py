@@ -55,5 +55,5 @@ def test_memory_stays_flat(running_page):
             answered = list(users.map(visit, range(start, start + 100)))
             assert answered.count("answered") == 100
             seen[start + 100] = resident(running_page)
-    print({count: f"{size / 1e6:.0f} MB" for count, size in seen.items()})
+            print(f"{start + 100} requests: {seen[start + 100] / 1e6:.0f} MB", flush=True)
     assert seen[REQUESTS] - seen[FIRST] < MOST_GROWTH

@@ -263,7 +263,7 @@ def test_a_training_run_is_a_source_like_any_other(small, random_params, assert_
 def test_a_converted_directory_keeps_what_is_known_of_the_training(plain, random_params, tmp_path):
     meta = {"step": 7, "vocabulary": {"names": ["sky"], "templates": ["{}"]}}
     for name, more in (("trained", {"training": meta}), ("foreign", {})):
-        described = {"format_version": manifest.FORMAT_VERSION, "config": manifest.config_to_json(plain)} | more
+        described = manifest.describe(plain, {"path": "f"}) | more
         converted.save_converted(tmp_path / name, Pretrained(plain, random_params("catseg", plain), described))
     assert pretrained.training_meta(tmp_path / "trained") == meta
     assert pretrained.training_meta(tmp_path / "foreign") is None

@@ -101,7 +101,7 @@ def test_train_and_evaluate_pass_their_arguments_on(monkeypatch):
     assert invoke("evaluate", "--config", "configs/tiny.py", "--workdir", "x").exit_code == 0
     assert seen == [
         ["ahs-seg", "--mode=train", "--config=configs/tiny.py:smoke", "--workdir=x", "--config.train.steps=3"],
-        ["ahs-seg", "--mode=eval", "--config", "configs/tiny.py", "--workdir", "x"],
+        ["ahs-seg", "--mode=eval", "--config", "configs/tiny.py", "--workdir=x"],
     ]
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from typer.testing import CliRunner
 
-from ahs_seg_jax.cli import result_formats, segment_settings
+from ahs_seg_jax.cli import app, result_formats, segment_settings
 from ahs_seg_jax.cli import segment_files as segment
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.segmenter import read_png
@@ -298,3 +299,8 @@ def test_results_snap_to_masks_in_files(folder, tmp_path, capsys):
     assert "there are no masks for " in (said := capsys.readouterr().err)
     assert "a with one of the suffixes .png, .npy, .json, .geojson" in said
     assert (read_png(tmp_path / "out" / "labels" / "deep" / "b.png")[0] == 0).all()
+
+
+def test_help_names_every_format():
+    said = " ".join(CliRunner().invoke(app.app, ["segment", "--help"], env={"COLUMNS": "200"}).output.split())
+    assert all(name in said for name in result_formats.ANNOTATIONS)

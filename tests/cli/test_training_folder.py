@@ -1,16 +1,22 @@
 """`ahs-seg segment --dataset`: a folder of photographs becomes a data set that a training reads as it is."""
 
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from ahs_seg_jax import config
+from ahs_seg_jax.cli import app, training_folder
 from ahs_seg_jax.cli import segment_files as segment
-from ahs_seg_jax.cli import training_folder
 from ahs_seg_jax.cli.image_jobs import WHOLE, Job, Shard
 from ahs_seg_jax.data.folder import open_folder
+from ahs_seg_jax.errors import Ending
+from ahs_seg_jax.pictures import label_files
+from ahs_seg_jax.training.train import train
 
 NAMES = ("grass", "sand", "red toy, red thing")
 
@@ -100,3 +106,26 @@ def test_what_cannot_become_a_data_set_is_refused_before_anything_is_segmented(t
     with pytest.raises(ValueError, match=r"set/classes\.txt holds other class names than these; choose another"):
         check(two)
     check(two, chosen=dataclasses.replace(settings(), classes=("cat", "dog")))
+
+
+@pytest.mark.slow
+def test_photographs_that_a_training_free_method_labels_are_trained_on_as_they_are(tmp_path):
+    given, target = photographs(tmp_path / "photos", *(f"{k}.jpg" for k in range(4))), tmp_path / "set"
+    words = ["--classes", "grass; sand; water; road; red toy; blue toy", "--model", "tiny", "--method", "naclip"]
+    folders = ["--output", str(tmp_path / "out"), "--dataset", str(target), "--no-overlays"]
+    done = CliRunner().invoke(app.app, ["segment", str(given), *words, "--unknown", "0.3", *folders])
+    assert done.exit_code == 0, done.output
+    source = open_folder(target, "train")
+    labels = [source[k]["label"] for k in range(len(source))]
+    assert (len(source), len(open_folder(target, "val"))) == (3, 1)
+    written = {path.name: label_files.read_mask(path) for path in (tmp_path / "out/labels").glob("*.png")}
+    for k, label in enumerate(labels):
+        np.testing.assert_array_equal(label, written[pathlib.PurePath(source.name(k)).with_suffix(".png").name])
+    # Without the components the program compiles in a part of the time; the data do not know of them.
+    simple = ["adaptation=none", "mh_fpn=False", "dc_hsp=False"]
+    fields = [f"data.root={target}", "train.steps=2", "eval.pictures=0", *(f"model.{field}" for field in simple)]
+    experiment = config.load("configs/folder.py:smoke", [f"--config.{field}" for field in fields])
+    assert experiment.losses.unlabelled == "ignored"
+    assert train(experiment, tmp_path / "run") == Ending.FINISHED
+    content = json.loads(next((tmp_path / "run/results").glob("folder_val*.json")).read_text())
+    assert content["data"]["images"] == 1

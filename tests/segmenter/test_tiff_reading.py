@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ahs_seg_jax.segmenter import large_tiff, read_tiff, tiff_bands, tiff_reading
 from tests.support.images import photo
@@ -110,6 +111,8 @@ def test_files_that_are_maps(tmp_path):
     assert tiff_reading.is_map(write(tmp_path / "a.tif", RGB, photometric="RGB", nodata=0))
     assert tiff_reading.is_map(write(tmp_path / "b.tif", RGB, crs="EPSG:32633", transform=PLACE))
     assert tiff_reading.is_map(write(tmp_path / "c.tif", REFLECTANCES))
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "print.tif")
+    assert not tiff_reading.is_map(tmp_path / "print.tif")
     (tmp_path / "d.tif").write_text("no image")
     assert not tiff_reading.is_map(tmp_path / "d.tif")
     assert not tiff_reading.is_map(tmp_path / "missing.tif")

@@ -57,7 +57,7 @@ class Attack(Kind):
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(folder)
-        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
         image = Image.radial_gradient("L").resize((40, 32)).convert("RGB")
         for name in ("a.png", "a.tif", "b.jpg"):
             image.save(folder / name)
@@ -97,10 +97,19 @@ class Attack(Kind):
         if any(secret in said for secret in ("root:x:0:0", "root:*:0:0")):
             raise Silent(f"{given}: {said[-300:]}")
         if result.exit_code:
-            raise ValueError(f"{result.exit_code} {said[:150].strip()} ... {said[-150:].strip()}")
+            raise ValueError(f"{result.exit_code} {said[:300].strip()} ... {said[-300:].strip()}")
 
     def is_clear(self, said):
         return any(
             part in said
-            for part in ("error: ", "Error: ", "failed: ", "Error ", "Usage:", "no image at", "is not an image")
+            for part in (
+                "error: ",
+                "Error: ",
+                "failed: ",
+                ": FAILED",
+                "Error ",
+                "Usage:",
+                "no image at",
+                "is not an image",
+            )
         )
