@@ -61,6 +61,7 @@ def folder(tmp_path, monkeypatch, small):
         picture.save(tmp_path / name)
     (tmp_path / "runs" / "vitb").symlink_to(small)
     (tmp_path / "model_base.pth").symlink_to(small.with_name("model_base.pth"))
+    (tmp_path / "names.txt").write_text("cat, kitten\nwooden floor\n")
     tiffs.write(tmp_path / "map.tif", np.asarray(picture), crs="EPSG:25833", transform=tiffs.PLACE)
     return tmp_path
 
