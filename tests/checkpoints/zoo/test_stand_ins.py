@@ -1,14 +1,22 @@
 """Every model of the zoo by its name, from a hub on the loopback that has stand-ins in their true formats."""
 
+import os
+import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from ahs_seg_jax import Segmenter
+from ahs_seg_jax.checkpoints import starting
 from ahs_seg_jax.checkpoints.formats.stated import in_pixels
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained
 from ahs_seg_jax.checkpoints.zoo import table as zoo
+from ahs_seg_jax.config import Experiment
+from ahs_seg_jax.devices.mesh import make_mesh
 from scripts import pin_zoo
-from tests.support import zoo_models
+from tests.support import ROOT, zoo_models
 
 PUBLISHED = zoo._packaged()
 
@@ -44,3 +52,36 @@ def test_each_is_read_by_its_name_without_torch(hub, stand_in, assert_same, name
     assert source["hub"]["revision"] == entry.revision
     assert len(hub.downloads()) == 1
     assert not any(path.endswith((".msgpack", "tokenizer.json")) for _, path, _ in hub.asked)
+
+
+def test_a_photograph_is_segmented_by_the_name_of_the_model(hub, stand_in):
+    entry = stand_in("catseg-vitb16")
+    segmenter = Segmenter.from_pretrained("catseg-vitb16")
+    assert (segmenter.protocol.name, segmenter.templates) == ("cat_seg", entry.prompts)
+    image = np.random.default_rng(0).integers(0, 256, (60, 83, 3), np.uint8)
+    result = segmenter(image, ["cat", "sofa"], protocol="whole")
+    assert result.labels.shape == (60, 83)
+    assert set(np.unique(result.labels)) <= {0, 1}
+
+
+@pytest.mark.slow
+def test_one_command_segments_a_photograph(hub, stand_in, tmp_path):
+    stand_in("catseg-vitb16")
+    image = np.random.default_rng(0).integers(0, 256, (60, 83, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    program = "import sys; sys.modules['torch'] = None; from ahs_seg_jax.cli.app import run; run()"
+    words = ["segment", str(tmp_path / "photo.png"), "--classes", "cat; sofa", "--model", "catseg-vitb16"]
+    command = [sys.executable, "-c", program, *words, "--protocol", "whole", "--output", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "downloading spaces/hamacojr/CAT-Seg-weights, model_base.pth: " in done.stderr
+    with Image.open(tmp_path / "out/labels/photo.png") as labels:
+        assert labels.size == (83, 60)
+
+
+def test_a_training_starts_from_the_name_of_a_clip(hub, stand_in, assert_same):
+    stand_in("clip-vitb16")
+    params, fresh = starting.starting_params(Experiment(model=zoo_models.MODEL, init="clip-vitb16"), make_mesh())
+    assert_same(params["clip"], zoo_models.params_of("hf_clip")["clip"])
+    assert all(not path.startswith("clip/") for path in fresh)
