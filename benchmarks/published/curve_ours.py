@@ -30,13 +30,16 @@ from benchmarks.published.curve_job import RECIPES, CurveJob, Sizes, batch
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+ACTIVATION = "--config.activation=quick_gelu"  # both published programs are made of OpenAI's CLIP
+
+
 def experiment(job: CurveJob, seed: int) -> Experiment:
     """The recipe's experiment with small sizes, which starts from the job's weights.
 
     Of `components` the published program runs what it can: rotations and biases without HA-HEM, MH-FPN and DC-HSP.
     Raises ValueError if the sizes contradict each other.
     """
-    full = loading.load(ROOT / RECIPES[job.recipe].ours, [f"--config.init={job.start or job.clip}"])
+    full = loading.load(ROOT / RECIPES[job.recipe].ours, [f"--config.init={job.start or job.clip}", ACTIVATION])
     changed = dataclasses.replace(
         full,
         seed=seed,
