@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -177,15 +177,20 @@ def measured(requests: int, clients: int, attacked: bool, arguments: list[str]) 
     }
 
 
-def main() -> int:
-    """See the file's description."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--attack", action="store_true", help="slow and malicious clients beside the others")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--together", type=int, default=8)
-    given = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """See the file's description."""
+    given = parse()
     record = measured(
         given.requests, given.clients, given.attack, ["--model", given.model, "--max-together", str(given.together)]
     )

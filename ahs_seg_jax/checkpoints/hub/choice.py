@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from ahs_seg_jax.errors import CheckpointError
 
 CONFIG, OPEN_CLIP_CONFIG, MANIFEST = "config.json", "open_clip_config.json", "manifest.json"
+TOKENIZER, OWN_TOKENIZER = "tokenizer.json", ("siglip",)  # the file, and the kinds of model that need theirs
 DESCRIPTIONS = (
     *(CONFIG, OPEN_CLIP_CONFIG, MANIFEST),
-    *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json"),
+    *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json"),
 )
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TRANSFORMERS = ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1])  # in the order of preference
@@ -28,9 +29,25 @@ class Choice:
 
 def small_files(names: Iterable[str], file: str = "") -> list[str]:
     """The files that say what the weights are, beside `file` or at the top of the repository."""
-    folder = file.rpartition("/")[0]
-    wanted = {f"{folder}/{name}".lstrip("/") for name in (*DESCRIPTIONS, *(() if file else INDICES))}
+    wanted = {sibling(file, name) for name in (*DESCRIPTIONS, *(() if file else INDICES))}
     return sorted(wanted & set(names))
+
+
+def words_file(small: Mapping[str, pathlib.Path], names: Iterable[str], file: str = "") -> list[str]:
+    """The tokenizer.json beside weights whose words CLIP's tokenizer cannot read, as config.json says; or nothing."""
+    config, wanted = sibling(file, CONFIG), sibling(file, TOKENIZER)
+    if config not in small or wanted not in set(names):
+        return []
+    try:
+        kind = json.loads(small[config].read_bytes()).get("model_type")
+    except (ValueError, RecursionError, AttributeError):  # who reads the configuration says what is wrong with it
+        return []
+    return [wanted] if kind in OWN_TOKENIZER else []
+
+
+def sibling(file: str, name: str) -> str:
+    """The path of `name` in the folder of `file`."""
+    return f"{file.rpartition('/')[0]}/{name}".lstrip("/")
 
 
 def weights(names: Iterable[str], small: Mapping[str, pathlib.Path], where: str, file: str = "") -> Choice:

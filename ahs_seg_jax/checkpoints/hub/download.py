@@ -120,6 +120,8 @@ def _chosen(name: HubName, examine: Examine | None = None) -> tuple[_Repository,
     chosen = choice.weights(repository.sizes, small, name.place, name.file)
     if examine is not None:
         examine(small, chosen.files)
+    for file in choice.words_file(small, repository.sizes, name.file):
+        _get(repository, file)
     return repository, chosen
 
 
