@@ -125,7 +125,7 @@ def sha256(paths: Iterable[pathlib.Path]) -> str:
 
 def check_source(manifest: Mapping[str, Any], where: Any) -> None:
     """Raises CheckpointError unless a manifest says where the weights came from."""
-    _expect(manifest.get("source"), Mapping, "where the weights came from", where)
+    _expect(manifest.get("source"), Mapping, "the source of the weights", where)
     _expect(manifest["source"].get("path"), str, "the path of the weights", where)
 
 

@@ -110,7 +110,7 @@ def test_old_vocabularies_are_forgotten(segmenter, monkeypatch):
 @pytest.mark.parametrize(
     ("image", "names", "error", "text"),
     [
-        (photo(5, 7).astype(np.float32), NAMES, TypeError, "the image.s numbers are float32; pass uint8"),
+        (photo(5, 7).astype(np.float32), NAMES, ValueError, "real numbers, which are taken as they are within 0..1 only"),
         (photo(5, 7)[..., :2], NAMES, ValueError, r"image has shape \[5, 7, 2\]"),
         (photo(5, 7), [], ValueError, "there are no class names"),
         (photo(5, 7), ["sky", "Sky"], ValueError, "'Sky', repeats name 1"),
@@ -138,7 +138,7 @@ def test_class_pooling_must_divide_the_grid(segmenter):
 
 def test_from_pretrained_reads_a_converted_directory(segmenter, tmp_path):
     config, params = CONFIG, random_params(CONFIG)
-    manifest = {"format_version": 1, "config": dataclasses.asdict(config)}
+    manifest = {"format_version": 1, "config": dataclasses.asdict(config), "source": {"path": "random"}}
     converted.save_converted(tmp_path / "model", Pretrained(config, params, manifest))
     loaded = Segmenter.from_pretrained(tmp_path / "model")
     assert loaded.engine.model == segmenter.engine.model
@@ -289,7 +289,7 @@ def test_vocabulary_set_once(segmenter, called):
 
 
 def test_full_stops_and_blanks_around_names_change_nothing(segmenter, called):
-    found = segmenter(called.image, [f" {name} ." for name in called.names])
+    found = segmenter(called.image, [f" {name} ." for name in called.names], protocol="whole")
     assert found.names == called.names
     np.testing.assert_array_equal(found.confidence, called.confidence)
 
