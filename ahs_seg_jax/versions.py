@@ -5,7 +5,7 @@ import pathlib
 import platform
 from collections.abc import Sequence
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "pillow", "safetensors", "torch")
 OPTIONAL = ("gcsfs", "gradio", "libtpu", "onnxruntime", "rasterio")  # no number depends on them: for reports of bugs

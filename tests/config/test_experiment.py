@@ -38,7 +38,7 @@ from tests.support.experiments import edited, refused
             {"init": "x", "train__finetune": "orthogonal_biases", "model__adaptation": "none"},
             ["train.finetune is 'orthogonal_biases' but model.adaptation is 'none'"],
         ),
-        ({"train__finetune": "orthogonal"}, ["init is empty", "openai/clip-vit-base-patch16", "'random'"]),
+        ({"train__finetune": "orthogonal"}, ["init is empty", "clip-vitb16", "'random'"]),
     ],
 )
 def test_contradictions(changes, words):
