@@ -110,7 +110,7 @@ def test_old_vocabularies_are_forgotten(segmenter, monkeypatch):
 @pytest.mark.parametrize(
     ("image", "names", "error", "text"),
     [
-        (photo(5, 7).astype(np.float32), NAMES, ValueError, "real numbers, which are taken as they are within 0..1 only"),
+        (photo(5, 7).astype(np.float32), NAMES, ValueError, "which are taken as they are within 0..1 only"),
         (photo(5, 7)[..., :2], NAMES, ValueError, r"image has shape \[5, 7, 2\]"),
         (photo(5, 7), [], ValueError, "there are no class names"),
         (photo(5, 7), ["sky", "Sky"], ValueError, "'Sky', repeats name 1"),
