@@ -24,7 +24,7 @@ def encoded(monkeypatch):
     """The vocabularies that were encoded; their embeddings are made from their names and the weights."""
     found = []
 
-    def encode(model, params, vocabulary):
+    def encode(model, params, vocabulary, *rest, **options):
         found.append(vocabulary)
         first = float(np.asarray(jax.tree.leaves(params["clip"]["text"])[0]).flat[0])
         return np.float32([[[len(name) + first, index]] for index, name in enumerate(vocabulary.names)])
