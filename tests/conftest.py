@@ -1,5 +1,6 @@
 """Settings of every test: the CPU, strict rank promotion, and where the shared golden numbers are."""
 
+import gc
 import os
 import pathlib
 
@@ -13,6 +14,19 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+MOST_MEMORY = 3 * 10**9  # bytes of one process of tests, above which compiled programs are forgotten
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bounded_memory():
+    """After a file of tests: what was compiled for it goes, if the process has grown large. Linux only."""
+    yield
+    statm = pathlib.Path("/proc/self/statm")
+    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
