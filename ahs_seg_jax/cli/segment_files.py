@@ -55,18 +55,7 @@ def run(
     )
     settings = dataclasses.replace(settings, method=segmenter.method)  # the results say what has made them
     vocabulary = segmenter.as_vocabulary(settings.classes)
-    # What no image can mend is found now: names that are too long, unknown words among the names, a wide stride.
-    text = segmenter.config.text
-    segmenter.words(vocabulary, settings.unknown).vocabulary.tokens(text.context, text.tokenizer)
-    label_files.check_first_index(settings.first_index, len(settings.classes))
-    if settings.windows:
-        settings.windows.grid((1, 1), segmenter.engine.head.side)
-    if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
-        print(
-            f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"
-            f"{' and others' if len(strange) > 3 else ''} means nothing: give --model for other images",
-            file=sys.stderr,
-        )
+    _check_words(segmenter, vocabulary, settings)
     result_formats.check(annotations, settings.classes, output)
     _check_films(jobs, output, settings, {"--annotations": annotations, "--heat-maps": heat_maps, "--dataset": dataset})
     _check_tiffs([job for job in jobs if streamed(job)], output, settings, heat_maps)
@@ -93,6 +82,21 @@ def run(
         where = "" if str(job.path) in reason else f"{job.path}: "
         print(f"failed: {where}{reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_words(segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings) -> None:
+    """Raises ValueError for what no image can mend: too long names, unknown words among the names, a wide stride."""
+    text = segmenter.config.text
+    segmenter.words(vocabulary, settings.unknown).vocabulary.tokens(text.context, text.tokenizer)
+    label_files.check_first_index(settings.first_index, len(settings.classes))
+    if settings.windows:
+        settings.windows.grid((1, 1), segmenter.engine.head.side)
+    if settings.model == packaged.TINY and (strange := packaged.strange_words(settings.classes)):
+        print(
+            f"the small model knows drawn scenes only; what it says about {', '.join(map(repr, strange[:3]))}"
+            f"{' and others' if len(strange) > 3 else ''} means nothing: give --model for other images",
+            file=sys.stderr,
+        )
 
 
 def _check_films(
