@@ -31,7 +31,7 @@ def film(tmp_path_factory):
 
 def results(folder):
     labels = {path.name: read_png(path)[0] for path in sorted((folder / "labels" / "clip").glob("*.png"))}
-    return labels, list(csv.reader((folder / "areas" / "clip.csv").open()))
+    return labels, list(csv.reader((folder / "areas" / "clip.csv").read_text().splitlines()))
 
 
 def test_a_film(film, tmp_path, capsys):

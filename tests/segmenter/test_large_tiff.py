@@ -5,7 +5,7 @@ import pytest
 
 from ahs_seg_jax.inference import tiles
 from ahs_seg_jax.inference.native_windows import NativeWindows
-from ahs_seg_jax.segmenter import Segmenter, geotiff, large_tiff
+from ahs_seg_jax.segmenter import Segmenter, geotiff, large_tiff, tiff_reading
 from tests.support.images import photo
 
 rasterio = pytest.importorskip("rasterio")
