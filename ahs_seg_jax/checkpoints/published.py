@@ -15,6 +15,7 @@ from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import paths, writing
+from ahs_seg_jax.vocabulary.tokenizer import CLIP
 
 WEIGHTS, MANIFEST, RESULTS, CARD = "model.safetensors", "manifest.json", "results", "README.md"
 _KEPT = ("training", "zoo", manifests.INFERENCE)  # of a manifest, when a published model is read
@@ -78,10 +79,15 @@ def publish(
     it does not exist; a model that was published there before is replaced.
 
     Raises:
-      CheckpointError: the name is none, nobody is logged in who may write there, something else lies there, or a
-        results file is none.
+      CheckpointError: the name is none, nobody is logged in who may write there, something else lies there, a
+        results file is none, or the model's words need a tokenizer.json, which is not published yet.
     """
     name = check_name(repository)
+    if (tokenizer := pretrained.config.text.tokenizer) != CLIP:
+        raise CheckpointError(
+            f"the model's words need {tokenizer}, and publishing does not bring a tokenizer along yet; give people the "
+            "converted folder instead, which holds it"
+        )
     read = [_results(path) for path in results]
     upload.check_access(name)
     with tempfile.TemporaryDirectory(prefix="ahs_seg_publish_") as folder:

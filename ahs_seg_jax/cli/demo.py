@@ -20,13 +20,13 @@ if TYPE_CHECKING:  # nothing heavy is imported before a command runs
 def demo(
     model: options.Model = "tiny",
     host: options.Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
+    port: options.Port = 7860,
     method: options.Method = "model",
     protocol: options.Protocol = "model",
     memory_gb: options.MemoryGB = None,
-    max_upload_mb: Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)] = 20,
-    max_megapixels: Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)] = 16,
-    max_classes: Annotated[int, typer.Option(help="Most names at once.", min=1)] = 100,
+    max_upload_mb: options.MaxUploadMB = 20,
+    max_megapixels: options.MaxMegapixels = 16,
+    max_classes: options.MaxClasses = 100,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     allowed_host: options.AllowedHost = None,
 ) -> None:

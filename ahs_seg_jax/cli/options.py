@@ -42,6 +42,10 @@ Host: TypeAlias = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.
 AllowedHost: TypeAlias = Annotated[
     list[str] | None, typer.Option(help="Another name under which it may be reached; give it again for more.")
 ]
+MaxUploadMB: TypeAlias = Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)]
+MaxMegapixels: TypeAlias = Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)]
+MaxClasses: TypeAlias = Annotated[int, typer.Option(help="Most names at once.", min=1)]
+Port: TypeAlias = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
 MemoryGB: TypeAlias = Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.")]
 
 EVERYWHERE = ("0.0.0.0", "::")  # addresses that let the network in

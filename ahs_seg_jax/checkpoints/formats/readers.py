@@ -18,7 +18,7 @@ import safetensors
 
 from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import hub, torch_files
+from ahs_seg_jax.checkpoints.formats import torch_files
 from ahs_seg_jax.checkpoints.formats.tensor_file import CONFIG_KEY, WEIGHT_FILES, LazyTensor, TensorFile, parse_config
 from ahs_seg_jax.errors import CheckpointError, reason
 from ahs_seg_jax.models import parameters
@@ -35,7 +35,9 @@ def open_tensors(source: str | os.PathLike[str]) -> Iterator[TensorFile]:
     Raises:
       CheckpointError: there is no such file, it is none of these, it is damaged, or it would execute something.
     """
-    path = hub.locate(source)
+    path = pathlib.Path(source)
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {source}")
     with contextlib.ExitStack() as stack:
         file = _open_directory(path, stack) if path.is_dir() else _open_file(path, stack)
         yield dataclasses.replace(file, tensors=_without_prefix(file.tensors))

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from ahs_seg_jax.checkpoints import published
 from ahs_seg_jax.checkpoints.converted import load_converted, save_converted
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained
 from ahs_seg_jax.errors import CheckpointError
@@ -82,3 +83,10 @@ def test_another_activation_is_refused(folder):
     (folder / "config.json").write_text(json.dumps(stated))
     with pytest.raises(CheckpointError, match=r"vision_config\.hidden_act = 'gelu'"):
         load_pretrained(folder)
+
+
+def test_publishing_does_not_leave_the_tokenizer_behind(repository):
+    with pytest.raises(
+        CheckpointError, match=r"words need .*tokenizer\.json, and publishing does not bring a tokenizer"
+    ):
+        published.publish(load_pretrained(repository[1]), "someone/siglip")
