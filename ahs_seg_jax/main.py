@@ -96,7 +96,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
 
 def fail(error: BaseException) -> NoReturn:
     """One message on stderr, exit code 2."""
-    print(f"error: {error}", file=sys.stderr)
+    print(errors.told(error), file=sys.stderr)
     sys.exit(2)
 
 

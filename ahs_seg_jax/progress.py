@@ -29,7 +29,7 @@ class Progress:
             return
         self._shown = now
         rate = (done - self._first[0]) / max(now - self._first[1], 1e-9)
-        left = f", {_rounded(rate)} {self._unit}/s, {_duration((self._total - done) / rate)} left" if rate else ""
+        left = f", {_rounded(rate)} {self._unit}/s, {duration((self._total - done) / rate)} left" if rate else ""
         self._log(f"{self._doing} {done:,} of {self._total:,} {self._unit}{note}{left}")
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
@@ -44,5 +44,9 @@ def _rounded(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """A time for people: `97 s`, `17 min`, `2 h 07 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,4 +1,4 @@
-"""Versions of what the numbers depend on, for results files and checkpoints."""
+"""Versions of what the numbers depend on, and the processor, for results files and checkpoints."""
 
 import hashlib
 import pathlib
@@ -22,6 +22,16 @@ def versions(more: Sequence[str] = ()) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def code_hash() -> str:

@@ -1,6 +1,5 @@
 """Parameters, batches, names and pictures to measure with. Their sizes are right, and their contents do not matter."""
 
-import functools
 from typing import Any
 
 import jax
@@ -29,18 +28,7 @@ def experiment(settings: Settings) -> Experiment:
 
 def parameters(config: ModelConfig) -> dict[str, Any]:
     """Parameters of plausible size in host memory, made without compiling anything."""
-    make = functools.partial(starting.fresh_params, Experiment(init=RANDOM_INIT, model=config))
-    rng = np.random.default_rng(0)
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _fill(path, leaf.shape, rng), jax.eval_shape(make))
-
-
-def _fill(path: Any, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    name = path[-1].key
-    if name == "scale":
-        return np.ones(shape, np.float32)
-    if name == "bias" or len(shape) < 2:
-        return np.zeros(shape, np.float32)
-    return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(np.prod(shape[-2:-1])))
+    return starting.plausible_params(config)
 
 
 def vocabulary(classes: int, first: int = 0) -> Vocabulary:

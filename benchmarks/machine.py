@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 import platform
 import time
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from ahs_seg_jax import threads, versions
 
 MATRIX_SIDE = {"cpu": 2048}
 MATRIX_SIDE_ELSEWHERE = 8192
@@ -25,21 +26,11 @@ def describe() -> dict[str, Any]:
         "platform": jax.default_backend(),
         "device": device.device_kind,
         "devices": jax.device_count(),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": versions.processor(),
+        "cores": threads.cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def best_seconds(call: Callable[[], Any], tries: int = CEILING_TRIES) -> float:

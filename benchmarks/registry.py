@@ -7,11 +7,12 @@ from typing import Any
 
 from benchmarks.measure import Action, Program, Record
 from benchmarks.settings import Settings
-from benchmarks.work import host, serving, training
+from benchmarks.work import folder, host, serving, training, training_free
 
 SCALED_CLASSES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 SCALED_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SCALED_GRIDS = (1, 2, 3, 4)  # windows along a side of the feature grid
+TWENTY = (("classes", 20),)
 
 Build = Callable[[Settings], Program | Action | Record]
 
@@ -60,6 +61,20 @@ MAIN = {
     "start_up": Benchmark(serving.start_up, "process to first picture, compiled programs cached"),
     "checkpoint_save": Benchmark(host.checkpoint_save, "checkpoint saved"),
     "evaluation": Benchmark(serving.evaluation, "evaluation"),
+    "folder": Benchmark(folder.folder, "folder of photographs"),
+    "folder_labels": Benchmark(folder.folder_of_labels, "folder of photographs, no overlays"),
+    "folder_fast_device": Benchmark(folder.fast_device, "folder, the model replaced by a sleep of 20 ms"),
+    "folder_fast_device_labels": Benchmark(folder.fast_device_of_labels, "the same, no overlays"),
+    "naclip_new": Benchmark(training_free.new_picture, "naclip, new picture", TWENTY),
+    "naclip_other_words": Benchmark(training_free.other_words, "naclip, other words on a known picture", TWENTY),
+    "naclip_pamr": Benchmark(training_free.refined, "naclip with PAMR, known picture", TWENTY),
+}
+LARGE = {
+    "naclip_large": Benchmark(
+        training_free.large_picture,
+        "naclip, 1,000 classes, 12 megapixels in native windows",
+        (("classes", 1000), ("image", (3000, 4000))),
+    ),
 }
 SCALING = {
     **{
@@ -85,14 +100,14 @@ SCALING = {
         for n in SCALED_GRIDS
     },
 }
-ALL = MAIN | SCALING
+ALL = MAIN | LARGE | SCALING
 
 
 def chosen(patterns: Sequence[str], quick: bool = False) -> list[str]:
     """Names that match any pattern (`scaling_*`), in the registry's order; no pattern means all.
 
-    `quick` leaves out every second point of the series and what takes longest. Raises ValueError for a pattern that
-    matches nothing.
+    `quick` leaves out the large ones, every second point of the series and what takes longest. Raises ValueError for a
+    pattern that matches nothing.
     """
     for pattern in patterns:
         if not fnmatch.filter(ALL, pattern):

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import results_file
-from benchmarks.published import curve_page
+from benchmarks.published import curve_page, free_page
 from benchmarks.results_file import marked, table
 from benchmarks.tpu import report as tpu_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE, STEPS_PAGE, README = ROOT / "docs" / "performance.md", ROOT / "docs" / "what_was_tried.md", ROOT / "README.md"
-CURVES_PAGE = ROOT / "docs" / "curves.md"
+CURVES_PAGE, FREE_PAGE = ROOT / "docs" / "curves.md", ROOT / "docs" / "training_free_programs.md"
 RESULTS = ROOT / "benchmarks" / "results"
 UPPER_POINTS = 3  # the largest amounts of a series, where fixed costs matter least
 
@@ -40,6 +40,21 @@ def group(records: Iterable[Record]) -> dict[str, list[Record]]:
             record
         )
     return dict(found)
+
+
+SHOWN = ("size", "dtype", "batch", "classes", "train_classes", "names", "memory")  # settings that a row tells
+
+
+def newest(records: Iterable[Record]) -> list[Record]:
+    """Of the records of one work on one machine, the last: files come by their date."""
+    found: dict[str, Record] = {}
+    for record in records:
+        told = record["key"]
+        if "settings" in record and "hardware" in record:
+            settings = [record["settings"].get(name) for name in SHOWN]
+            told = repr((record["name"], record.get("amount"), settings, machine(record)))
+        found[told] = record
+    return list(found.values())
 
 
 def machine(record: Record) -> str:
@@ -88,6 +103,9 @@ def _amount(record: Record) -> str:
     settings = record["settings"]
     if record["name"].startswith(("train", "part")):
         return f" (batch {settings['batch']}, {settings['train_classes']} classes)"
+    if "model_share" in record:
+        share = f"{100 * record['model_share']:.0f} % of the model's own rate"
+        return f" ({record['items']:.0f} {record['pictures']}, {share})"
     if record["name"] in ("data_pipeline", "checkpoint_save", "evaluation"):
         return f" ({record['items']:.0f} {record['unit']})"
     return "" if "classes" in record["title"] else f" ({settings['classes']} classes)"
@@ -159,34 +177,44 @@ def start_table(records: Sequence[Record]) -> str:
             continue
         warm = sorted(record["warm"], key=lambda run: run["process"])[len(record["warm"]) // 2]
         for label, run in (("first process of a machine", record["cold"]), ("second", warm)):
-            rows.append([label, *(duration(run[name]) for name in ("process", "load", "first", "second"))])
+            times = [run[name] for name in ("process", "load", "first", "second")]
+            rows.append([label, *map(duration, (*times, run.get("beyond", run["process"] - 2 * run["second"])))])
         share = record["warm_share"]
-        rows.append(["share", f"{share['process']:.2f}", "", f"{share['first_result']:.2f}", ""])
-    return table(("process", "in all", "import and weights", "first picture", "second picture"), rows) if rows else ""
+        rows.append(["share", f"{share['process']:.2f}", "", f"{share['first_result']:.2f}", "", ""])
+    header = ("process", "in all", "import and weights", "first picture", "second picture", "beyond one picture")
+    return table(header, rows) if rows else ""
+
+
+PEERS = {"compiled": "torch.compile", "onnxruntime": "ONNX Runtime"}  # forms of the published model
 
 
 def side_table(records: Iterable[Record]) -> str:
-    """Our program beside the published one."""
-    rows = [
-        [
-            f"{record['name'].removeprefix('side_by_side_')} ({record['settings']['names']} classes)"
-            + (", huge pages for both" if "memory" in record["settings"] else ""),
-            duration(record["published"]["median"]),
-            duration(record["ours"]["median"]),
-            f"{record['times_faster']:.2f}",
-            f"{record['times_less_processor_time']:.2f}",
-            f"{record['published']['peak_bytes'] / 1e9:.1f} GB",
-            f"{record['ours']['peak_bytes'] / 1e9:.1f} GB",
-            f"{record['memory_share']:.2f}",
-            f"{record['flops_share']:.2f}" if "flops_share" in record else "",
-        ]
-        for record in records
-    ]
+    """Our program beside the published one, and beside each other form of it that took part."""
+    rows = []
+    for record in records:
+        work = f"{record['name'].removeprefix('side_by_side_')} ({record['settings']['names']} classes)"
+        work += ", huge pages for all" if "memory" in record["settings"] else ""
+        share = f"{record['flops_share']:.2f}" if "flops_share" in record else ""
+        rows.append([work, *_beside(record["published"], record["ours"], record), share])
+        for name, peer in record.get("peers", {}).items():
+            rows.append([f"{work}, published under {PEERS[name]}", *_beside(peer, record["ours"], peer), ""])
     header = (
         *("work", "published", "ours", "times faster", "times less processor time"),
         *("memory, published", "ours", "share", "share of matrix work"),
     )
     return table(header, rows)
+
+
+def _beside(theirs: Record, ours: Record, ratios: Record) -> list[str]:
+    return [
+        duration(theirs["median"]),
+        duration(ours["median"]),
+        f"{ratios['times_faster']:.2f}",
+        f"{ratios['times_less_processor_time']:.2f}",
+        f"{theirs['peak_bytes'] / 1e9:.1f} GB",
+        f"{ours['peak_bytes'] / 1e9:.1f} GB",
+        f"{ratios['memory_share']:.2f}",
+    ]
 
 
 def step_table(records: Iterable[Record]) -> str:
@@ -198,7 +226,7 @@ def step_table(records: Iterable[Record]) -> str:
         ]
         for record in records
     ]
-    return table(("step", "expected", "measured on", "before", "after", "unit", ""), rows) if rows else ""
+    return table(("step", "expected", "measured on", "before", "after", "unit", "note"), rows) if rows else ""
 
 
 def blocks(records: Sequence[Record]) -> Block:
@@ -206,7 +234,9 @@ def blocks(records: Sequence[Record]) -> Block:
     steps = step_table(record for record in records if record["name"].startswith("step_"))
     tpu = tpu_report.block([record for record in records if record["name"] == "tpu"])
     curves = curve_page.block(record for record in records if record["name"].startswith("curve_"))
-    records = [record for record in records if not record["name"].startswith(("step_", "tpu", "curve_"))]
+    free = free_page.block(record for record in records if record["name"].startswith("free_"))
+    apart = ("step_", "tpu", "curve_", "free_", "goldens")
+    records = newest(record for record in records if not record["name"].startswith(apart))
     sides = [record for record in records if record["name"].startswith("side_by_side")]
     groups = group(record for record in records if not record["name"].startswith("side_by_side"))
     parts, scaling = [], []
@@ -224,6 +254,7 @@ def blocks(records: Sequence[Record]) -> Block:
         "steps": steps or none,
         "tpu": tpu or none,
         "curves": curves or none,
+        "training-free": free or none,
     }
 
 
@@ -234,7 +265,7 @@ def plot(records: Sequence[Record], path: pathlib.Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    records = [record for record in records if not record["name"].startswith("curve_")]
+    records = newest(record for record in records if not record["name"].startswith(("curve_", "free_", "goldens")))
     groups = {title: series(members) for title, members in group(records).items()}
     names = sorted({name for found in groups.values() for name, points in found.items() if len(points) > 1})
     if not names:
@@ -270,7 +301,7 @@ def pages(found: Block, page: pathlib.Path) -> dict[pathlib.Path, str]:
 
     Raises ValueError if a page lacks a marker, FileNotFoundError if there is no such page.
     """
-    apart = {STEPS_PAGE: "steps", CURVES_PAGE: "curves"}
+    apart = {STEPS_PAGE: "steps", CURVES_PAGE: "curves", FREE_PAGE: "training-free"}
     texts = {page: marked(page.read_text(), {name: text for name, text in found.items() if name not in apart.values()})}
     if page == PAGE:
         for other, name in apart.items():

@@ -10,7 +10,6 @@ The same command continues a run that was stopped: what the output file holds is
 import argparse
 import datetime
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -20,6 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ahs_seg_jax import threads
 from ahs_seg_jax.devices import huge_pages
 from ahs_seg_jax.models import architecture
 from benchmarks import registry, results_file
@@ -42,6 +42,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-classes", type=int, default=0)
     parser.add_argument("--class-chunk", type=int, default=-1, help="classes of one pass in training; 0 = all at once")
     parser.add_argument("--remat", choices=architecture.REMAT, default="", help="what the backward pass computes again")
+    parser.add_argument(
+        "--window-attention", choices=architecture.WINDOW_ATTENTION, default="", help="what attends in windows"
+    )
     parser.add_argument("--repetitions", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and points of the series")
     parser.add_argument("--again", action="store_true", help="measure what the output file holds, too")
@@ -90,6 +93,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         classes=options.classes,
         class_chunk=options.class_chunk,
         remat=options.remat,
+        window_attention=options.window_attention,
         repetitions=options.repetitions or (QUICK_REPETITIONS if options.quick else 0),
     )
 
@@ -128,6 +132,8 @@ def summary(record: dict[str, Any]) -> str:
     parts = [f"{seconds['median']:.4g} s ({low:.4g} to {high:.4g})", f"{record['throughput']:.4g} {record['unit']}/s"]
     if "ceiling_share" in record:
         parts.append(f"{record['flops'] / 1e9:.4g} GFLOP, {100 * record['ceiling_share']:.0f} % of the ceiling")
+    if "model_share" in record:
+        parts.append(f"{100 * record['model_share']:.0f} % of the model's own rate")
     peak = memory.get("device_bytes") or memory["process_bytes"]
     return ", ".join([*parts, f"{peak / 1e9:.2f} GB"])
 
@@ -140,7 +146,7 @@ def _default_output() -> pathlib.Path:
     ask = "import jax; print(jax.devices()[0].device_kind, jax.device_count())"
     output = subprocess.run([sys.executable, "-c", ask], check=True, stdout=subprocess.PIPE, text=True).stdout
     device = re.sub(r"[^a-z0-9]+", "-", output.splitlines()[-1].lower()).strip("-")
-    cores = f"-{len(os.sched_getaffinity(0))}core" if device.startswith("cpu") else ""
+    cores = f"-{threads.cores()}core" if device.startswith("cpu") else ""
     return RESULTS / f"{device}{cores}_{datetime.date.today().isoformat()}.json"
 
 

@@ -22,6 +22,7 @@ class Settings:
     crop: int = 0  # side in pixels of what the image tower sees
     class_chunk: int = -1  # classes of one pass in training; 0 = all at once; -1 = the default
     remat: str = ""  # what the backward pass computes again, none | cheap | all; "" = the default
+    window_attention: str = ""  # products | xla | cudnn; "" = the default
     image: tuple[int, int] = (480, 640)  # (height, width) of the pictures that are segmented
     repetitions: int = 0
 
@@ -30,7 +31,11 @@ class Settings:
         config = architecture.PRESETS[self.size]()
         image = dataclasses.replace(config.image, crop=self.crop or config.image.crop)
         return config.replace(
-            image=image, dtype=self.dtype, class_chunk=max(self.class_chunk, 0), remat=self.remat or "none"
+            image=image,
+            dtype=self.dtype,
+            class_chunk=max(self.class_chunk, 0),
+            remat=self.remat or "none",
+            window_attention=self.window_attention or config.window_attention,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -56,5 +61,6 @@ def complete(settings: Settings, platform: str, devices: int = 1) -> Settings:
     filled: dict[str, Any] = {name: getattr(settings, name) or value for name, value in defaults.items()}
     chunk = 0 if small else CLASSES_PER_PASS_ON_CPU if slow else CLASSES_PER_PASS
     filled["class_chunk"] = settings.class_chunk if settings.class_chunk >= 0 else chunk
+    filled["window_attention"] = settings.model().window_attention
     filled["remat"] = settings.remat or ("none" if small else "cheap")
     return dataclasses.replace(settings, **filled)

@@ -15,11 +15,13 @@ weights and drawn scenes, without any file, in about a minute: most of it compil
 
 import dataclasses
 import os
+from typing import Any
 
 import ml_collections
 
 from ahs_seg_jax.config import DataConfig, EvalConfig, Experiment, LossConfig, TrainConfig, command_line, training
 from ahs_seg_jax.models import architecture
+from ahs_seg_jax.models.towers import registry
 
 
 def experiment() -> Experiment:
@@ -52,10 +54,20 @@ def plain(base: Experiment, name: str, adaptation: str, finetune: str) -> Experi
 
 
 def smoke(base: Experiment) -> Experiment:
-    """The same recipe with a small model, random weights and drawn scenes, in a few steps."""
-    stand_in = dataclasses.replace(
-        base, init=training.RANDOM_INIT, model=architecture.tiny(), data=DataConfig(name="scenes")
+    """The same recipe with a small model of the same kind of towers, random weights and drawn scenes, in a few steps.
+
+    Words are read by CLIP's packaged tokenizer.
+    """
+    small, image, text = architecture.tiny(), base.model.image, base.model.text
+    of_image: Any = {name: getattr(image, name) for name in ("tower", "activation", "pixel_mean", "pixel_std")}
+    of_text: Any = {name: getattr(text, name) for name in ("tower", "activation")}
+    as_wide = registry.IMAGE_TOWERS[image.tower].embeds_width
+    model = small.replace(
+        image=dataclasses.replace(small.image, **of_image),
+        text=dataclasses.replace(small.text, **of_text),
+        embed_dim=small.image.width if as_wide else small.embed_dim,
     )
+    stand_in = dataclasses.replace(base, init=training.RANDOM_INIT, model=model, data=DataConfig(name="scenes"))
     return command_line.smoke(stand_in)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # Python puts only the folder of a script there
 
+from ahs_seg_jax.checkpoints.formats.stated import CLIP_ACTIVATIONS
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained
 from ahs_seg_jax.cli import evaluate_model, options
 from ahs_seg_jax.config import EvalConfig
@@ -41,11 +42,11 @@ def run_all(args: argparse.Namespace) -> list[str]:
         benchmarks=tuple(args.benchmark), class_names=args.class_names, quick=args.quick, limit=args.limit, pictures=0
     )
     failed = []
-    read = functools.cache(lambda: load_pretrained(args.model))
+    read = functools.cache(lambda: load_pretrained(args.model, activation=args.activation))
     for method, refine in ROWS:
         if args.method and method not in args.method:
             continue
-        chosen = evaluate_model.Chosen(args.model, method, refine)
+        chosen = evaluate_model.Chosen(args.model, method, refine, activation=args.activation)
         try:
             if code := evaluate_model.run(chosen, settings, args.root, str(args.workdir), read):
                 sys.exit(code)  # stopped; the same command continues
@@ -114,6 +115,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help=options.CHECKPOINTS)
+    parser.add_argument("--activation", choices=CLIP_ACTIVATIONS, help="of a CLIP, where its file does not state it")
     parser.add_argument("--benchmark", nargs="+", action="extend", required=True, choices=list(BENCHMARKS))
     parser.add_argument("--method", nargs="+", action="extend", choices=list(METHODS), help="by default all")
     parser.add_argument("--root", default="", help="folder of the prepared data; else $AHS_SEG_DATA")

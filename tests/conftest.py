@@ -7,6 +7,9 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Text embeddings of an earlier run would hide what a test looks at; tests of the cache name a folder.
 os.environ["AHS_SEG_TEXT_CACHE"] = "off"
+# A test runs a program once or twice: LLVM's optimisation would take longer than it saves, also in processes that tests
+# start. Tests marked slow, which compute at full size in this process, have it (`pytest_runtest_setup`).
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Several devices on one CPU, so that whatever shards is tested sharded. Must be set before JAX starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
@@ -14,6 +17,23 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """Several processes take files in the order of `pytest_collection_modifyitems`, not by their number of tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: at the end one of them would leave the other processes without work."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before the fixtures of a test: whether what it compiles is optimised."""
+    jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("slow") is None)
 
 
 MOST_MEMORY = 3 * 10**9  # bytes of one process of tests, above which compiled programs are forgotten

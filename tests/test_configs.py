@@ -26,7 +26,18 @@ def experiment(name: str, variant: str = "") -> Experiment:
 
 
 def test_configs_are_found():
-    assert {path.stem for path in CONFIGS} >= {"tiny", "vitb", "vitl", "folder"}
+    others = {
+        "siglip2_vitb",
+        "siglip2_vitl",
+        "siglip2_so400m",
+        "pe_vitb",
+        "pe_vitl",
+        "eva02_vitb",
+        "eva02_vitl",
+        "metaclip2_vitb",
+        "metaclip2_vitl",
+    }
+    assert {path.stem for path in CONFIGS} >= {"tiny", "vitb", "vitl", "folder"} | others
 
 
 RECIPES = [(name, variant) for name in ("vitb", "vitl") for variant in ("orthogonal", "catseg")]

@@ -3,7 +3,7 @@
 import pytest
 
 from ahs_seg_jax import progress
-from ahs_seg_jax.progress import Progress
+from ahs_seg_jax.progress import Progress, duration
 
 
 @pytest.fixture
@@ -47,3 +47,11 @@ def test_things_that_pass_are_counted_on(clock):
 
     assert [*work.each(slowly("ab")), *work.each(slowly("cde"))] == list("abcde")
     assert lines == ["checked 2 of 5 pairs, 0.25 pairs/s, 12 s left", "checked 4 of 5 pairs, 0.25 pairs/s, 4 s left"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (119.4, "119 s"), (120, "2 min"), (185, "3 min"), (7199, "2 h 00 min"), (7620, "2 h 07 min")],
+)
+def test_a_time_for_people(seconds, text):
+    assert duration(seconds) == text

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
-from scipy import ndimage
 
 from ahs_seg_jax.annotations.runs import Runs, runs_of
 from ahs_seg_jax.pictures.colors import assign_colors
@@ -46,6 +45,8 @@ def masks(
 
 def _objects(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The connected parts of all classes, int32 `[H, W]` (-1 = none), and the class of each, int32 `[n]`."""
+    from scipy import ndimage  # only here: it takes a fifth of a second to import
+
     parts = np.full(labels.shape, IGNORE, np.int32)
     classes: list[int] = []
     for index in np.unique(labels[labels != IGNORE]).tolist():
@@ -85,7 +86,8 @@ def write(
 ) -> None:
     """Writes the file. `annotations` are those of each of the `images` in turn; only one image's are in memory."""
     lines = lambda entries: ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
-    with open(path, "w", encoding="utf-8") as file:
+    # A file's name that is no UTF-8 becomes an escape, which JSON reads back as that name.
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write('{"info": {"description": "ahs_seg_jax"}, "licenses": [],\n')
         file.write(f'"categories": [\n{lines(categories)}\n],\n"images": [\n{lines(images)}\n],\n"annotations": [')
         separator = "\n"

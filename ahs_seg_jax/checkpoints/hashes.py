@@ -7,7 +7,7 @@ changes numbers and hashes together.
 import concurrent.futures
 import hashlib
 import json
-import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -19,13 +19,16 @@ from jax.experimental import multihost_utils
 from ahs_seg_jax.devices import processes
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
+from ahs_seg_jax.threads import cores
 
 HASHES, SEAL = "hashes", "seal"  # keys of the JSON beside the arrays
 UNCHECKED = "has no hashes (an earlier version wrote it): damage to its numbers would not be noticed"
 
 _ROW = 512  # words of 8 bytes
 _BLOCK = 256 * _ROW * 8  # bytes; a block of rows stays in a core's cache while it is summed twice
+_PLACE = re.compile(r"\d{1,18}:\d{1,18}(,\d{1,18}:\d{1,18})*")  # of a shard: first and last index of each axis
 
+Examined = tuple[str, bool]  # an array's digest, and whether its values are certainly finite
 # The hash of an array that one shard holds whole, or of each shard by its place: {"0:4,8:16": hash}.
 Hashes = str | dict[str, str]
 
@@ -37,10 +40,10 @@ def digest(array: np.ndarray) -> str:
     change of up to three words of a block changes a sum for certain, and any other with near certainty. This is several
     times faster than zlib.crc32, the fastest checksum of the standard library.
     """
-    return _examined(array)[0]
+    return examine(array)[0]
 
 
-def _examined(array: np.ndarray) -> tuple[str, bool]:
+def examine(array: np.ndarray) -> Examined:
     """An array's `digest`, and whether the sums of squares that were taken on the way are finite.
 
     They are not where a value is not finite, where squares are too large, and for types that BLAS does not know.
@@ -69,17 +72,28 @@ def digests(leaves: Iterable[tuple[Any, np.ndarray]]) -> dict[Any, str]:
     return {name: value for name, (value, _) in _all_examined(dict(leaves)).items()}
 
 
-def _all_examined(leaves: Mapping[Any, np.ndarray]) -> dict[Any, tuple[str, bool]]:
-    with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        return dict(zip(leaves, pool.map(_examined, leaves.values()), strict=True))
+def threads() -> concurrent.futures.ThreadPoolExecutor:
+    """For `examine`, whose work NumPy does without Python's lock."""
+    return concurrent.futures.ThreadPoolExecutor(cores())
+
+
+def _all_examined(leaves: Mapping[Any, np.ndarray]) -> dict[Any, Examined]:
+    largest_first = dict(sorted(leaves.items(), key=lambda item: -item[1].nbytes))  # so that none is left at the end
+    with threads() as pool:
+        return dict(zip(largest_first, pool.map(examine, largest_first.values()), strict=True))
 
 
 def check(
-    leaves: Mapping[str, np.ndarray], stored: Mapping[str, Hashes] | None, where: str, parts_of: tuple[str, ...] = ("",)
+    leaves: Mapping[str, np.ndarray],
+    stored: Mapping[str, Hashes] | None,
+    where: str,
+    parts_of: tuple[str, ...] = ("",),
+    examined: Mapping[int, Examined] | None = None,
 ) -> None:
     """Compares arrays with the hashes that were stored with them, of those whose names begin with one of `parts_of`.
 
-    Where none were stored, a line on stderr says so. Raises CheckpointError that names an array which differs or is
+    Where none were stored, a line on stderr says so. `examined` are arrays, by their `id`, that were examined while
+    others were read. Raises CheckpointError that names an array which differs or is
     missing, there or among the hashes ("damaged: ..."), or whose values are not finite.
     """
     if stored is None:
@@ -91,22 +105,44 @@ def check(
         raise CheckpointError(f"damaged: {where} lacks the arrays {parameters.listed(absent)}")
     parts = {}
     for name, leaf in leaves.items():
-        for place, value in _places(stored, name, where).items():
-            parts[name, place] = leaf[_slices(place)], value
-    _check_parts(parts, where)
+        for place, value in _places(stored, name, leaf.shape, where).items():
+            parts[name, place] = (leaf[_slices(place)] if place else leaf), value
+    _check_parts(parts, where, examined or {})
 
 
-def _places(stored: Mapping[str, Hashes], name: str, where: str) -> dict[str, str]:
-    """Place of a shard -> its hash; the empty place is the whole array."""
+def _places(stored: Mapping[str, Hashes], name: str, shape: tuple[int, ...], where: str) -> dict[str, str]:
+    """Place of a shard -> its hash; the empty place is the whole array. Raises CheckpointError if a part has none."""
     kept = stored.get(name)
-    places = {"": kept} if isinstance(kept, str) else kept
-    if not isinstance(places, Mapping):
+    if isinstance(kept, str):
+        return {"": kept}
+    if not isinstance(kept, Mapping):
         raise CheckpointError(f"damaged: {where} has no hash of the array {name}")
-    return dict(places)
+    if not _make_up(kept, shape):
+        parts = ", ".join(map(repr, list(kept)[:3]))
+        raise CheckpointError(f"damaged: {where} has hashes of {parts} in the array {name}, which do not make it up")
+    return dict(kept)
 
 
-def _check_parts(parts: Mapping[tuple[str, str], tuple[np.ndarray, str]], where: str) -> None:
-    found = _all_examined({key: array for key, (array, _) in parts.items()})
+def _make_up(places: Iterable[str], shape: tuple[int, ...]) -> bool:
+    """Whether the places are a grid of parts that make up an array of this shape."""
+    places = set(places)
+    if not all(_PLACE.fullmatch(place) and place.count(":") == len(shape) for place in places):
+        return False
+    count, grid = 1, [_slices(place) for place in places]
+    for axis, size in enumerate(shape):
+        bounds = sorted({(parts[axis].start, parts[axis].stop) for parts in grid})
+        ends = [0, *(end for _, end in bounds)]
+        if ends[-1] != size or ends[:-1] != [start for start, _ in bounds]:
+            return False
+        count *= len(bounds)
+    return count == len(places)
+
+
+def _check_parts(
+    parts: Mapping[tuple[str, str], tuple[np.ndarray, str]], where: str, examined: Mapping[int, Examined] = {}
+) -> None:
+    known = {key: examined[id(array)] for key, (array, _) in parts.items() if id(array) in examined}
+    found = known | _all_examined({key: array for key, (array, _) in parts.items() if key not in known})
     for (name, place), (_, value) in parts.items():
         if found[name, place][0] != value:
             raise CheckpointError(f"damaged: {where} holds other numbers in the array {name}{place and f' [{place}]'}")
@@ -150,14 +186,6 @@ def _hash_of(content: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------- a run's state, on its devices
 
 
-def names_of(state: Any) -> list[tuple[str, Any]]:
-    """(name, leaf) of a tree of any kind, as `trainable/aggregator/head/bias`."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree.leaves_with_path(state)
-    ]
-
-
 def of_state(state: Any) -> dict[str, Hashes]:
     """The hashes of a state's arrays, the same in all processes: of each shard by its place, as it lies on the devices.
 
@@ -192,7 +220,7 @@ def check_state(state: Any, stored: Mapping[str, Hashes] | None, where: str) -> 
         return
     parts: dict[tuple[str, str], Any] = {}
     for name, leaf in _named(state):
-        places = _places(stored, name, where)
+        places = _places(stored, name, np.shape(leaf), where)
         shards = {}
         if isinstance(leaf, jax.Array):
             shape = leaf.shape

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ahs_seg_jax.checkpoints import converted, packaged, published, sources, store
+from ahs_seg_jax.checkpoints import converted, packaged, published, sources, store, words
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, readers, writers
 from ahs_seg_jax.checkpoints.formats.stated import Stated, agreed, by_the_user, of_config
@@ -16,6 +16,7 @@ from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import orthogonal
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import paths, writing
+from ahs_seg_jax.vocabulary.tokenizer import TOKENIZER
 
 
 def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -106,6 +107,8 @@ def _from_workdir(path: Any) -> Pretrained:
     params, meta = store.load_params(path)
     manifests.check_training(meta, path)
     config = manifests.config_from_json((meta.get("config") or {}).get("model"), str(path))
+    if not paths.is_remote(path) and (path / TOKENIZER).is_file():  # where the run was when it ended does not count
+        config = words.found_beside(words.portable(config), path, str(path))
     source = {"path": str(path), "kind": "training workdir", "layout": "ahs_seg_jax"}
     return Pretrained(config, params, manifests.describe(config, source, meta))
 

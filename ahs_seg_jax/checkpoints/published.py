@@ -7,15 +7,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ahs_seg_jax.checkpoints import hashes, model_card
+from ahs_seg_jax.checkpoints import hashes, model_card, words
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import writers
+from ahs_seg_jax.checkpoints.formats import layouts, writers
 from ahs_seg_jax.checkpoints.hub import names, upload
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.storage import paths, writing
-from ahs_seg_jax.vocabulary.tokenizer import CLIP
 
 WEIGHTS, MANIFEST, RESULTS, CARD = "model.safetensors", "manifest.json", "results", "README.md"
 _KEPT = ("training", "zoo", manifests.INFERENCE)  # of a manifest, when a published model is read
@@ -80,14 +79,9 @@ def publish(
 
     Raises:
       CheckpointError: the name is none, nobody is logged in who may write there, something else lies there, a
-        results file is none, or the model's words need a tokenizer.json, which is not published yet.
+        results file is none, or the tokenizer that the model's words need cannot be read.
     """
     name = check_name(repository)
-    if (tokenizer := pretrained.config.text.tokenizer) != CLIP:
-        raise CheckpointError(
-            f"the model's words need {tokenizer}, and publishing does not bring a tokenizer along yet; give people the "
-            "converted folder instead, which holds it"
-        )
     read = [_results(path) for path in results]
     upload.check_access(name)
     with tempfile.TemporaryDirectory(prefix="ahs_seg_publish_") as folder:
@@ -112,11 +106,12 @@ def write(
     folder: pathlib.Path, pretrained: Pretrained, results: Sequence[dict[str, Any]], name: str, licence: str = ""
 ) -> None:
     """Writes what `publish` uploads. `results` are the contents of results files."""
-    layout = "ahs_seg" if pretrained.is_complete else "openai_clip"
+    config = words.portable(pretrained.config)
+    layout = "ahs_seg" if pretrained.is_complete else layouts.of_towers(config)
     writers.write(folder / WEIGHTS, layout, pretrained.config, pretrained.params)
     manifest = {key: value for key, value in pretrained.manifest.items() if key != manifests.INFERENCE}
     inference = {"templates": list(pretrained.templates), "protocol": pretrained.protocol}
-    content = manifest | manifests.summarise(pretrained.config, pretrained.params) | {manifests.INFERENCE: inference}
+    content = manifest | manifests.summarise(config, pretrained.params) | {manifests.INFERENCE: inference}
     content["written"] = {"layout": layout, "file": WEIGHTS}
     writing.write_text(folder / MANIFEST, json.dumps(hashes.sealed(content), indent=2) + "\n")
     (folder / RESULTS).mkdir()

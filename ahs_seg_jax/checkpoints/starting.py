@@ -1,6 +1,9 @@
 """The parameters a run starts from: fresh by the seed, or from weights on disk or on a hub."""
 
+import dataclasses
 import functools
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,15 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ahs_seg_jax.checkpoints import sources, words
 from ahs_seg_jax.checkpoints.formats import convert
+from ahs_seg_jax.checkpoints.formats.stated import CLIP_ACTIVATIONS
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.checkpoints.pretrained import load_pretrained
 from ahs_seg_jax.config import RANDOM_INIT, Experiment
 from ahs_seg_jax.devices import partition
-from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.errors import CheckpointError, InputError
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.storage import paths
+from ahs_seg_jax.vocabulary.tokenizer import CLIP, TOKENIZER
 
 
 def fresh_params(experiment: Experiment) -> dict[str, Any]:
@@ -25,6 +32,22 @@ def fresh_params(experiment: Experiment) -> dict[str, Any]:
     crop, prompts = experiment.model.image.crop, experiment.model.aggregator.prompts
     images, tokens = jnp.zeros((1, crop, crop, 3)), jnp.ones((2, prompts, 8), jnp.int32)
     return build_model(experiment.model).init(jax.random.key(experiment.seed), images, tokens)["params"]
+
+
+def plausible_params(config: ModelConfig) -> dict[str, Any]:
+    """Random parameters of plausible size in host memory, made without compiling anything: to measure speed with."""
+    make = functools.partial(fresh_params, Experiment(init=RANDOM_INIT, model=config))
+    rng = np.random.default_rng(0)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _plausible(path, leaf.shape, rng), jax.eval_shape(make))
+
+
+def _plausible(path: Any, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    name = path[-1].key
+    if name == "scale":
+        return np.ones(shape, np.float32)
+    if name == "bias" or len(shape) < 2:
+        return np.zeros(shape, np.float32)
+    return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(np.prod(shape[-2:-1])))
 
 
 def starting_params(experiment: Experiment, mesh: Mesh) -> tuple[dict[str, Any], list[str]]:
@@ -46,6 +69,50 @@ def starting_params(experiment: Experiment, mesh: Mesh) -> tuple[dict[str, Any],
         return fresh, []
     params, report = initialise_from(fresh, start, experiment.model)
     return partition.put_sharded(params, mesh), report["fresh"]
+
+
+def with_words(experiment: Experiment, workdir: str | os.PathLike[str]) -> Experiment:
+    """The experiment with the path of the tokenizer.json that its words need; with CLIP's there is nothing to do.
+
+    Where the configuration names no place of it ("tokenizer.json", as presets do), it is the one in the workdir, or the
+    one beside the weights that `init` names, which are downloaded. Raises InputError if there is none.
+    """
+    text = experiment.model.text
+    if text.tokenizer != TOKENIZER:
+        return experiment
+    found = _beside(workdir)
+    if found is None and experiment.init not in ("", RANDOM_INIT):
+        found = _beside(sources.locate(experiment.init).path)
+    if found is None:
+        raise InputError(
+            f"the words of the text tower {text.tower!r} are read by a {TOKENIZER}, and there is none in {workdir} or "
+            f"beside init = {experiment.init!r}; give its path: --config.model.text.tokenizer=<path>"
+        )
+    own = dataclasses.replace(text, tokenizer=found)
+    return dataclasses.replace(experiment, model=experiment.model.replace(text=own))
+
+
+def keep_words(experiment: Experiment, workdir: str | os.PathLike[str]) -> Experiment:
+    """`with_words`, the file kept in the workdir, so that the run can be moved. In a bucket it stays where it was.
+
+    Raises CheckpointError if the file cannot be read, or the workdir holds another one.
+    """
+    experiment = with_words(experiment, workdir)
+    if experiment.model.text.tokenizer == CLIP or paths.is_remote(workdir):
+        return experiment
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    words.copy(experiment.model, folder)
+    return with_words(dataclasses.replace(experiment, model=words.portable(experiment.model)), folder)
+
+
+def _beside(place: Any) -> str | None:
+    """The tokenizer.json in a folder, or beside a file."""
+    if paths.is_remote(place):
+        return None
+    path = pathlib.Path(place)
+    found = (path if path.is_dir() else path.parent) / TOKENIZER
+    return str(found.absolute()) if found.is_file() else None
 
 
 def initialise_from(
@@ -117,8 +184,9 @@ def _hints(
                 hints.append(f"model.{tower}.heads is {ours}, the file's is {theirs}")
             theirs, ours = getattr(pretrained.config, tower).activation, getattr(config, tower).activation
             if theirs != ours:
+                field = "activation" if theirs in CLIP_ACTIVATIONS else f"model.{tower}.activation"
                 hints.append(
-                    f"model.{tower}.activation is {ours!r}, the file's is {theirs!r}: set activation = {theirs!r}"
+                    f"model.{tower}.activation is {ours!r}, the file's is {theirs!r}: set {field} = {theirs!r}"
                 )
         for field in ("pixel_mean", "pixel_std"):
             theirs, ours = getattr(pretrained.config.image, field), getattr(config.image, field)

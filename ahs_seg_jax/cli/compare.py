@@ -15,11 +15,17 @@ TITLE_NAMES = 3  # of a list of words, in a picture's title
 
 
 class Shown(NamedTuple):
-    """What makes a picture. A method of None is what suits the model."""
+    """What makes a picture. A method of None is what suits the model, an activation of None what its file states."""
 
     model: str
     names: tuple[str, ...]
     method: str | None = None
+    activation: str | None = None
+
+    @property
+    def loaded(self) -> tuple[str, str | None, str | None]:
+        """What is loaded for it; pictures of the same share a Segmenter."""
+        return self.model, self.method, self.activation
 
 
 def compare(
@@ -31,6 +37,10 @@ def compare(
     method: Annotated[
         list[str] | None, typer.Option(help="As of segment, such as naclip; give it again to compare.")
     ] = None,
+    activation: Annotated[
+        list[str] | None,
+        typer.Option(help="gelu or quick_gelu, of a CLIP whose file does not state it; else model; several as above."),
+    ] = None,
     output: Annotated[pathlib.Path, typer.Option(help="Folder for the pictures.")] = pathlib.Path("compared"),
     protocol: options.Protocol = "model",
     memory_gb: options.MemoryGB = None,
@@ -40,34 +50,43 @@ def compare(
     Two to four for each image, and of two, where they differ. With several models and several lists or methods, the
     first model takes the first list and the first method, and so on.
     """
-    shown = options.mistakes(lambda: paired(model or ["tiny"], classes or [], method or ["model"]))
+    given = model or ["tiny"], classes or [], method or ["model"], activation or ["model"]
+    shown = options.mistakes(lambda: paired(*given))
     options.finish(lambda: run(images, shown, output, options.protocol_or_none(protocol), memory_gb))
 
 
-def paired(models: Sequence[str], lists: Sequence[str], methods: Sequence[str] = ("model",)) -> list[Shown]:
+def paired(
+    models: Sequence[str],
+    lists: Sequence[str],
+    methods: Sequence[str] = ("model",),
+    activations: Sequence[str] = ("model",),
+) -> list[Shown]:
     """What makes each picture. Raises ValueError if there is nothing to compare, or no way to pair them."""
-    counts = {len(models), len(lists), len(methods)}
+    counts = {len(models), len(lists), len(methods), len(activations)}
     count = max(counts)
     if not lists:
         raise ValueError("no words: give --classes 'cat; sofa, couch', once or once for each picture")
     if not 2 <= count <= MOST or counts - {1, count}:
         raise ValueError(
-            f"there are {len(models)} --model, {len(lists)} --classes and {len(methods)} --method; give one of them "
-            f"two to {MOST} times, and each of the others once or as often"
+            f"there are {len(models)} --model, {len(lists)} --classes, {len(methods)} --method and {len(activations)} "
+            f"--activation; give one of them two to {MOST} times, and each of the others once or as often"
         )
     several = lambda given: list(given) * count if len(given) == 1 else list(given)
     names = [options.split_names(text) for text in several(lists)]
-    by = map(options.method_or_none, several(methods))
-    return [Shown(*given) for given in zip(several(models), names, by, strict=True)]
+    by, stated = map(options.method_or_none, several(methods)), map(options.activation_or_none, several(activations))
+    return [Shown(*given) for given in zip(several(models), names, by, stated, strict=True)]
 
 
 def titles(shown: Sequence[Shown]) -> list[str]:
     """What tells the pictures apart: the model, the method, the words, or several of them."""
-    models, lists, methods = ({each[place] for each in shown} for place in range(3))
+    models, lists, methods, stated = ({each[place] for each in shown} for place in range(4))
     found = []
-    for model, names, method in shown:
+    for model, names, method, activation in shown:
         words = ", ".join(names[:TITLE_NAMES]) + (f" and {len(names) - TITLE_NAMES} more" * (len(names) > TITLE_NAMES))
-        parts = ((model, len(models) > 1), (method or "model", len(methods) > 1), (words, len(lists) > 1))
+        parts = (
+            *((model, len(models) > 1), (method or "model", len(methods) > 1)),
+            *((activation or "as stated", len(models) == 1 and len(stated) > 1), (words, len(lists) > 1)),
+        )
         found.append(": ".join(part for part, told in parts if told))
     return found if any(found) else [each.model for each in shown]
 
@@ -87,19 +106,22 @@ def run(
     from ahs_seg_jax.segmenter import Segmenter
 
     jobs = find_images(images)
-    segmenters: dict[tuple[str, str | None], Segmenter] = {}
-    for model, names, method in shown:
-        if (model, method) not in segmenters:
-            segmenters[model, method] = Segmenter.from_pretrained(model, method=method, memory_gb=memory_gb)
-        found = segmenters[model, method]
-        words, tower = found.as_vocabulary(names), found.config.text
+    segmenters: dict[tuple[str, str | None, str | None], Segmenter] = {}
+    own = {"memory_gb": memory_gb} | ({"protocol": protocol} if protocol else {})
+    for each in shown:
+        if each.loaded not in segmenters:
+            segmenters[each.loaded] = Segmenter.from_pretrained(
+                each.model, method=each.method, activation=each.activation, **own
+            )
+        found = segmenters[each.loaded]
+        words, tower = found.as_vocabulary(each.names), found.config.text
         words.tokens(tower.context, tower.tokenizer)  # mistakes in the words, now
     options.make_folder(output)
     failed: list[str] = []
     taken: dict[pathlib.Path, pathlib.Path] = {}
     for number, job in enumerate(jobs, 1):
         try:
-            results = [segmenters[model, by](job.path, names, protocol=protocol) for model, names, by in shown]
+            results = [segmenters[each.loaded](job.path, each.names) for each in shown]
             parts = [(title, r.labels, r.names, r.colors) for title, r in zip(titles(shown), results, strict=True)]
             target = output / f"{job.name}.png"
             if taken.setdefault(target, job.path) != job.path:

@@ -1,12 +1,12 @@
 """`ahs-seg data prepare`: from the public downloads of a benchmark to records that evaluation and training read."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ahs_seg_jax import threads
 from ahs_seg_jax.cli import options
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def prepare(
     TensorFlow Datasets, labels mapped to class indices. A stopped run is continued by the same command. Without any
     downloads it says what to download. It ends with exit code 1 if the doctor refuses what was prepared.
     """
-    options.finish(lambda: run(names, root, to, jobs or os.cpu_count() or 1, limit, partial, again))
+    options.finish(lambda: run(names, root, to, jobs or threads.cores(), limit, partial, again))
 
 
 def run(names: Sequence[str], root: str, to: str, jobs: int, limit: int, partial: bool, again: bool) -> int:

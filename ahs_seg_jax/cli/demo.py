@@ -6,7 +6,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # nothing heavy is imported before a command runs
 
 def demo(
     model: options.Model = "tiny",
+    activation: options.Activation = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 7860,
     method: options.Method = "model",
@@ -44,7 +45,7 @@ def demo(
         limits, named = Limits(max_upload_mb, max_megapixels, max_classes), allowed_host or []
         Hosts.of(host, named)  # a mistake is found before a model is loaded
         own = options.protocol_or_none(protocol), options.method_or_none(method)
-        serve(model, own[0], memory_gb, limits, host, port, open_browser, named, own[1])
+        serve(model, own[0], memory_gb, limits, host, port, open_browser, named, own[1], activation)
 
     options.finish(command)
 
@@ -59,6 +60,7 @@ def serve(
     open_browser: bool = False,
     allowed_hosts: Sequence[str] = (),
     method: str | None = None,
+    activation: str | None = None,
 ) -> None:
     """Loads the model, answers the first example, and shows the page until it is interrupted."""
     from ahs_seg_jax.checkpoints import packaged
@@ -68,8 +70,9 @@ def serve(
 
     host_memory.return_freed_memory()
     print(f"loading {model} ...", file=sys.stderr)
-    own = {"protocol": protocol} if protocol else {}
-    segmenter = Segmenter.from_pretrained(model, method=method, memory_gb=memory_gb, **own)
+    own: dict[str, Any] = {"protocol": protocol} if protocol else {}
+    own |= {"method": method, "activation": activation, "memory_gb": memory_gb}
+    segmenter = Segmenter.from_pretrained(model, **own)
     known, about = frozenset[str](), f"Model: {pathlib.PurePath(model).name}."
     if segmenter.training_free:
         about += f" Training-free method: {segmenter.method}; confidence is a share of the words that are typed."

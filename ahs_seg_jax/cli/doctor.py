@@ -4,6 +4,7 @@ import os
 import platform
 import time
 
+from ahs_seg_jax import threads
 from ahs_seg_jax.cli import compilation_cache, options
 from ahs_seg_jax.versions import OPTIONAL, versions
 
@@ -19,7 +20,7 @@ def run() -> int:
     """Prints the report; returns 0 if the self-test passes."""
     import jax
 
-    print(f"system     {platform.platform()}, {os.cpu_count()} processors")
+    print(f"system     {platform.platform()}, {threads.cores()} of {os.cpu_count()} processors")
     print("versions   " + ", ".join(f"{name} {version}" for name, version in versions(OPTIONAL).items()))
     print(f"memory     {_memory()}")
     print(f"cache      {os.environ.get('JAX_COMPILATION_CACHE_DIR') or f'off ({compilation_cache.VARIABLE})'}")

@@ -11,6 +11,7 @@ from ahs_seg_jax.cli.train import hand_over
 def evaluate(
     context: typer.Context,
     model: Annotated[str, typer.Option(help=options.CHECKPOINTS.capitalize())] = "",
+    activation: options.Activation = None,
     benchmark: Annotated[
         list[str] | None, typer.Option(help="A prepared benchmark, such as voc_21; may be given several times.")
     ] = None,
@@ -42,15 +43,9 @@ def evaluate(
     benchmark; scores are comparable with published ones with the class names of the published program (--class-names).
     """
     if not model:
-        of_a_model = {
-            **{"--benchmark": benchmark, "--method": method, "--refine": refine != "published", "--root": root},
-            **{"--class-names": class_names, "--protocol": protocol != "model", "--expected": expected},
-            **{"--quick": quick, "--limit": limit, "--save-predictions": save_predictions, "--again": again},
-            "--allow-bad-data": allow_bad_data,
-        }
-        if given := [name for name, value in of_a_model.items() if value]:
+        if of_a_model := options.given(context, "workdir"):
             fields = "a configuration has fields for that, such as --config.eval.benchmarks"
-            raise typer.BadParameter(f"{', '.join(given)} needs --model; {fields}")
+            raise typer.BadParameter(f"{of_a_model} needs --model; {fields}")
         hand_over("eval", [*context.args, *([f"--workdir={workdir}"] if workdir else [])])
         return
     if context.args:
@@ -68,5 +63,5 @@ def evaluate(
         again=again,
         allow_bad_data=allow_bad_data,
     )
-    chosen = evaluate_model.Chosen(model, method, refine, options.protocol_or_none(protocol))
+    chosen = evaluate_model.Chosen(model, method, refine, options.protocol_or_none(protocol), activation)
     options.finish(lambda: evaluate_model.run(chosen, settings, root, workdir))

@@ -34,6 +34,7 @@ class Chosen:
     method: str = ""  # a training-free method; "": what the checkpoint holds
     refine: str = AS_PUBLISHED  # of a training-free method
     protocol: str | None = None  # of a trained model; None: its own
+    activation: str | None = None  # of a CLIP, where its file does not state it
 
 
 def run(
@@ -46,10 +47,10 @@ def run(
     check(chosen, settings)
     folder = workdir or f"runs/{short_name(chosen.model)}"
     data = DataConfig(root=root)
-    loaded = read or functools.cache(lambda: pretrained.load_pretrained(chosen.model))
+    loaded = read or functools.cache(lambda: pretrained.load_pretrained(chosen.model, activation=chosen.activation))
     if not chosen.method and loaded().is_complete:
         settings = dataclasses.replace(settings, protocol=chosen.protocol or loaded().protocol)
-        load: Callable[[], Any] = lambda: evaluation.load(chosen.model)
+        load: Callable[[], Any] = lambda: evaluation.load(chosen.model, chosen.activation)
     else:
         load = lambda: methods(loaded(), chosen)
     return int(evaluation.evaluate_all(settings.benchmarks, data, settings, folder, load))

@@ -14,6 +14,7 @@ def export(
     classes: Annotated[str, typer.Option(help="Bake these names in: 'cat; sofa, couch'.")] = "",
     classes_file: Annotated[pathlib.Path | None, typer.Option(help="Bake the names of this file in.")] = None,
     method: options.Method = "model",
+    activation: options.Activation = None,
     file_format: Annotated[
         Literal["stablehlo", "onnx"], typer.Option("--format", help="Of the programs; onnx holds the weights inside.")
     ] = "stablehlo",
@@ -23,7 +24,7 @@ def export(
     With weights, manifest and a loader that needs nothing of this program.
     """
     names = options.names(classes, classes_file) if classes or classes_file else None
-    options.finish(lambda: run(model, output, names, file_format, options.method_or_none(method)))
+    options.finish(lambda: run(model, output, names, file_format, options.method_or_none(method), activation))
 
 
 def run(
@@ -32,8 +33,9 @@ def run(
     names: tuple[str, ...] | None,
     file_format: Literal["stablehlo", "onnx"],
     method: str | None = None,
+    activation: str | None = None,
 ) -> None:
     """See `ahs_seg_jax.export.export.export`, which says what it raises."""
     from ahs_seg_jax.export import export as exporting
 
-    exporting.export(model, output, names, file_format, method)
+    exporting.export(model, output, names, file_format, method, activation)

@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import hashlib
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ def find_images(given: Sequence[str]) -> list[Job]:
                 raise ValueError(f"nothing matches {text}")
             found = [Job(p, pathlib.PurePath(p.stem)) for p in matches if p.is_file()]
         for job in found:
-            jobs.setdefault(str(job.path.resolve()), job)
+            jobs.setdefault(os.path.realpath(job.path), job)  # unlike resolve(), it bears links in a circle
     return list(jobs.values())
 
 

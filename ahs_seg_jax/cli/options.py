@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 done, but something in it failed (named on stderr); 2 a mi
 """
 
 import errno
+import math
 import os
 import pathlib
 import socket
@@ -13,6 +14,14 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
+
+
+def finite(value: float | None) -> float | None:
+    """An option's number. Raises BadParameter for NaN, which no comparison with a bound notices, and infinity."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
 
 Images: TypeAlias = Annotated[
     list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, or patterns such as '*.jpg'.")
@@ -43,10 +52,19 @@ AllowedHost: TypeAlias = Annotated[
     list[str] | None, typer.Option(help="Another name under which it may be reached; give it again for more.")
 ]
 MaxUploadMB: TypeAlias = Annotated[int, typer.Option(help="Largest file, in 2**20 bytes.", min=1)]
-MaxMegapixels: TypeAlias = Annotated[float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01)]
+MaxMegapixels: TypeAlias = Annotated[
+    float, typer.Option(help="Largest image, in 1e6 pixels.", min=0.01, callback=finite)
+]
 MaxClasses: TypeAlias = Annotated[int, typer.Option(help="Most names at once.", min=1)]
+MaxSeconds: TypeAlias = Annotated[
+    float, typer.Option(help="Longest time from an upload to its answer.", min=0.1, callback=finite)
+]
+ApiKey: TypeAlias = Annotated[
+    str | None,
+    typer.Option(envvar="AHS_SEG_API_KEY", help="Who asks must send it; better by the environment than here."),
+]
 Port: TypeAlias = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
-MemoryGB: TypeAlias = Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.")]
+MemoryGB: TypeAlias = Annotated[float | None, typer.Option(help="Bound of the memory, in 1e9 bytes.", callback=finite)]
 
 EVERYWHERE = ("0.0.0.0", "::")  # addresses that let the network in
 
@@ -62,6 +80,13 @@ def names(classes: str, classes_file: pathlib.Path | None) -> tuple[str, ...]:
     return split_names(classes)
 
 
+def given(context: typer.Context, *besides: str) -> str:
+    """The options on the command line, as `'--model, --again'`, without those of the parameters `besides`."""
+    names = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
+    sources = {name: context.get_parameter_source(name) for name in names if name not in besides}
+    return ", ".join(names[name] for name, source in sources.items() if source and source.name == "COMMANDLINE")
+
+
 def protocol_or_none(text: str) -> str | None:
     """None stands for the model's own."""
     return None if text == "model" else text
@@ -69,6 +94,13 @@ def protocol_or_none(text: str) -> str | None:
 
 def method_or_none(text: str) -> str | None:
     """None stands for what suits the model."""
+    return None if text == "model" else text
+
+
+def activation_or_none(text: str) -> str | None:
+    """None stands for what the model's file states. Raises ValueError for what is no activation of a CLIP."""
+    if text not in ("model", "gelu", "quick_gelu"):
+        raise ValueError(f"--activation is {text!r}; choose one of model (as its file states), gelu, quick_gelu")
     return None if text == "model" else text
 
 
@@ -122,12 +154,12 @@ def cause(error: Exception) -> str:
 
 def mistakes(command: Callable[[], Any]) -> Any:
     """A mistake of the user's ends in one message and exit code 2."""
-    from ahs_seg_jax.errors import CheckpointError
+    from ahs_seg_jax.errors import CheckpointError, told
 
     try:
         return command()
     except (CheckpointError, ValueError, TypeError, ImportError, OSError) as error:
         if os.environ.get("AHS_SEG_TRACEBACK", "").lower() not in ("", "0", "false", "no", "off"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(told(error), file=sys.stderr)
         raise typer.Exit(2) from error

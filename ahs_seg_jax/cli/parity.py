@@ -13,6 +13,7 @@ def parity(
     activations: Annotated[
         pathlib.Path, typer.Argument(metavar="ACTIVATIONS", help="npz of another implementation's activations.")
     ],
+    activation: options.Activation = None,
     class_pooling: Annotated[int, typer.Option(help="Side of the class layers' pooling.", min=1)] = 2,
 ) -> None:
     """Compares a checkpoint with saved activations.
@@ -20,10 +21,10 @@ def parity(
     Prints a table, stage by stage; exit code 1 if one differs. The module ahs_seg_jax.evaluation.parity lists the names
     and axes of the activations.
     """
-    options.finish(lambda: run(checkpoint, activations, class_pooling))
+    options.finish(lambda: run(checkpoint, activations, class_pooling, activation))
 
 
-def run(checkpoint: str, activations: pathlib.Path, class_pooling: int) -> int:
+def run(checkpoint: str, activations: pathlib.Path, class_pooling: int, activation: str | None = None) -> int:
     """Prints the table; returns 0 if every stage holds, 1 if one differs.
 
     Raises CheckpointError, OSError or ValueError if they cannot be compared.
@@ -34,7 +35,7 @@ def run(checkpoint: str, activations: pathlib.Path, class_pooling: int) -> int:
     from ahs_seg_jax.errors import CheckpointError
     from ahs_seg_jax.evaluation.parity import AGREEMENT, TOLERANCE, report, table
 
-    pretrained = load_pretrained(checkpoint)
+    pretrained = load_pretrained(checkpoint, activation=activation)
     if not pretrained.is_complete:
         raise CheckpointError(f"{checkpoint} is a bare CLIP; only a whole model's activations can be compared")
     with np.load(activations, allow_pickle=False) as file:

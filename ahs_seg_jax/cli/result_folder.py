@@ -12,6 +12,7 @@ from ahs_seg_jax.cli.image_jobs import WHOLE, Job, Shard, streamed
 from ahs_seg_jax.cli.result_formats import ImageFile, Listed, Result
 from ahs_seg_jax.cli.result_log import SUMMARY, ResultLog, merge_shards, write_summary
 from ahs_seg_jax.cli.segment_settings import Settings
+from ahs_seg_jax.pictures import overlays
 from ahs_seg_jax.segmenter import Segmentation, Segmenter, large_tiff, video
 from ahs_seg_jax.storage import paths, writing
 from ahs_seg_jax.versions import versions
@@ -82,6 +83,7 @@ class ResultFolder:
             ) from error
         settings = self._about["settings"]
         before.setdefault("method", "aggregator")  # of versions that had no other
+        before = {"activation": settings["activation"], "weights": settings["weights"]} | before  # which came later
         differing = [name for name, value in settings.items() if before.get(name) != value]
         if differing:
             raise ValueError(
@@ -145,15 +147,16 @@ class ResultFolder:
         return self._path / "heat_maps" / job.name if self._heat_maps else None
 
     def write(self, job: Job, segmentation: Segmentation) -> dict[str, Any]:
-        """The files of one image, all or none; its line in the log comes last, and is returned."""
+        """The files of one image, all or none; returns its summary. For any thread."""
         result = Result(job.name.as_posix(), job.file_name, segmentation, self._settings.first_index)
         with writing.Staged() as staged:
             for file in self._files():
                 file.write(result, staged(file.path(self._path, job.name)))
             if maps := self._maps(job):
                 for index, name in enumerate(segmentation.names):
-                    segmentation.heat_map(name).save(staged(maps / f"{index:03d}_{_file_name(name)}.png"))
-        return self._note(job, segmentation.summary())
+                    target = staged(maps / f"{index:03d}_{_file_name(name)}.png")
+                    segmentation.heat_map(name).save(target, "PNG", compress_level=overlays.QUICK)
+        return segmentation.summary()
 
     def stream(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, Any]:
         """As `write`, of a TIFF that is never whole in memory; its overlay shows it reduced."""
@@ -173,10 +176,10 @@ class ResultFolder:
         with writing.Staged() as staged:
             if self._overlays:
                 picture = large_tiff.overlay(job.path, labels, bands=settings.bands, rescale=settings.rescale)
-                picture.save(staged(self._overlay(job)))
+                picture.save(staged(self._overlay(job)), "PNG", compress_level=overlays.QUICK)
             for path, write in self._of_geotiff(job):
                 write(labels, staged(path))
-        return self._note(job, summary)
+        return summary
 
     def film(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, Any]:
         """As `write`, of a film, of which one frame is in memory at a time; its frames' labels are in a folder."""
@@ -188,7 +191,7 @@ class ResultFolder:
             segment_video.write_areas(table, plot, entries, names, job.file_name)
             if self._overlays:
                 segment_video.write_overlays(path, staged(self._film(job)), labels, entries)
-        return self._note(job, segment_video.film_summary(path, labels, entries, names))
+        return segment_video.film_summary(path, labels, entries, names)
 
     def _areas(self, job: Job) -> tuple[Any, Any]:
         """The table and the plot of a film's areas."""
@@ -197,10 +200,9 @@ class ResultFolder:
     def _film(self, job: Job) -> Any:
         return self._path / "overlays" / f"{job.name}{video.overlay_suffix(job.path)}"
 
-    def _note(self, job: Job, summary: dict[str, Any]) -> dict[str, Any]:
-        entry = {"name": job.name.as_posix(), "file": job.fingerprint(), **summary}
-        self._log.add(entry)
-        return entry
+    def note(self, job: Job, summary: dict[str, Any], file: list[Any] | None = None) -> None:
+        """Adds an image's line to the log: its files are all there. `file` is the fingerprint of what was read."""
+        self._log.add({"name": job.name.as_posix(), "file": file or job.fingerprint(), **summary})
 
     def finish(self, failed: Sequence[tuple[Job, str]]) -> list[int]:
         """Writes the summary and the annotations of everything in the folder, by the last part that finishes.

@@ -7,9 +7,10 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from ahs_seg_jax.annotations import cityscapes, coco, cvat, label_studio, polygons, vector, yolo
+from ahs_seg_jax.pictures import overlays
 from ahs_seg_jax.segmenter import Segmentation, geotiff, tiff_reading
 from ahs_seg_jax.storage import paths, writing
 
@@ -70,8 +71,16 @@ class Format:
 
 
 def _part(kind: str, content: Callable[[Result], Any]) -> ImageFile:
-    write = lambda result, path: path.write_text(json.dumps(content(result), ensure_ascii=False), "utf-8")
+    def write(result: Result, path: pathlib.Path) -> None:
+        with _open_text(path) as file:
+            json.dump(content(result), file, ensure_ascii=False)
+
     return ImageFile(f"{PARTS}/{kind}", ".json", write)
+
+
+def _open_text(path: pathlib.Path) -> TextIO:
+    """A file to write JSON to. A name of a file that is no UTF-8 becomes an escape, which JSON reads back as that."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
 def _parts(output: Any, kind: str, images: Sequence[Listed]) -> Iterator[Any]:
@@ -113,7 +122,7 @@ def _yolo(output: Any, images: Sequence[Listed], names: Sequence[str]) -> None:
 
 
 def _label_studio(output: Any, images: Sequence[Listed], names: Sequence[str]) -> None:
-    with writing.whole(output / "label_studio.json") as path, path.open("w", encoding="utf-8") as file:
+    with writing.whole(output / "label_studio.json") as path, _open_text(path) as file:
         for number, task in enumerate(_parts(output, "label_studio", images)):
             file.write((",\n" if number else "[\n") + json.dumps(task, ensure_ascii=False))
         file.write("\n]\n" if images else "[]\n")
@@ -161,7 +170,13 @@ def _task(result: Result) -> dict[str, Any]:
 
 
 LABELS = Format((ImageFile("labels", ".png", lambda r, path: r.segmentation.save_png(path, r.first_index)),))
-OVERLAYS = Format((ImageFile("overlays", ".png", lambda r, path: r.segmentation.overlay().save(path)),))
+
+
+def _write_overlay(result: Result, path: pathlib.Path) -> None:
+    result.segmentation.overlay().save(path, "PNG", compress_level=overlays.QUICK)
+
+
+OVERLAYS = Format((ImageFile("overlays", ".png", _write_overlay),))
 ANNOTATIONS: dict[str, Format] = {
     "coco": Format((_coco_part("coco", False),), _coco("coco")),
     "coco-objects": Format((_coco_part("coco_objects", True),), _coco("coco_objects")),

@@ -24,6 +24,7 @@ from ahs_seg_jax.cli.image_jobs import WHOLE, Shard
 from ahs_seg_jax.storage import paths, writing
 
 RESULTS, SUMMARY = "results", "summary"  # how the names of these files begin
+NO_UTF8 = "backslashreplace"  # a file's name that is no UTF-8 becomes an escape, which JSON reads back as that name
 LINES_TOGETHER, SECONDS_TOGETHER = 100, 20.0  # of what is written to a bucket at once
 
 
@@ -119,7 +120,7 @@ class ResultLog:
         text = json.dumps(entry, ensure_ascii=False) + "\n"
         with self._own.open("ab") as lines:
             offset = lines.tell()
-            lines.write(text.encode("utf-8", "surrogatepass"))
+            lines.write(text.encode("utf-8", NO_UTF8))
         self._keep(entry, self._own, offset)
         if self._scratch:
             self._unsent.append(text)
@@ -131,7 +132,7 @@ class ResultLog:
         if self._unsent:
             moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
             name = f"{RESULTS}{self._shard.mark}.{moment}.{uuid.uuid4().hex[:8]}.jsonl"
-            writing.write_bytes(self._folder / name, "".join(self._unsent).encode("utf-8", "surrogatepass"))
+            writing.write_bytes(self._folder / name, "".join(self._unsent).encode("utf-8", NO_UTF8))
             self._unsent.clear()
         self._sent = time.monotonic()
 
@@ -158,7 +159,7 @@ def write_summary(
     path: Any, about: dict[str, Any], entries: Iterator[dict[str, Any]], failed: Sequence[dict[str, str]], done: bool
 ) -> None:
     """Writes `about`, whether the run is finished, the entries and the failed images as one JSON file, line by line."""
-    with writing.whole(path) as unfinished, unfinished.open("w", encoding="utf-8", errors="surrogatepass") as file:
+    with writing.whole(path) as unfinished, unfinished.open("w", encoding="utf-8", errors=NO_UTF8) as file:
         as_text = lambda value: json.dumps(value, ensure_ascii=False)
         for key, value in (about | {"finished": done}).items():
             file.write(f"{'{' if key == next(iter(about)) else ''}{as_text(key)}: {as_text(value)},\n")

@@ -24,10 +24,14 @@ def segment(
     ] = "",
     window: Annotated[int | None, typer.Option(help="Their side in pixels; the model's own by default.")] = None,
     stride: Annotated[int | None, typer.Option(help="Pixels from window to window.")] = None,
-    overlap: Annotated[float | None, typer.Option(help="In place of a stride: a share, by default 0.33.")] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="In place of a stride: a share, by default 0.33.", callback=options.finite)
+    ] = None,
     blend: Annotated[str, typer.Option(help="Weights where they overlap: smooth, mean.")] = "smooth",
     global_view: Annotated[bool, typer.Option("--global-view", help="Mean with one view of the whole image.")] = False,
-    keep: Annotated[str, typer.Option(help="Classes that each view keeps: model, all, or a number.")] = "model",
+    keep: Annotated[
+        str, typer.Option(help="Classes that each view keeps: model, auto (what it needs), all, a number.")
+    ] = "model",
     memory_gb: options.MemoryGB = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would run and the memory it takes.")] = False,
     overlays: Annotated[bool, typer.Option(help="Write pictures with legends.")] = True,
@@ -50,7 +54,9 @@ def segment(
         typer.Option(help="Folder of masks to snap to, NAME.png, .npy, .json or .geojson for each image."),
     ] = "",
     every: Annotated[int, typer.Option(help="Of a film (.mp4, .mov, .mkv ...), every so many frames.")] = 1,
-    smooth: Annotated[float, typer.Option(help="Of a film, the share of the frames before, 0 to 1.")] = 0.0,
+    smooth: Annotated[
+        float, typer.Option(help="Of a film, the share of the frames before, 0 to 1.", callback=options.finite)
+    ] = 0.0,
     first_index: Annotated[
         int, typer.Option(help="Number of the first class in files of labels; from 1 on, 0 is unlabelled.")
     ] = 0,

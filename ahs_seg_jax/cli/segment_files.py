@@ -6,24 +6,20 @@ import logging
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from ahs_seg_jax.checkpoints import packaged
 from ahs_seg_jax.cli import options, result_formats, segment_video, training_folder
 from ahs_seg_jax.cli.image_jobs import BUCKETS, WHOLE, Job, Shard, find_images, streamed
 from ahs_seg_jax.cli.result_folder import ResultFolder
-from ahs_seg_jax.cli.segment_settings import Settings
-from ahs_seg_jax.data.open_image import ImageLike, image_size, open_image
+from ahs_seg_jax.cli.segment_settings import Settings, hash_of_weights
+from ahs_seg_jax.cli.segment_stages import segment_each
+from ahs_seg_jax.data.open_image import image_size, open_image
 from ahs_seg_jax.pictures import label_files
-from ahs_seg_jax.segmenter import Segmentation, Segmenter, snapping, tiff_reading, video
+from ahs_seg_jax.segmenter import Segmenter, tiff_reading, video
 from ahs_seg_jax.storage import paths
-from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
-
-SHOWN_CLASSES = 4  # in a line of progress
+from ahs_seg_jax.vocabulary import Vocabulary
 
 
 def run(
@@ -46,14 +42,13 @@ def run(
     _show_log()
     paths.check(output, "the output", BUCKETS)
     jobs = [job for job in find_images(images) if shard.holds(job.name.as_posix())]
-    segmenter = Segmenter.from_pretrained(
-        settings.model,
-        method=settings.method,
-        activation=settings.activation,
-        keep=settings.keep,
-        memory_gb=settings.memory_gb,
+    segmenter = _segmenter(settings)
+    settings = dataclasses.replace(  # the results say what has made them
+        settings,
+        method=segmenter.method,
+        activation=segmenter.config.image.activation,
+        weights=hash_of_weights(segmenter.manifest),
     )
-    settings = dataclasses.replace(settings, method=segmenter.method)  # the results say what has made them
     vocabulary = segmenter.as_vocabulary(settings.classes)
     _check_words(segmenter, vocabulary, settings)
     result_formats.check(annotations, settings.classes, output)
@@ -67,7 +62,7 @@ def run(
         output, settings, overlays=overlays, annotations=annotations, heat_maps=heat_maps, again=again, shard=shard
     )
     with contextlib.closing(folder):
-        failed = _segment_each(jobs, folder, segmenter, vocabulary, settings, heat_maps)
+        failed = segment_each(jobs, folder, segmenter, vocabulary, settings, heat_maps)
         missing = folder.finish(failed)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} images in {output}", file=sys.stderr)
     if shard.mark:
@@ -82,6 +77,18 @@ def run(
         where = "" if str(job.path) in reason else f"{job.path}: "
         print(f"failed: {where}{reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _segmenter(settings: Settings) -> Segmenter:
+    """The model. Raises ValueError if it cannot be seen through the protocol that was asked for."""
+    return Segmenter.from_pretrained(
+        settings.model,
+        method=settings.method,
+        activation=settings.activation,
+        keep=settings.keep,
+        memory_gb=settings.memory_gb,
+        **({"protocol": settings.protocol} if settings.protocol else {}),
+    )
 
 
 def _check_words(segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings) -> None:
@@ -129,90 +136,19 @@ def _check_tiffs(jobs: Sequence[Job], output: str | os.PathLike[str], settings: 
             raise ValueError("a TIFF in native windows cannot be snapped: --snap needs its labels whole in memory")
 
 
-def _segment_each(
-    jobs: Sequence[Job],
-    folder: ResultFolder,
-    segmenter: Segmenter,
-    vocabulary: Vocabulary,
-    settings: Settings,
-    heat_maps: bool,
-) -> list[tuple[Job, str]]:
-    """Segments what is not done yet; returns the images that failed, and why."""
-    failed: list[tuple[Job, str]] = []
-    taken: dict[pathlib.PurePath, Any] = {}
-    for number, job in enumerate(jobs, 1):
-        head = f"[{number}/{len(jobs)}] {job.path}"
-        try:
-            if taken.setdefault(job.name, job.path) != job.path:
-                raise ValueError(
-                    f"its results would have the same name as those of {taken[job.name]}; use another --output for it"
-                )
-            if folder.has(job):
-                print(f"{head}: done before", file=sys.stderr)
-                continue
-            folder.forget_another_file(job)
-            started = time.monotonic()
-            entry = _segmented(job, folder, segmenter, vocabulary, settings, heat_maps)
-            print(f"{head}: {_described(entry)}  {time.monotonic() - started:.1f} s", file=sys.stderr)
-        except Exception as error:  # whatever happens to one image, the others are segmented; Ctrl-C still stops
-            failed.append((job, options.cause(error)))
-            print(f"{head}: FAILED", file=sys.stderr)
-    return failed
+class _Stderr(logging.StreamHandler):
+    """Writes to what is stderr when it writes, not to what was stderr when the first command of this process began."""
 
-
-def _segmented(
-    job: Job, folder: ResultFolder, segmenter: Segmenter, vocabulary: Vocabulary, settings: Settings, heat_maps: bool
-) -> dict[str, Any]:
-    """Segments one image and writes its results; returns its entry in the log."""
-    if settings.windows and streamed(job):
-        return folder.stream(job, segmenter, vocabulary)
-    if video.is_video(job.path):
-        return folder.film(job, segmenter, vocabulary)
-    image, has_data = _read(job, settings)
-    result = segmenter(
-        image,
-        vocabulary,
-        protocol=settings.protocol,
-        windows=settings.windows,
-        unknown=settings.unknown,
-        probabilities=heat_maps,
-    )
-    result = dataclasses.replace(result, source=str(job.path))
-    if settings.snap is not None:
-        result = _snapped(job, result, settings.snap)
-    if has_data is not None:
-        result = dataclasses.replace(result, labels=np.where(has_data, result.labels, np.int32(IGNORE)))
-    return folder.write(job, result)
-
-
-def _read(job: Job, settings: Settings) -> tuple[ImageLike, np.ndarray | None]:
-    """The image, and where it holds data (None: everywhere)."""
-    chosen = settings.bands is not None or settings.rescale is not None
-    if streamed(job) and not paths.is_remote(job.path) and (chosen or tiff_reading.is_map(job.path)):
-        return tiff_reading.read_tiff(job.path, settings.bands, settings.rescale)
-    if not chosen:
-        return job.image(), None
-    bands: Any = settings.bands  # names are of TIFFs only, which open_image says
-    return open_image(job.image(), bands=bands, rescale=settings.rescale), None
-
-
-def _snapped(job: Job, result: Segmentation, folder: str) -> Segmentation:
-    """The result with the boundaries of the masks that the folder holds for it. Raises ValueError if there are none."""
-    candidates = (pathlib.Path(folder) / f"{job.name}{suffix}" for suffix in snapping.SUFFIXES)
-    found = next(filter(pathlib.Path.is_file, candidates), None)
-    if found is None:
-        raise ValueError(
-            f"there are no masks for {job.path}: --snap needs {folder}/{job.name} with one of the suffixes "
-            f"{', '.join(snapping.SUFFIXES)}"
-        )
-    return result.snap(found, place=tiff_reading.place_of(str(job.path)))
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def _show_log() -> None:
     """What the library logs (what compiles, and why) goes to stderr, without the decoration of other programs."""
     logger = logging.getLogger("ahs_seg_jax")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -246,9 +182,3 @@ def _size_of(job: Job, settings: Settings) -> Callable[[Any], tuple[int, int]]:
     if video.is_video(job.path):
         return video.size
     return tiff_reading.tiff_size if settings.windows and streamed(job) else image_size
-
-
-def _described(entry: dict[str, Any]) -> str:
-    shares = [f"{name} {100 * found['share']:.0f} %" for name, found in entry["classes"].items()]
-    more = f", and {len(shares) - SHOWN_CLASSES} more" if len(shares) > SHOWN_CLASSES else ""
-    return f"{entry['width']} x {entry['height']}, {', '.join(shares[:SHOWN_CLASSES])}{more}"

@@ -1,7 +1,9 @@
 """What the results of `ahs-seg segment` depend on, from the texts of its options."""
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ahs_seg_jax.data.pixel_range import Rescale
@@ -17,7 +19,7 @@ class Settings:
     model: str
     protocol: str | None
     unknown: str | float | tuple[str, ...]
-    keep: int | Literal["model"] | None
+    keep: int | Literal["model", "auto"] | None
     memory_gb: float | None
     windows: NativeWindows | None = None
     first_index: int = 0  # of the classes in files of labels
@@ -26,23 +28,32 @@ class Settings:
     snap: str | None = None  # folder of masks that labels snap to
     every: int = 1  # frames of a film: each, or every so many
     smooth: float = 0.0  # share of the frames before in a film's probabilities
-    activation: str | None = None  # which only confirms what a whole model states
+    activation: str | None = None  # of CLIP; None: what its file states
+    weights: str = ""  # a hash of what is known of them; a model of the same name may be another one later
     method: str | None = None  # None: what suits the model
 
     def described(self) -> dict[str, Any]:
-        """JSON values. Memory bound and activation are left out: results do not depend on them."""
+        """JSON values. The memory bound is left out: results do not depend on it."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
-        del values["memory_gb"], values["activation"]
+        del values["memory_gb"]
         return values
 
 
-def parse_keep(text: str) -> int | Literal["model"] | None:
-    """`model`, `all`, or a number. Raises ValueError for anything else."""
-    if text in ("model", "all"):
-        return "model" if text == "model" else None
+def hash_of_weights(manifest: Mapping[str, Any]) -> str:
+    """Of what a manifest says of the weights themselves, wherever they lie: hashes of files, the step of a training."""
+    source = {key: value for key, value in manifest.get("source", {}).items() if key != "path"}
+    known = {"source": source, **{key: manifest.get(key) for key in ("config", "statistics", "training")}}
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def parse_keep(text: str) -> int | Literal["model", "auto"] | None:
+    """`model`, `auto`, `all`, or a number. Raises ValueError for anything else."""
+    named: dict[str, Literal["model", "auto"] | None] = {"model": "model", "auto": "auto", "all": None}
+    if text in named:
+        return named[text]
     if text.isascii() and text.isdigit():
         return int(text)
-    raise ValueError(f"--keep is {text!r}; give model, all, or a number of classes")
+    raise ValueError(f"--keep is {text!r}; give model, auto, all, or a number of classes")
 
 
 def parse_windows(text: str, **options: Any) -> NativeWindows | None:

@@ -3,17 +3,19 @@
 import importlib.util
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ahs_seg_jax.cli import options
+from ahs_seg_jax.devices import host_memory
 
 LIBRARIES = ("fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
 
 
 def serve(
     model: options.Model = "tiny",
+    activation: options.Activation = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8000,
     method: options.Method = "model",
@@ -22,13 +24,10 @@ def serve(
     max_upload_mb: options.MaxUploadMB = 20,
     max_megapixels: options.MaxMegapixels = 16,
     max_classes: options.MaxClasses = 100,
-    max_seconds: Annotated[float, typer.Option(help="Longest time from an upload to its answer.", min=0.1)] = 60,
+    max_seconds: options.MaxSeconds = 60,
     max_waiting: Annotated[int, typer.Option(help="Most requests at once; others are told to come later.", min=1)] = 32,
     max_together: Annotated[int, typer.Option(help="Most images with the same words in one call.", min=1)] = 8,
-    api_key: Annotated[
-        str | None,
-        typer.Option(envvar="AHS_SEG_API_KEY", help="Who asks must send it; better by the environment than here."),
-    ] = None,
+    api_key: options.ApiKey = None,
     allowed_host: options.AllowedHost = None,
 ) -> None:
     """A server: an image and words by HTTP, labels as the answer.
@@ -54,17 +53,15 @@ def serve(
             waiting=max_waiting,
             together=max_together,
         )
-        from ahs_seg_jax.checkpoints import packaged
         from ahs_seg_jax.segmenter import Segmenter
         from ahs_seg_jax.serve import run
 
+        host_memory.return_freed_memory()
         print(f"loading {model} ...", file=sys.stderr)
-        protocol_used = options.protocol_or_none(protocol)
-        own = {"protocol": protocol_used} if protocol_used else {}
-        segmenter = Segmenter.from_pretrained(model, method=options.method_or_none(method), memory_gb=memory_gb, **own)
-        about = f"Model: {pathlib.PurePath(model).name}, method {segmenter.method}."
-        if model == packaged.TINY:
-            about = "The small model knows drawings only; its answers to photographs mean nothing."
+        own: dict[str, Any] = {"method": options.method_or_none(method), "activation": activation}
+        if protocol_used := options.protocol_or_none(protocol):
+            own["protocol"] = protocol_used
+        segmenter = Segmenter.from_pretrained(model, memory_gb=memory_gb, **own)
         run.warm(segmenter, ("grass", "sand"), limits.together)
 
         def listening() -> None:
@@ -72,9 +69,17 @@ def serve(
             if host in options.EVERYWHERE and not keys:
                 print("everybody in this network can use it; --api-key asks for a key", file=sys.stderr)
 
-        run.run(segmenter, host, port, limits, named, about, keys, listening)
+        run.run(segmenter, host, port, limits, named, _about(model, segmenter.method), keys, listening)
 
     options.finish(command)
+
+
+def _about(model: str, method: str) -> str:
+    from ahs_seg_jax.checkpoints import packaged
+
+    if model == packaged.TINY:
+        return "The small model knows drawings only; its answers to photographs mean nothing."
+    return f"Model: {pathlib.PurePath(model).name}, method {method}."
 
 
 def _keys(api_key: str | None) -> frozenset[str]:

@@ -57,7 +57,7 @@ def splits(jobs: Sequence[Job]) -> list[str]:
     """
     if all(job.name.parts[0] in SPLITS and len(job.name.parts) > 1 for job in jobs):
         return [job.name.parts[0] for job in jobs]
-    digests = [hashlib.sha256(job.name.as_posix().encode()).digest() for job in jobs]
+    digests = [hashlib.sha256(job.name.as_posix().encode("utf-8", "surrogateescape")).digest() for job in jobs]
     count = max(1, len(jobs) // VAL_SHARE)
     chosen = set(sorted(range(len(jobs)), key=lambda index: digests[index])[:count])
     return ["val" if index in chosen else "train" for index in range(len(jobs))]

@@ -10,7 +10,7 @@ from ahs_seg_jax.config.command_line import (
 from ahs_seg_jax.config.data import AugmentConfig, DataConfig, ScenesConfig
 from ahs_seg_jax.config.evaluation import EvalConfig
 from ahs_seg_jax.config.experiment import MODES, Experiment
-from ahs_seg_jax.config.identity import differences, fingerprint
+from ahs_seg_jax.config.identity import differences, fingerprint, stored
 from ahs_seg_jax.config.loading import load
 from ahs_seg_jax.config.training import RANDOM_INIT, LossConfig, MeshConfig, TrainConfig
 
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "select",
     "smoke",
+    "stored",
     "to_config_dict",
     "unknown_overrides",
 ]

@@ -16,16 +16,17 @@ def to_config_dict(experiment: Experiment) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(experiment))
 
 
-def from_config_dict(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
-    """The inverse of `to_config_dict`; also reads the plain dictionaries that checkpoints store as JSON.
+def from_config_dict(config: ml_collections.ConfigDict | Mapping[str, Any], partial: bool = False) -> Experiment:
+    """The inverse of `to_config_dict`; also reads plain dictionaries. `partial`: absent fields have their defaults.
 
-    Raises ConfigError with every unknown, missing and wrong-typed field, or else with every contradiction.
+    Raises ConfigError with every unknown and wrong-typed field, with those missing unless `partial`, or else with every
+    contradiction.
     """
     plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     problems: list[str] = []
     if not isinstance(plain, Mapping):
         raise ConfigError([f"it is a {type(plain).__name__}; a group of fields is expected"])
-    experiment = build(Experiment, plain, "", problems).with_activation()
+    experiment = build(Experiment, plain, "", problems, partial).with_activation()
     problems = problems or experiment.problems()
     if problems:
         raise ConfigError(problems)

@@ -37,11 +37,8 @@ class Experiment:
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
     def with_activation(self) -> "Experiment":
-        """The experiment whose towers both have `activation`, where that is set."""
-        if not self.activation:
-            return self
-        image, text = (dataclasses.replace(t, activation=self.activation) for t in (self.model.image, self.model.text))
-        return dataclasses.replace(self, model=self.model.replace(image=image, text=text))
+        """The experiment whose towers have `activation`, where that is set (`ModelConfig.with_activation`)."""
+        return dataclasses.replace(self, model=self.model.with_activation(self.activation)) if self.activation else self
 
     @property
     def train_crop(self) -> int:
@@ -89,11 +86,12 @@ def _choice_problems(experiment: Experiment) -> list[str]:
 
 
 def _activation_problems(experiment: Experiment) -> list[str]:
-    wanted = experiment.activation
+    model, wanted = experiment.model, experiment.with_activation().model
+    pairs = (("image", model.image, wanted.image), ("text", model.text, wanted.text))
     return [
-        f"activation is {wanted!r} and model.{name}.activation {tower.activation!r}; set the first alone"
-        for name, tower in (("image", experiment.model.image), ("text", experiment.model.text))
-        if wanted and tower.activation != wanted
+        f"activation is {experiment.activation!r} and model.{name}.activation {tower.activation!r}; set the first alone"
+        for name, tower, meant in pairs
+        if tower.activation != meant.activation
     ]
 
 

@@ -1,8 +1,12 @@
 """Which settings make a run what it is, and which may change when it is continued."""
 
+import copy
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
+from ahs_seg_jax.config.command_line import from_config_dict
 from ahs_seg_jax.config.experiment import Experiment
 from ahs_seg_jax.models.fields import flatten
 
@@ -18,6 +22,8 @@ FREE_TO_CHANGE = (
     "mesh",
     "model.class_chunk",
     "model.remat",
+    "model.window_attention",
+    "model.text.tokenizer",  # its place; the workdir keeps the file, and no other is put there
     "losses.class_chunk",
     "train.log_every",
     "train.checkpoint_every",
@@ -29,6 +35,25 @@ FREE_TO_CHANGE = (
     "train.picture_every",
     "eval",
 )
+
+# What versions without a field computed, where that is not its default of today: (group, field) -> value.
+BEFORE = {("data", "augment", "label_resize"): "centre", ("model", "init"): "scratch"}
+
+
+def stored(values: Any) -> Experiment:
+    """The experiment that a checkpoint holds as JSON, also one of an earlier version.
+
+    A field that came later has the value that says what the earlier version computed. Raises ConfigError for fields
+    that are unknown or of a wrong type.
+    """
+    known = copy.deepcopy(values)
+    for (*groups, field), value in BEFORE.items():
+        group = known
+        for name in groups:
+            group = group.get(name) if isinstance(group, Mapping) else None
+        if isinstance(group, dict):
+            group.setdefault(field, value)
+    return from_config_dict(known, partial=True)
 
 
 def _free_to_change(path: str) -> bool:

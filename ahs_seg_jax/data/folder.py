@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ahs_seg_jax import threads
 from ahs_seg_jax.data import images
 from ahs_seg_jax.errors import CorruptExample, NotAnIndexMask
 from ahs_seg_jax.pictures import label_files
@@ -83,7 +84,7 @@ class FolderSource:
         digest = hashlib.sha256()
         for pair in self._pairs:
             for path in pair:
-                digest.update(f"{path}\t{(self.root / path).stat().st_size}\n".encode())
+                digest.update(f"{path}\t{(self.root / path).stat().st_size}\n".encode("utf-8", "surrogateescape"))
         return {
             "source": "folder",
             "split": self.split,
@@ -208,7 +209,7 @@ def _file_problems(root: pathlib.Path, pairs: Sequence[tuple[str, str]], classes
 
     problems: list[str] = []
     progress = Progress(n, log.info, "checked", "pairs")
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(threads.cores()) as pool:
         for done, found in enumerate(pool.map(check_pair, range(n)), 1):
             problems += found
             progress.show(done, f" in {root}, {len(problems)} problem(s) so far")

@@ -6,6 +6,7 @@ through that service and not through the devices, so that a process that is miss
 
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -49,6 +50,7 @@ def join(
         return
     if missing and not detect:
         raise InputError(f"{', '.join(missing)} must be given too (or --distributed, where the environment knows them)")
+    _check(coordinator, num_processes, process_id, timeout)
     _timeout = float(timeout)
     address, count, number, local = _of_environment(given, _timeout) if missing else (*given, None)
     if count > 1:
@@ -64,6 +66,18 @@ def join(
         heartbeat_timeout_seconds=max(20, round(4 * _timeout)),
         shutdown_timeout_seconds=max(1, round(_timeout)),
     )
+
+
+def _check(coordinator: str | None, count: int | None, number: int | None, timeout: float) -> None:
+    """Raises InputError for values that no run has."""
+    if not 1 <= timeout <= 10**6:  # nor NaN, which no comparison holds for
+        raise InputError(f"--process_timeout is {timeout}; it must be a number of seconds from 1 to {10**6}")
+    if coordinator is not None and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
+        raise InputError(f"--coordinator is {coordinator!r}; it must be host:port of process 0, such as 10.0.0.2:1234")
+    if count is not None and count < 1:
+        raise InputError(f"--num_processes is {count}; it must be at least 1")
+    if number is not None and not 0 <= number < (count or number + 1):
+        raise InputError(f"--process_id is {number}; processes are counted from 0 to {(count or 1) - 1}")
 
 
 def _of_environment(given: tuple[Any, Any, Any], seconds: float) -> tuple[str, int, int, Any]:

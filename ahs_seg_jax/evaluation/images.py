@@ -1,7 +1,6 @@
 """Which images an evaluation takes, and how they are read: ahead of the devices, broken files set apart."""
 
-import collections
-import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from ahs_seg_jax import threads
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import CorruptExample
 
@@ -38,7 +38,10 @@ class Failed:
 
 def by_hash(source: Source) -> list[int]:
     """All indices in the order of the hashes of their names: arbitrary, but the same everywhere and every time."""
-    return sorted(range(len(source)), key=lambda index: hashlib.sha256(source.name(index).encode()).digest())
+    return sorted(
+        range(len(source)),
+        key=lambda index: hashlib.sha256(source.name(index).encode("utf-8", "surrogateescape")).digest(),
+    )
 
 
 def chosen(source: Source, quick: bool = False, limit: int = 0) -> list[int]:
@@ -95,12 +98,6 @@ def read_batches(
             return Failed(index, name, f"the image has shape {list(image.shape)} but its labels {list(label.shape)}")
         return Loaded(index, name, views and views(image), image, label)
 
-    left = iter(indices)
-    with concurrent.futures.ThreadPoolExecutor(max(num_threads, 1)) as pool:
-        pending = collections.deque(pool.submit(load, index) for index in itertools.islice(left, rows + num_threads))
+    with contextlib.closing(threads.in_order(load, indices, num_threads, ahead=rows + num_threads)) as found:
         for _ in range(batches):
-            batch = []
-            for _ in range(min(rows, len(pending))):
-                batch.append(pending.popleft().result())
-                pending.extend(pool.submit(load, index) for index in itertools.islice(left, 1))
-            yield batch
+            yield list(itertools.islice(found, rows))

@@ -1,6 +1,7 @@
 """Predictions of a model on the images of an evaluation, batch by batch."""
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import math
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ahs_seg_jax import threads
 from ahs_seg_jax.config import EvalConfig
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.devices.mesh import put_batch, put_replicated
@@ -27,6 +29,8 @@ from ahs_seg_jax.inference.protocols import find_protocol
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.progress import Progress
 from ahs_seg_jax.vocabulary import Vocabulary
+
+COUNTED_AT_ONCE = 2  # batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +156,8 @@ class InBatches(Run):
                 done.append(item)
             else:
                 height, width = item.label.shape
-                done.append(Predicted(item, self.classes(np.asarray(padded)[:height, :width])))
+                labels = self.classes(np.asarray(padded)[:height, :width])
+                done.append(Predicted(dataclasses.replace(item, views=None), labels))  # the views have had their use
         return done
 
 
@@ -175,14 +180,17 @@ def count(
     progress = Progress(len(own), log, "evaluated")
     share = " of this process" if jax.process_count() > 1 else ""
     before, started = tally.seconds, time.monotonic()
+    # The devices work on the next batches meanwhile.
+    counting = functools.partial(_counted, classes=classes, extremes=extremes, predictions=predictions)
+    batches = threads.in_order(counting, run.predicted(own[tally.done :]), COUNTED_AT_ONCE)
     try:
-        for batch in run.predicted(own[tally.done :]):
-            counted = _counted(batch, tally, predictions)
-            counted.seconds = before + time.monotonic() - started
-            tally = tally.added(counted)
-            progress.show(tally.done, share)
-            if kept:
-                kept.save_now_and_then(tally)
+        with contextlib.closing(batches):
+            for counted in batches:
+                counted.seconds = before + time.monotonic() - started
+                tally = tally.added(counted)
+                progress.show(tally.done, share)
+                if kept:
+                    kept.save_now_and_then(tally)
     except BaseException:  # Ctrl-C is one
         if kept:
             kept.save(tally)
@@ -190,9 +198,11 @@ def count(
     return sum_over_processes(tally)
 
 
-def _counted(batch: Iterable[Predicted | Failed], like: Tally, predictions: PredictionWriter | None) -> Tally:
+def _counted(
+    batch: Iterable[Predicted | Failed], classes: int, extremes: int, predictions: PredictionWriter | None
+) -> Tally:
     """The counts of one batch; its predictions are written on the way."""
-    tally = Tally(np.zeros_like(like.confusion), like.extremes)
+    tally = Tally(np.zeros((classes, classes), np.int64), extremes)
     for item in batch:
         tally.done += 1
         if isinstance(item, Failed):
@@ -200,11 +210,11 @@ def _counted(batch: Iterable[Predicted | Failed], like: Tally, predictions: Pred
             continue
         loaded = item.loaded
         try:
-            confusion = metrics.confusion_matrix(loaded.label, item.labels, len(tally.confusion))
+            confusion = metrics.confusion_matrix(loaded.label, item.labels, classes)
         except ValueError as error:
             raise DataProblem(f"{loaded.name}: {error}") from error
         tally.confusion += confusion
-        miou = metrics.scores(confusion).miou if like.extremes else math.nan
+        miou = metrics.scores(confusion).miou if extremes else math.nan
         if not math.isnan(miou):
             tally.best.append((miou, loaded.index))
             tally.worst.append((miou, loaded.index))

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from ahs_seg_jax import threads
 from ahs_seg_jax.evaluation import metrics
 from ahs_seg_jax.storage import writing
 from ahs_seg_jax.vocabulary import Vocabulary
@@ -170,7 +171,7 @@ def hardware(mesh: Mesh) -> dict[str, Any]:
         "device": device.device_kind,
         "devices": int(mesh.devices.size),
         "processes": jax.process_count(),
-        "cpu_cores": os.cpu_count(),
+        "cpu_cores": threads.cores(),
         "machine": platform.machine(),
     }
 

@@ -118,9 +118,9 @@ def open_data(data: DataConfig, split: str, weights: Weights) -> Source:
     return source
 
 
-def load(path: str | os.PathLike[str]) -> Weights:
+def load(path: str | os.PathLike[str], activation: str | None = None) -> Weights:
     """Whatever `pretrained.load_pretrained` reads, as the model that it is. Raises CheckpointError as that does."""
-    loaded = pretrained.load_pretrained(path)
+    loaded = pretrained.load_pretrained(path, activation=activation)
     training = loaded.manifest.get("training")
     known, step = (manifest.stored_vocabulary(training), training.get("step")) if training else (None, None)
     return _weights(loaded.config, loaded.params, known, str(path), step, make_mesh())
@@ -140,7 +140,7 @@ def load_for(experiment: Experiment, workdir: str | os.PathLike[str]) -> Weights
         known, step = manifest.stored_vocabulary(meta), meta.get("step")
     elif not experiment.init:
         store.read_meta(path)  # raises: no checkpoint there
-    mesh = make_mesh()
+    experiment, mesh = starting.with_words(experiment, workdir), make_mesh()
     params, missing = starting.starting_params(dataclasses.replace(experiment, init=path), mesh)
     if missing:
         raise CheckpointError(

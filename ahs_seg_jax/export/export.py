@@ -21,6 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 from ahs_seg_jax.checkpoints import manifest as manifests
+from ahs_seg_jax.checkpoints import words
 from ahs_seg_jax.export import onnx, programs, stablehlo
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.segmenter import Segmenter
@@ -31,8 +32,8 @@ Format: TypeAlias = Literal["stablehlo", "onnx"]
 WHAT_IT_TAKES = {
     "images": "float32 [b, s, s, 3], RGB 0..255, squashed to the square of `side` pixels (bilinear, no anti-aliasing)",
     "tokens": (
-        f"int32 [t, p, l], CLIP's token ids of at most {programs.MOST_PROMPTS} prompts (ONNX: t = 1), "
-        "padded with 0 to `context`"
+        f"int32 [t, p, l], token ids of at most {programs.MOST_PROMPTS} prompts (ONNX: t = 1), by CLIP's tokenizer or "
+        "the tokenizer.json here (start and end token as `config.text` says), padded with 0 to `context`"
     ),
     "text": "float32 [t, p, e], what encode_text gives for tokens",
     "logits": "float32 [b, t, g, g]; a class's probability at a position is the sigmoid of its logit",
@@ -53,9 +54,10 @@ def export(
     names: Sequence[str] | None,
     file_format: Format = "stablehlo",
     method: str | None = None,
+    activation: str | None = None,
 ) -> None:
-    """Writes the folder `output`, all or nothing. `names`: a vocabulary to bake in; None leaves it an input. `method`,
-    for a model that is not a Segmenter yet, is as `Segmenter.from_pretrained` takes it.
+    """Writes the folder `output`, all or nothing. `names`: a vocabulary to bake in; None leaves it an input.
+    `method` and `activation`, for a model that is not a Segmenter yet, are as `Segmenter.from_pretrained` takes them.
 
     Raises CheckpointError if the folder exists or the model cannot be read, ValueError for names that cannot be used,
     ImportError, which says what to install, without the library of the format.
@@ -63,7 +65,10 @@ def export(
     path = pathlib.Path(output)
     writing.refuse_existing(path)
     to_onnx = onnx.onnx_exporter() if file_format == "onnx" else None
-    segmenter = model if isinstance(model, Segmenter) else Segmenter.from_pretrained(model, method=method)
+    if isinstance(model, Segmenter):
+        segmenter = model
+    else:
+        segmenter = Segmenter.from_pretrained(model, method=method, activation=activation)
     config, engine = segmenter.config, segmenter.engine
     leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(engine.params)}
     if names is not None:
@@ -83,12 +88,13 @@ def export(
         "names": None if names is None else list(names),
         "format": file_format,
         "platforms": [] if to_onnx else list(stablehlo.PLATFORMS),
-        "config": manifests.config_to_json(config),
+        "config": manifests.config_to_json(words.portable(config)),
         "versions": versions(),
         "loads_with": None if to_onnx else stablehlo.loads_with(),
     }
     with writing.replacing(path) as partial:
         partial.mkdir()
+        words.copy(config, partial)
         for name, program in written.items():
             (partial / f"{name}.{file_format}").write_bytes(program)
         if not to_onnx:

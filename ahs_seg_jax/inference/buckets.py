@@ -1,13 +1,13 @@
 """The few sizes to which classes, views and outputs are padded, so that few programs are compiled."""
 
-import os
-
 import numpy as np
+
+from ahs_seg_jax import threads
 
 CLASS_BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 384, 512, 768, 1024)
 VIEW_BUCKETS = (1, 2, 4, 5, 8, 10, 16)  # views computed together
 OUTPUT_BUCKETS = (128, 256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096)  # pixels
-MOST_AT_ONCE = 8  # passes beside each other
+MOST_AT_ONCE = 32  # passes beside each other; measured on 2 cores, where 2 are best (`ahs-seg benchmark --scaling`)
 SMALL = 8  # up to this many, a class chunk may be an odd number
 
 
@@ -22,8 +22,7 @@ def passes_at_once(platform: str) -> int:
 
     On a CPU one pass does not keep all cores busy.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_AT_ONCE) if platform == "cpu" else 1
+    return min(threads.cores(), MOST_AT_ONCE) if platform == "cpu" else 1
 
 
 def chunk_size(classes: int, chunk: int, together: int = 1) -> int:

@@ -20,8 +20,10 @@ from ahs_seg_jax.inference.at_once import view_logits
 from ahs_seg_jax.inference.feature_cache import FeatureCache, content_key
 from ahs_seg_jax.inference.heads import Wanted, head_of
 from ahs_seg_jax.inference.in_passes import Features, ViewLogits
+from ahs_seg_jax.inference.keeping import Keep
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, Request
+from ahs_seg_jax.inference.prepared import Prepared
 from ahs_seg_jax.inference.protocols import Blended, Protocol
 from ahs_seg_jax.inference.tiles import Found, Raster, Tile, label_tiles
 from ahs_seg_jax.models.ahs_seg import AHSSeg
@@ -44,17 +46,17 @@ class Engine:
         model: AHSSeg | TrainingFreeCLIP,
         params: Mapping[str, Any],
         *,
-        keep: int | None = None,
+        keep: Keep = None,
         memory_gb: float | None = None,
         few_images: bool = True,
         encode: Callable[[Any, Any, Vocabulary], Any] = encoding.encode_vocabulary,
     ) -> None:
         """`params` as `model` has them, on the device or devices where they shall be used.
 
-        `keep` is the number of classes that each view keeps (None: all), `memory_gb` the bound of a call's memory in
-        1e9 bytes (None: no bound; ValueError for what is no bound). `few_images` lays the weights out for a few images
-        at a time on one device. `encode` makes the text embeddings of a vocabulary, given the merged model and its
-        parameters.
+        `keep` says which classes each view keeps (a number, a margin, or None: all), `memory_gb` the bound of a call's
+        memory in 1e9 bytes (None: no bound; ValueError for what is no bound). `few_images` lays the weights out for a
+        few images at a time on one device. `encode` makes the text embeddings of a vocabulary, given the merged model
+        and its parameters.
         """
         self.model, merged = encoding.merged(model, params)
         self.params = encoding.listed(merged) if few_images else merged
@@ -83,9 +85,17 @@ class Engine:
         """What the request takes; nothing runs. Raises ValueError if the memory bound does not suffice."""
         return self.head.plan(self.params, request, self.memory_gb)
 
+    def prepared(self, image: np.ndarray | Prepared, protocol: Protocol) -> Prepared:
+        """The image uint8 `[H, W, 3]` for this protocol, or the very same where it is that already."""
+        if isinstance(image, Prepared):
+            if image.protocol == protocol:
+                return image
+            image = image.image
+        return Prepared(image, protocol, self.head.side)
+
     def label(
         self,
-        images: Sequence[np.ndarray],
+        images: Sequence[np.ndarray | Prepared],
         text: np.ndarray,
         protocol: Protocol,
         *,
@@ -97,6 +107,8 @@ class Engine:
     ) -> Iterator[Found]:
         """Labels int32 and confidence float32 `[H, W]` of each image uint8 `[H, W, 3]`, for text `[q, p, e]`.
 
+        An image may be `prepared` before.
+
         Labels are classes: `classes` int32 `[q]`, ascending, says which one each query belongs to (None: every query is
         one). The third of each result are the probabilities float32 `[n, H, W]` of the first n = `probabilities`
         classes, or None for 0. A class that has at most the share `area` of the pixels of all classes but the `exempt`
@@ -107,15 +119,16 @@ class Engine:
         self.head.check_pooling(class_pooling)
         every = np.arange(len(text), dtype=np.int32) if classes is None else classes
         wanted = Wanted(every, probabilities, area, exempt)
-        largest = max((image.shape[:2] for image in images), key=lambda size: size[0] * size[1])
-        request = Request(largest, len(text), protocol, self.keep, len(images), bool(probabilities))
+        given = [self.prepared(image, protocol) for image in images]
+        largest = max((each.image.shape[:2] for each in given), key=lambda size: size[0] * size[1])
+        request = Request(largest, len(text), protocol, self.keep, len(given), bool(probabilities))
         plan = self.plan(request)
-        for group in self._groups(images, protocol, plan):
+        for group in self._groups(given, protocol, plan):
             with self._locked():
-                logits = self._logits(group, text, protocol, class_pooling, plan)
+                logits = self._logits(group, text, class_pooling, plan)
                 found = [
-                    self.head.found(of_image, image, text, protocol, wanted)
-                    for image, of_image in zip(group, logits, strict=True)
+                    self.head.found(of_image, each.image, text, protocol, wanted)
+                    for each, of_image in zip(group, logits, strict=True)
                 ]
             yield from found
 
@@ -124,7 +137,7 @@ class Engine:
         self.head.check_pooling(class_pooling)
         plan = self.plan(Request(image.shape[:2], len(text), protocol, self.keep))
         with self._locked():
-            (logits,) = self._logits([image], text, protocol, class_pooling, plan)
+            (logits,) = self._logits([self.prepared(image, protocol)], text, class_pooling, plan)
             return np.asarray(logits.of(np.arange(len(text))))
 
     def tiles(
@@ -187,7 +200,7 @@ class Engine:
     def features(self, image: np.ndarray, protocol: Protocol) -> Features:
         """Features of the views of an image, kept for later calls with the same image."""
         with self._locked():
-            return self._encode([image], protocol, 1)[0]
+            return self._encode([self.prepared(image, protocol)], 1)[0]
 
     def remembers(self, image: np.ndarray, protocol: Protocol) -> bool:
         """Whether the image's features are kept from an earlier call: a call with it then runs the aggregation only."""
@@ -203,11 +216,9 @@ class Engine:
             )
         return self._lock
 
-    def _logits(
-        self, images: Sequence[np.ndarray], text: np.ndarray, protocol: Protocol, class_pooling: int, plan: Plan
-    ) -> list[ViewLogits]:
+    def _logits(self, images: Sequence[Prepared], text: np.ndarray, class_pooling: int, plan: Plan) -> list[ViewLogits]:
         """The logits of each image; all views must have one shape."""
-        features = self._encode(images, protocol, plan.at_once)
+        features = self._encode(images, plan.at_once)
         every = self._segment(in_passes.joined(features), text, class_pooling, plan)
         stops = np.cumsum([len(of_image["dense"]) for of_image in features])
         slices = [slice(stop - len(of_image["dense"]), stop) for stop, of_image in zip(stops, features, strict=True)]
@@ -216,12 +227,12 @@ class Engine:
     def _segment(self, features: Features, text: np.ndarray, class_pooling: int, plan: Plan) -> ViewLogits:
         return self.head.segment(self.params, features, text, keep=self.keep, planned=plan, pooling=class_pooling)
 
-    def _groups(self, images: Sequence[np.ndarray], protocol: Protocol, plan: Plan) -> Iterator[list[np.ndarray]]:
+    def _groups(self, images: Sequence[Prepared], protocol: Protocol, plan: Plan) -> Iterator[list[Prepared]]:
         """Images whose views are computed together: consecutive ones whose views have one shape."""
-        group: list[np.ndarray] = []
+        group: list[Prepared] = []
         views, shape = 0, None
         for image in images:
-            count, *of_view = protocol.views_shape(self.head.side, image.shape[:2])
+            count, *of_view = protocol.views_shape(self.head.side, image.image.shape[:2])
             if group and (of_view != shape or views + count > plan.at_once * self.head.together):
                 yield group
                 group, views = [], 0
@@ -229,13 +240,13 @@ class Engine:
             views, shape = views + count, of_view
         yield group
 
-    def _encode(self, images: Sequence[np.ndarray], protocol: Protocol, at_once: int) -> list[Features]:
+    def _encode(self, images: Sequence[Prepared], at_once: int) -> list[Features]:
         """Features of the views of each image, kept from earlier calls where the image is the same."""
-        keys = [content_key(image, protocol) for image in images]
+        keys = [image.key for image in images]
         found = {key: features for key in keys if (features := self._features.get(key)) is not None}
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
         if new:
-            views = [protocol.views(image, self.head.side) for image in new.values()]
+            views = [image.take_views() for image in new.values()]
             features = in_passes.encode_views(
                 self.model, self.params, np.concatenate(views), at_once, self.head.same_groups
             )

@@ -11,13 +11,14 @@ from ahs_seg_jax.inference.in_passes import Features
 from ahs_seg_jax.inference.protocols import Protocol
 
 CACHED_FEATURES = 256 * 2**20  # bytes of image features that are kept
+CACHED_IMAGES = 256  # whose features are kept at most: nobody comes back to more, and a small model's are small
 
 
 class FeatureCache:
     """Features of images by `content_key`, on the device. Those used longest ago are forgotten first."""
 
-    def __init__(self, limit_bytes: int = CACHED_FEATURES):
-        self._limit = limit_bytes
+    def __init__(self, limit_bytes: int = CACHED_FEATURES, limit_images: int = CACHED_IMAGES):
+        self._limit_bytes, self._limit_images, self._bytes = limit_bytes, limit_images, 0
         self._kept: collections.OrderedDict[bytes, Features] = collections.OrderedDict()
 
     def get(self, key: bytes) -> Features | None:
@@ -27,10 +28,11 @@ class FeatureCache:
         return self._kept.get(key)
 
     def put(self, key: bytes, features: Features) -> None:
-        """Keeps features, and forgets the ones used longest ago that exceed the limit."""
+        """Keeps features, and forgets the ones used longest ago that exceed a limit."""
+        self._bytes += _size(features) - _size(self._kept.pop(key, {}))
         self._kept[key] = features
-        while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > self._limit:
-            self._kept.popitem(last=False)
+        while len(self._kept) > 1 and (self._bytes > self._limit_bytes or len(self._kept) > self._limit_images):
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
 
 
 def content_key(image: np.ndarray, protocol: Protocol) -> bytes:

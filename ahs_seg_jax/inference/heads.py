@@ -17,6 +17,7 @@ from ahs_seg_jax.inference import buckets, cosine_labels, free_plan, in_passes, 
 from ahs_seg_jax.inference.compiled import Compiled
 from ahs_seg_jax.inference.free_views import FreeViews, mosaic_of
 from ahs_seg_jax.inference.in_passes import Features, ViewLogits
+from ahs_seg_jax.inference.keeping import Keep
 from ahs_seg_jax.inference.plan import Plan, Request
 from ahs_seg_jax.inference.protocols import Blended, Protocol
 from ahs_seg_jax.inference.tiles import Found
@@ -55,7 +56,7 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def segment(
-        self, params: Any, features: Features, text: np.ndarray, *, keep: int | None, planned: Plan, pooling: int
+        self, params: Any, features: Features, text: np.ndarray, *, keep: Keep, planned: Plan, pooling: int
     ) -> ViewLogits:
         """Logits of the views' features for text float32 `[q, p, e]`."""
 
@@ -88,7 +89,7 @@ class Aggregated(Head):
         return plan.make_plan(self._model.config, params, request, memory_gb)
 
     def segment(
-        self, params: Any, features: Features, text: np.ndarray, *, keep: int | None, planned: Plan, pooling: int
+        self, params: Any, features: Features, text: np.ndarray, *, keep: Keep, planned: Plan, pooling: int
     ) -> ViewLogits:
         """See `Head`."""
         sizes = {"chunk": planned.chunk, "at_once": planned.at_once, "pooling": pooling}
@@ -135,7 +136,7 @@ class Compared(Head):
         return free_plan.make_plan(self._model, params, request, memory_gb)
 
     def segment(
-        self, params: Any, features: Features, text: np.ndarray, *, keep: int | None, planned: Plan, pooling: int
+        self, params: Any, features: Features, text: np.ndarray, *, keep: Keep, planned: Plan, pooling: int
     ) -> ViewLogits:
         """See `Head`."""
         dense, parts = features["dense"], []

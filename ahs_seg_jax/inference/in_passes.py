@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ahs_seg_jax.inference import buckets, pass_programs
+from ahs_seg_jax.inference import buckets, keeping, pass_programs
+from ahs_seg_jax.inference.keeping import Keep
 from ahs_seg_jax.models import class_layer
 from ahs_seg_jax.models.ahs_seg import AHSSeg
 from ahs_seg_jax.models.class_layer import Sums
@@ -72,19 +73,19 @@ def segment_views(
     features: Features,
     text: np.ndarray,
     *,
-    keep: int | None,
+    keep: Keep,
     chunk: int,
     at_once: int,
     pooling: int = 1,
 ) -> ViewLogits:
     """Logits of the views' features for text float32 `[t, p, e]`, in passes of `chunk` classes.
 
-    With `keep`, each view's classes are cut to those with the largest correlation, as in `AHSSeg.segment`; None takes
-    all.
+    With `keep`, each view's classes are cut: to a number of those with the largest correlation, as in
+    `AHSSeg.segment`, or by a margin; None takes all.
     """
     classes, views, side = len(text), len(features["dense"]), model.config.grid * 4
     rows = np.arange(views, dtype=np.int32)
-    if keep is None or classes <= keep:
+    if not keeping.cuts(keep, classes):
         groups = list(_groups(views, at_once))
         chunks = buckets.chunk_size(classes, chunk)
         shape = (len(groups) * len(groups[0][1]), -(-classes // chunks) * chunks, side, side)
@@ -93,25 +94,43 @@ def segment_views(
             for at, value in _Passes(model, params, take_rows(features, group), text, chunk, pooling).run():
                 logits = pass_programs.put_classes(logits, value, np.int32(start), np.int32(at))
         return ViewLogits(logits, rows, np.tile(np.arange(classes, dtype=np.int32), (views, 1)))
-    chunks = buckets.chunk_size(keep, chunk)
-    logits = jnp.zeros((views, -(-keep // chunks) * chunks, side, side), jnp.float32)
+    logits = jnp.zeros((views, _room(keep, classes, chunk), side, side), jnp.float32)
     places = np.full((views, classes), logits.shape[1], np.int32)
-    for view in range(views):  # each view keeps other classes
-        of_view = take_rows(features, rows[view : view + 1])
-        kept = _best(model, params, of_view["dense"], text, keep, chunk)
+    for view, (of_view, kept) in enumerate(_with_kept(model, params, features, text, keep, chunk)):
         places[view, kept] = np.arange(len(kept))
         for at, value in _Passes(model, params, of_view, text[kept], chunk, pooling).run():
             logits = pass_programs.put_classes(logits, value, np.int32(view), np.int32(at))
     return ViewLogits(logits, rows, places)
 
 
-def _best(model: AHSSeg, params: Any, dense: jax.Array, text: np.ndarray, keep: int, chunk: int) -> np.ndarray:
-    """Indices of the `keep` classes with the largest correlation, ascending; among equals the first ones are kept."""
-    parts = [
-        np.asarray(pass_programs.best_correlation(model, params, dense, piece))[0, : mask.sum()]
-        for _, piece, mask in _chunks(text, chunk)
-    ]
-    return np.sort(np.argsort(-np.concatenate(parts), kind="stable")[:keep])
+def _room(keep: Keep, classes: int, chunk: int) -> int:
+    """Places for the classes that any view may keep, with the copies that fill up their last chunk."""
+    most = keeping.most_kept(keep, classes)
+    sizes = [(count, buckets.chunk_size(count, chunk)) for count in (most, *keeping.KEPT_BUCKETS) if count <= most]
+    return max(-(-count // size) * size for count, size in sizes)
+
+
+def _with_kept(
+    model: AHSSeg, params: Any, features: Features, text: np.ndarray, keep: Keep, chunk: int
+) -> Iterator[tuple[Features, np.ndarray]]:
+    """Each view's features, and the indices of the classes that it keeps, ascending: see `keeping.kept`.
+
+    The host reads the correlation, and a device does its work in order: so the next view's is asked for before the
+    passes of a view, and nobody waits for these.
+    """
+    everywhere = isinstance(keep, keeping.Margin)
+    program = pass_programs.correlation_map if everywhere else pass_programs.best_correlation
+    pieces = list(_chunks(text, chunk))
+    asked: collections.deque[tuple[Features, list[jax.Array]]] = collections.deque()
+    for view in [*range(len(features["dense"])), None]:
+        if view is not None:
+            of_view = take_rows(features, np.arange(view, view + 1))
+            dense = of_view["dense"]
+            asked.append((of_view, [program(model, params, dense, piece) for _, piece, _ in pieces]))
+        if view != 0:
+            of_view, found = asked.popleft()
+            parts = [np.asarray(part)[0, : mask.sum()] for part, (_, _, mask) in zip(found, pieces, strict=True)]
+            yield of_view, keeping.kept(np.concatenate(parts).reshape(len(text), -1), keep)
 
 
 class _Passes:

@@ -20,8 +20,21 @@ from ahs_seg_jax.models.ops import resize
 CLASSES_AT_ONCE = 8  # classes whose probabilities exist at the output size together
 ROWS_AT_ONCE = 128  # output rows whose probabilities exist together; divides every output bucket
 LABELLED_AT_ONCE = 32  # classes whose logits become labels in one call
+# On a CPU what exists together should fit its caches. Elsewhere every step of a loop is a handful of starts of small
+# programs, which take longer than what they compute: then all of a call's classes come in one step, and as many rows as
+# these bytes hold, which is all of a picture of 2 megapixels.
+STEP_BYTES = 2**28
 
 Best = tuple[jax.Array, jax.Array]  # int32 and float32 [H', W']: the most probable class, its probability
+
+
+def step_of(rows: int, columns: int, platform: str) -> tuple[int, int]:
+    """(classes, output rows) whose probabilities exist together, for an output of a bucket's `rows` and `columns`."""
+    if platform == "cpu":
+        return CLASSES_AT_ONCE, ROWS_AT_ONCE
+    most = STEP_BYTES // (4 * LABELLED_AT_ONCE * columns)
+    fitting = (n for n in range(rows, ROWS_AT_ONCE, -ROWS_AT_ONCE) if n <= most and rows % n == 0)
+    return LABELLED_AT_ONCE, next(fitting, ROWS_AT_ONCE)
 
 
 def _taps_of(x: jax.Array, size: tuple[int, int]) -> tuple[resize.Taps, resize.Taps]:
@@ -78,8 +91,8 @@ _blend_to_size = Compiled(_blended_at, "probabilities", static=("protocol",))
 def label_map(logits: jax.Array, size: tuple[int, int], protocol: Blended) -> jax.Array:
     """The most probable class of every pixel: int32 `[H', W']`, the output size (H, W) padded to OUTPUT_BUCKETS.
 
-    Crop the result to `[:H, :W]`. Equals the argmax of `probabilities`, the first of equals, at the memory of
-    CLASSES_AT_ONCE classes, of which ROWS_AT_ONCE output rows exist together. Returns before the device has finished.
+    Crop the result to `[:H, :W]`. Equals the argmax of `probabilities`, the first of equals, at the memory of the
+    classes and output rows of one step. Returns before the device has finished.
     """
     return best_classes(logits, size, protocol)[0]
 
@@ -96,10 +109,11 @@ def best_classes(
     Classes may come in parts: `before` is the result for the classes up to `first`, where these logits begin.
     """
     row_taps, column_taps = _output_taps(protocol, logits.shape[-1], size)
+    extent = (len(row_taps[0]), len(column_taps[0]))
     if before is None:
-        extent = (len(row_taps[0]), len(column_taps[0]))
         before = jnp.zeros(extent, jnp.int32), jnp.full(extent, -1.0, jnp.float32)
-    return _best_classes(logits, np.int32(first), before, row_taps, column_taps, protocol=protocol)
+    step = step_of(*extent, jax.default_backend())
+    return _best_classes(logits, np.int32(first), before, row_taps, column_taps, protocol=protocol, step=step)
 
 
 def _output_taps(protocol: Blended, side: int, size: tuple[int, int]) -> tuple[resize.Taps, resize.Taps]:
@@ -121,16 +135,18 @@ def _best_of_all(
     row_taps: resize.Taps,
     column_taps: resize.Taps,
     protocol: Blended,
+    step: tuple[int, int],
 ) -> Best:
+    """`step` are the classes and the output rows whose probabilities exist together."""
     views, classes, g, _ = logits.shape
+    at_once, rows = min(step[0], classes), step[1]
     # Padding classes come last and have probability 0: a tie goes to the first class, so they never win.
-    padded = jnp.pad(logits, ((0, 0), (0, -classes % CLASSES_AT_ONCE), (0, 0), (0, 0)), constant_values=-100.0)
-    chunks = jnp.moveaxis(padded.reshape(views, -1, CLASSES_AT_ONCE, g, g), 1, 0)
-    # Bands of rows, so that what exists at the output size is small enough for a processor's cache.
-    by_band = lambda x: x.reshape(-1, ROWS_AT_ONCE, *x.shape[1:])
+    padded = jnp.pad(logits, ((0, 0), (0, -classes % at_once), (0, 0), (0, 0)), constant_values=-100.0)
+    chunks = jnp.moveaxis(padded.reshape(views, -1, at_once, g, g), 1, 0)
+    by_band = lambda x: x.reshape(-1, rows, *x.shape[1:])
     row_bands = tuple(by_band(jnp.asarray(tap)) for tap in row_taps)
 
-    def step(best: Best, chunk: tuple[jax.Array, jax.Array]) -> tuple[Best, None]:
+    def one_step(best: Best, chunk: tuple[jax.Array, jax.Array]) -> tuple[Best, None]:
         first, chunk_logits = chunk
         blended = protocol.blend(chunk_logits)
         wide = jnp.swapaxes(resize.along(jnp.swapaxes(blended, -1, -2), column_taps), -1, -2)
@@ -144,9 +160,9 @@ def _best_of_all(
 
         return jax.lax.map(band, (*best, row_bands)), None
 
-    firsts = first + jnp.arange(chunks.shape[0], dtype=jnp.int32) * CLASSES_AT_ONCE
-    (labels, values), _ = jax.lax.scan(step, (by_band(before[0]), by_band(before[1])), (firsts, chunks))
+    firsts = first + jnp.arange(chunks.shape[0], dtype=jnp.int32) * at_once
+    (labels, values), _ = jax.lax.scan(one_step, (by_band(before[0]), by_band(before[1])), (firsts, chunks))
     return labels.reshape(before[0].shape), values.reshape(before[1].shape)
 
 
-_best_classes = Compiled(_best_of_all, "label_map", static=("protocol",))
+_best_classes = Compiled(_best_of_all, "label_map", static=("protocol", "step"))

@@ -43,6 +43,11 @@ def _best_correlation(model: AHSSeg, params: Any, dense: jax.Array, text: jax.Ar
     return _call(model, params, AHSSeg.correlate, dense, text).max((2, 3, 4))
 
 
+def _correlation_map(model: AHSSeg, params: Any, dense: jax.Array, text: jax.Array) -> jax.Array:
+    """The correlation of each class at each position `[b, t, h, w]`, the largest over prompts."""
+    return _call(model, params, AHSSeg.correlate, dense, text).max(4)
+
+
 def _take_rows(arrays: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
     """The rows with these indices of every array."""
     return jax.tree.map(lambda array: array[rows], arrays)
@@ -168,6 +173,7 @@ put_classes = Compiled(_put_classes, "put_classes", donate=("logits",))
 take_classes = Compiled(_take_classes, "take_classes")
 encode_image = Compiled(_encode_image, "encode_image", static=("model",))
 best_correlation = Compiled(_best_correlation, "best_correlation", static=("model",))
+correlation_map = Compiled(_correlation_map, "correlation_map", static=("model",))
 first_layer = Compiled(_first_layer, "first_layer", static=("model", "pooling"), donate=("onto",))
 next_layer = Compiled(_next_layer, "next_layer", static=("model", "index", "pooling"), donate=("onto",))
 last_layer = Compiled(_last_layer, "last_layer", static=("model", "pooling"))

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from ahs_seg_jax.inference import buckets, tiles
+from ahs_seg_jax.inference import buckets, keeping, labelling, tiles
+from ahs_seg_jax.inference.keeping import Keep
 from ahs_seg_jax.inference.native_windows import TILE, Grid, NativeWindows
 from ahs_seg_jax.inference.protocols import Protocol
 from ahs_seg_jax.models.architecture import ModelConfig
@@ -44,6 +45,7 @@ class Plan:
     columns: int | None = None  # of tiles that make a strip, with native windows
     method: str = "aggregator"  # or a training-free one
     refinement: str = "none"  # of a training-free method's logits
+    margin: keeping.Margin | None = None  # by which each view keeps classes, in place of a number
 
     @property
     def gigabytes(self) -> float:
@@ -53,6 +55,8 @@ class Plan:
     def __str__(self) -> str:
         height, width = self.size
         cut = "" if self.kept == self.classes else f", of which each view keeps the best {self.kept}"
+        if self.margin is not None:
+            cut = f", of which each view keeps {self.margin}, at most {self.kept}"
         passes = math.ceil(self.kept / self.chunk)
         strips = f", strips of {self.columns * TILE} pixels" if self.columns else ""
         by = [] if self.method == "aggregator" else [f"training-free method {self.method}, {self._refined()}"]
@@ -73,22 +77,27 @@ class Plan:
 class Request:
     """What a plan is made for: images of `size` (h, w) with so many classes, seen by a protocol or by native windows.
 
-    `keep` is the number of classes that each view keeps (None: all). `streamed`: neither the image nor its result is in
+    `keep` says which classes each view keeps. `streamed`: neither the image nor its result is in
     memory as a whole. `images` is how many images of this size are segmented in one call.
     """
 
     size: tuple[int, int]
     classes: int
     seen_by: Protocol | NativeWindows
-    keep: int | None = None
+    keep: Keep = None
     images: int = 1
     probabilities: bool = False
     streamed: bool = False
 
     @property
     def kept(self) -> int:
-        """Classes that a view keeps."""
-        return self.classes if self.keep is None else min(self.classes, self.keep)
+        """Classes that a view keeps at most."""
+        return keeping.most_kept(self.keep, self.classes)
+
+    @property
+    def cut(self) -> bool:
+        """Whether each view may keep other classes."""
+        return keeping.cuts(self.keep, self.classes)
 
 
 def make_plan(config: ModelConfig, params: Any, request: Request, memory_gb: float | None = None) -> Plan:
@@ -106,7 +115,8 @@ def make_plan(config: ModelConfig, params: Any, request: Request, memory_gb: flo
         passes = working * min(buckets.passes_at_once(platform), -(-kept // chunk))
         logits = max(held, at_once) * classes * _logits(config)
         parts = fixed | {"logits": logits, "classes between the passes": states, "passes at work": passes}
-        plan = Plan(classes, kept, views, request.size, chunk, at_once, parts, columns)
+        margin = request.keep if isinstance(request.keep, keeping.Margin) and request.cut else None
+        plan = Plan(classes, kept, views, request.size, chunk, at_once, parts, columns, margin=margin)
         if memory_gb is None or plan.gigabytes <= memory_gb:
             return plan
     assert plan is not None
@@ -119,8 +129,8 @@ def make_plan(config: ModelConfig, params: Any, request: Request, memory_gb: flo
 def _candidates(config: ModelConfig, request: Request, views: int, platform: str) -> Iterator[tuple[int, int]]:
     """(classes of a chunk, views at once), the fastest first; what one pass needs suits the platform's memory."""
     chunks = CHUNKS.get(platform, CHUNKS_ELSEWHERE)
-    cut, tiled = request.kept < request.classes, isinstance(request.seen_by, NativeWindows)
-    together = 1 if cut else buckets.bucket(views * request.images, buckets.VIEW_BUCKETS)
+    tiled = isinstance(request.seen_by, NativeWindows)
+    together = 1 if request.cut else buckets.bucket(views * request.images, buckets.VIEW_BUCKETS)
     for most in chunks:
         chunk = buckets.chunk_size(request.kept, most, buckets.passes_at_once(platform))
         for at_once in sorted({v for v in buckets.VIEW_BUCKETS if v <= together}, reverse=True):
@@ -151,7 +161,8 @@ def _fixed(
         rows, wide = (buckets.bucket(extent, buckets.OUTPUT_BUCKETS) for extent in request.size)
         held = views = seen_by.views_shape(config.image.crop, request.size)[0]
         parts["image and its views"] = 3.0 * pixels + 12.0 * views * config.image.crop**2 + 50e6
-        parts["labels and confidence"] = 16.0 * rows * wide + 8.0 * pixels
+        at_once, band = labelling.step_of(rows, wide, jax.default_backend())  # resized along the columns, then the rows
+        parts["labels and confidence"] = 16.0 * rows * wide + 8.0 * pixels + 2 * 4.0 * at_once * band * wide
     if request.probabilities and not request.streamed:
         parts["probabilities"] = 4.0 * request.classes * pixels
     return parts, views, held, columns

@@ -20,15 +20,25 @@ def bilinear_taps(size_in: int, size_out: int) -> resize.Taps:
     return index[:, 0].astype(np.int32), index[:, 1].astype(np.int32), weight[:, 1].astype(np.float32)
 
 
+_ROWS_AT_ONCE = 32  # output rows of a squash, so that what is computed of them stays in a processor's caches
+
+
 def squash(image: np.ndarray, size: int) -> np.ndarray:
     """Float32 `[size, size, 3]` of an image `[H, W, 3]`: bilinear, no anti-aliasing, the aspect ratio is lost."""
-    values = image  # rows are chosen first: a large image as float32 would take four times its memory
-    for axis in (0, 1):
-        low, high, weight = bilinear_taps(values.shape[axis], size)
-        weight = weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        first, second = (values.take(index, axis).astype(np.float32) for index in (low, high))
-        values = first * (1 - weight) + second * weight
-    return values
+    result = np.empty((size, size, image.shape[2]), np.float32)
+    top, bottom, down = bilinear_taps(image.shape[0], size)
+    left, right, across = bilinear_taps(image.shape[1], size)
+    across = across[:, None]
+    for start in range(0, size, _ROWS_AT_ONCE):
+        band = slice(start, start + _ROWS_AT_ONCE)
+        weight = down[band, None, None]
+        rows, below = image[top[band]].astype(np.float32), image[bottom[band]].astype(np.float32)
+        rows *= 1 - weight
+        below *= weight
+        rows += below
+        np.multiply(rows.take(left, 1), 1 - across, out=result[band])
+        result[band] += rows.take(right, 1) * across
+    return result
 
 
 _BITS = 11  # of the weights in `resized_8_bit`

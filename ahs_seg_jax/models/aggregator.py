@@ -21,6 +21,7 @@ from ahs_seg_jax.models.arrangement import DEFAULT, Arrangement
 from ahs_seg_jax.models.class_layer import ClassLayer
 from ahs_seg_jax.models.initial import TORCH, Initial, normal
 from ahs_seg_jax.models.ops import chunks
+from ahs_seg_jax.models.ops.windows import PRODUCTS, WindowAttention
 from ahs_seg_jax.models.spatial_layer import SpatialLayer
 
 DROPPED_LOGIT = -100.0  # of a class outside the kept ones
@@ -59,9 +60,10 @@ class AggregationLayer(nn.Module):
 
     config: AggregatorConfig
     initial: Initial = TORCH
+    attention: WindowAttention = PRODUCTS
 
     def setup(self) -> None:
-        self.spatial = SpatialLayer(self.config, self.initial)
+        self.spatial = SpatialLayer(self.config, self.initial, self.attention)
         # `class` is a reserved word: the attribute is set by name so that the parameters are called what they are.
         setattr(self, "class", ClassLayer(self.config, self.initial))
 
@@ -95,7 +97,8 @@ class Aggregator(nn.Module):
         self.text_guidance = declare.affine(self.features, c.text_guidance)
         self.decoder_guidance_1 = declare.convolution(3, c.guidance_up[0], c.decoder_guidance[0])
         self.decoder_guidance_2 = declare.convolution(3, c.guidance_up[1], c.decoder_guidance[1])
-        self.layers = [AggregationLayer(c, self.initial) for _ in range(c.layers)]
+        attention = self.arrangement.attention
+        self.layers = [AggregationLayer(c, self.initial, attention) for _ in range(c.layers)]
         first, second = c.decoder
         # The guidance replaces the last of the incoming channels: 128 -> 96 + 32 and 64 -> 48 + 16.
         self.decoder_1 = decoder.Stage(c.hidden, c.decoder_guidance[0], first, self.initial)

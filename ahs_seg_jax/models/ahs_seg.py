@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ahs_seg_jax.models import aggregator, layers, orthogonal, prompts, sharding
 from ahs_seg_jax.models.architecture import ModelConfig
-from ahs_seg_jax.models.arrangement import DEFAULT, TPU, Arrangement
+from ahs_seg_jax.models.arrangement import DEFAULT, Arrangement, for_platform
 from ahs_seg_jax.models.dc_hsp import DCHSP
 from ahs_seg_jax.models.initial import INITIAL
 from ahs_seg_jax.models.mh_fpn import MHFPN
@@ -228,4 +228,4 @@ def mean_text(text: Float[Array, "t p e"]) -> Float[Array, "t e"]:
 
 def build_model(config: ModelConfig, mesh: Mesh | None = None) -> AHSSeg:
     """The model as it suits the devices of the mesh; without a mesh, those that JAX takes by default."""
-    return AHSSeg(config, arrangement=TPU if sharding.is_tpu(mesh) else DEFAULT)
+    return AHSSeg(config, arrangement=for_platform(config, sharding.platform(mesh)))

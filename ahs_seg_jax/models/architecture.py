@@ -14,6 +14,7 @@ FUSIONS = ("weighted", "attention", "concat")
 INITS = ("torch", "scratch")
 MOST_LAYERS, MOST_SIZE = 1000, 2**20  # of any part: beyond them a mistake would take minutes to be noticed
 DTYPES = ("float32", "bfloat16")
+WINDOW_ATTENTION = ("products", "xla", "cudnn")  # ops.windows
 REMAT = ("none", "cheap", "all")  # cheap: all but convolutions and long products (ops.remat)
 
 
@@ -58,6 +59,9 @@ class ModelConfig:
     dtype: str = "float32"  # activations: float32 (parity) | bfloat16
     class_chunk: int = 0  # classes per pass of the spatial layers and the decoder; 0 = all at once (same results)
     remat: str = "none"  # computed again in the backward pass of tower blocks and class chunks: none | cheap | all
+    # What attends in the aggregator's windows (same results): products | xla | cudnn. The last is a fused kernel for
+    # NVIDIA's GPUs, in bfloat16 alone; nobody has measured it yet, so that it has to be asked for.
+    window_attention: str = "products"
 
     @property
     def grid(self) -> int:
@@ -85,15 +89,26 @@ class ModelConfig:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def with_activation(self, activation: str) -> "ModelConfig":
+        """A copy whose towers have this activation; gates of an image tower keep theirs."""
+        from ahs_seg_jax.models.towers import registry  # only here: it brings JAX, which a configuration can do without
+
+        known = registry.IMAGE_TOWERS.get(self.image.tower)
+        image = self.image if known and known.gated else dataclasses.replace(self.image, activation=activation)
+        return self.replace(image=image, text=dataclasses.replace(self.text, activation=activation))
+
     def problems(self) -> list[str]:
         """Every contradiction between the fields, one sentence each: field, value seen, what would be valid."""
         return self._impossible_numbers() or [
-            *self._choice_problems(),
-            *self._tower_problems(),
+            *self.tower_problems(),
             *self._aggregator_problems(),
             *self._grid_problems(),
             *self._tap_problems(),
         ]
+
+    def tower_problems(self) -> list[str]:
+        """As `problems`, of the towers alone: a CLIP has nothing else."""
+        return self._impossible_numbers() or [*self._choice_problems(), *self._tower_problems()]
 
     def _impossible_numbers(self) -> list[str]:
         """Numbers and sizes that no model has; what else contradicts them cannot be computed."""
@@ -117,6 +132,7 @@ class ModelConfig:
             ("mh_fpn_fusion", FUSIONS),
             ("dtype", DTYPES),
             ("remat", REMAT),
+            ("window_attention", WINDOW_ATTENTION),
             ("init", INITS),
         )
         for field, valid in choices:
@@ -150,6 +166,12 @@ class ModelConfig:
             if tower.width % tower.heads:
                 found.append(
                     f"model.{name}.width is {tower.width}, not a multiple of model.{name}.heads = {tower.heads}"
+                )
+            elif known and tower.width // tower.heads % known.head_multiple:
+                found.append(
+                    f"model.{name}.width = {tower.width} and model.{name}.heads = {tower.heads} give heads of "
+                    f"{tower.width // tower.heads} channels; with model.{name}.tower = {tower.tower!r} their number "
+                    f"must be a multiple of {known.head_multiple}"
                 )
             if self.adaptation != "none" and tower.width % self.block_size:
                 found.append(
@@ -296,11 +318,76 @@ def siglip2_so400m14() -> ModelConfig:
     return _siglip2(27, 1152, 16, 14, 27, mlp_width=4304, window=9)
 
 
+def _with_gelu(base: ModelConfig, image: dict[str, Any], text: dict[str, Any]) -> ModelConfig:
+    """A CLIP's sizes with GELU in both towers, and with other fields of these."""
+    return base.replace(
+        image=dataclasses.replace(base.image, activation="gelu", **image),
+        text=dataclasses.replace(base.text, activation="gelu", **text),
+    )
+
+
+def _pe_core(base: ModelConfig) -> ModelConfig:
+    """PE-Core with an image tower of these sizes. Both have the same text tower. Pixels go from -1 to 1."""
+    halves = (127.5, 127.5, 127.5)
+    text: Any = {"layers": 24, "width": 1024, "heads": 16, "context": 32}
+    return _with_gelu(base, {"tower": "pe", "pixel_mean": halves, "pixel_std": halves}, text).replace(embed_dim=1024)
+
+
+def pe_core_vitb16() -> ModelConfig:
+    """PE-Core B/16, pretrained at 224 pixels, at 384 like CLIP's ViT-B/16."""
+    return _pe_core(vitb16())
+
+
+def pe_core_vitl14_336() -> ModelConfig:
+    """PE-Core L/14 at 336 pixels."""
+    return _pe_core(vitl14_336())
+
+
+def _eva02(base: ModelConfig, inner: int, pretrained_grid: int) -> ModelConfig:
+    """EVA-02-CLIP with an image tower of these sizes and CLIP's text tower; `inner` is the width of its MLPs."""
+    image: Any = {"tower": "eva", "mlp_width": inner, "pretrained_grid": pretrained_grid, "activation": "silu"}
+    return base.replace(
+        image=dataclasses.replace(base.image, **image), text=dataclasses.replace(base.text, activation="gelu")
+    )
+
+
+def eva02_vitb16() -> ModelConfig:
+    """EVA-02-CLIP B/16, pretrained at 224 pixels, at 384 like CLIP's ViT-B/16."""
+    return _eva02(vitb16(), 2048, 14)
+
+
+def eva02_vitl14_336() -> ModelConfig:
+    """EVA-02-CLIP L/14 at 336 pixels."""
+    return _eva02(vitl14_336(), 2730, 24)
+
+
+def _metaclip2(base: ModelConfig, pretrained_grid: int) -> ModelConfig:
+    """MetaCLIP 2 (worldwide) of these sizes: CLIP's towers with GELU and the words of XLM-V."""
+    words: Any = {"tower": "metaclip2", "vocab_size": 901_629, "tokenizer": "tokenizer.json"}
+    return _with_gelu(base, {"pretrained_grid": pretrained_grid}, words)
+
+
+def metaclip2_vitb16() -> ModelConfig:
+    """MetaCLIP 2 B/16, pretrained at 224 pixels, at 384 like CLIP's ViT-B/16."""
+    return _metaclip2(vitb16(), 14)
+
+
+def metaclip2_vitl14() -> ModelConfig:
+    """MetaCLIP 2 L/14, pretrained at 224 pixels, at 336 like CLIP's ViT-L/14."""
+    return _metaclip2(vitl14_336(), 16)
+
+
 PRESETS = {
     "vitb16": vitb16,
     "vitl14_336": vitl14_336,
     "siglip2_vitb16": siglip2_vitb16,
     "siglip2_vitl16": siglip2_vitl16,
     "siglip2_so400m14": siglip2_so400m14,
+    "pe_core_vitb16": pe_core_vitb16,
+    "pe_core_vitl14_336": pe_core_vitl14_336,
+    "eva02_vitb16": eva02_vitb16,
+    "eva02_vitl14_336": eva02_vitl14_336,
+    "metaclip2_vitb16": metaclip2_vitb16,
+    "metaclip2_vitl14": metaclip2_vitl14,
     "tiny": tiny,
 }

@@ -11,7 +11,9 @@ import jax
 from jaxtyping import Array, Float
 
 from ahs_seg_jax.models import decoder, layers, tpu_decoder
-from ahs_seg_jax.models.ops import chunks
+from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.ops import chunks, windows
+from ahs_seg_jax.models.ops.windows import PRODUCTS, WindowAttention
 from ahs_seg_jax.models.parameters import Params
 
 
@@ -35,13 +37,29 @@ class Arrangement:
     """The parts of the model that have one way for each platform.
 
     `decoder` is a module with `prepare` and `decode`; `embed` is the 7x7 convolution of the correlation; `class_chunk`
-    is (images, configured chunk) -> number of classes in a chunk, 0 for all at once.
+    is (images, configured chunk) -> number of classes in a chunk, 0 for all at once; `attention` is that of windows.
     """
 
     decoder: ModuleType
     embed: Callable[[jax.Array, Params], jax.Array]
     class_chunk: Callable[[int, int], int]
+    attention: WindowAttention = PRODUCTS
 
 
 DEFAULT = Arrangement(decoder, _embed_by_product, _as_configured)  # for CPU and GPU
 TPU = Arrangement(tpu_decoder, layers.conv_same, _by_memory_of_tpu)
+
+
+def for_platform(config: ModelConfig, platform: str) -> Arrangement:
+    """The arrangement that suits devices of a platform: cpu | gpu | tpu.
+
+    `config.window_attention` counts where its kernel is there and takes the model's sizes; elsewhere products attend,
+    with the same result.
+    """
+    if platform == "tpu":
+        return TPU
+    by, c = config.window_attention, config.aggregator
+    sizes = {"head": c.hidden // c.heads, "window": min(config.grid, c.window)}
+    if by == "cudnn" and not (platform in ("gpu", "cuda") and windows.fits_cudnn(dtype=config.dtype, **sizes)):
+        return DEFAULT
+    return dataclasses.replace(DEFAULT, attention=WindowAttention(by))

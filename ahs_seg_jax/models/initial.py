@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 zeros = nn.initializers.zeros_init()
 ones = nn.initializers.ones_init()
@@ -46,7 +48,18 @@ class Parameters(nn.Module):
 
     @nn.compact
     def __call__(self) -> dict[str, jax.Array]:
-        return {name: self.param(name, init, shape) for name, (init, shape) in self.shapes.items()}
+        return {name: self._one(name, init, shape) for name, (init, shape) in self.shapes.items()}
+
+    def _one(self, name: str, initializer: Any, shape: tuple[int, ...]) -> jax.Array:
+        if not self.has_variable("params", name):
+            fresh: jax.Array = self.param(name, initializer, shape)
+            return fresh
+        # Flax's `param` traces the initializer to learn its shape, which was more than half of the time that a model
+        # takes to be traced.
+        value: jax.Array = self.get_variable("params", name)
+        if (found := np.shape(value)) != shape:
+            raise flax.errors.ScopeParamShapeError(name, "/".join(self.path), found, shape)
+        return value
 
 
 def norm(features: int, name: str | None = None) -> Parameters:

@@ -18,15 +18,18 @@ class Prompts(NamedTuple):
 
 
 def split(tokens: Int[np.ndarray, "t p l"]) -> Prompts:
-    """Prompts by their longest common beginning, which holds no end token (the largest id); no column of zeros is left.
+    """Prompts by their longest common beginning, which holds no end token (the last that is not 0), and the rest.
+
+    No column of padding is left.
 
     The tower is causal, so that the beginning does not see what follows: its keys and values are the same for all. Of
     "A photo of a {} in the scene", five of the twelve tokens of COCO-Stuff's longest prompt.
     """
     flat = tokens.reshape(-1, tokens.shape[-1])
-    alike = (flat == flat[:1]).all(0) & (np.arange(flat.shape[1]) < flat.argmax(1).min())
+    ends = flat.shape[1] - 1 - np.argmax(flat[:, ::-1] != 0, 1)
+    alike = (flat == flat[:1]).all(0) & (np.arange(flat.shape[1]) < ends.min())
     count = int(np.argmin(np.append(alike, False)))
-    length = int((flat != 0).sum(1).max())
+    length = int(ends.max()) + 1
     return Prompts(flat[0, :count], tokens[:, :, count:length])
 
 

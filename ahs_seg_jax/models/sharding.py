@@ -22,9 +22,9 @@ def on(mesh: Mesh | None) -> contextlib.AbstractContextManager[object]:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh else contextlib.nullcontext()
 
 
-def is_tpu(mesh: Mesh | None = None) -> bool:
-    """Whether the mesh's devices, or those that JAX takes without one, are TPUs."""
-    return (mesh.devices.flat[0].platform if mesh else jax.default_backend()) == "tpu"
+def platform(mesh: Mesh | None = None) -> str:
+    """The platform of the mesh's devices, or of those that JAX takes without one: cpu | gpu | tpu."""
+    return mesh.devices.flat[0].platform if mesh else jax.default_backend()
 
 
 def _constrained(x: jax.Array, *axes: str | tuple[str, ...]) -> jax.Array:

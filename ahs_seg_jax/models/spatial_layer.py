@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 from ahs_seg_jax.models import layers
 from ahs_seg_jax.models.architecture import AggregatorConfig
 from ahs_seg_jax.models.initial import TORCH, Initial, norm
-from ahs_seg_jax.models.ops import attention, chunks, products
+from ahs_seg_jax.models.ops import chunks, products
+from ahs_seg_jax.models.ops.windows import PRODUCTS, WindowAttention
 from ahs_seg_jax.models.parameters import Params
 
 
@@ -30,19 +31,6 @@ def shift_mask(side: int, window: int, shift: int) -> np.ndarray:
     return np.where(tokens[:, :, None] == tokens[:, None, :], 0.0, -100.0).astype(np.float32)
 
 
-def _windows(x: jax.Array, window: int) -> jax.Array:
-    """`[b, t, h, w, c] -> [b, t, u, n, c]`."""
-    images, classes, rows, columns, channels = x.shape
-    x = x.reshape(images, classes, rows // window, window, columns // window, window, channels)
-    return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(images, classes, -1, window * window, channels)
-
-
-def _unwindow(x: jax.Array, window: int, rows: int, columns: int) -> jax.Array:
-    images, classes, _, _, channels = x.shape
-    x = x.reshape(images, classes, rows // window, columns // window, window, window, channels)
-    return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(images, classes, rows, columns, channels)
-
-
 def swin_block(
     x: Float[Array, "b t h w c"],
     guidance: tuple[Float[Array, "b 1 h w c"], Float[Array, "b 1 h w c"]],
@@ -51,20 +39,19 @@ def swin_block(
     heads: int,
     window: int,
     shift: int,
+    attention: WindowAttention = PRODUCTS,
 ) -> Float[Array, "b t h w c"]:
     """Windowed self-attention of each class over the grid, then MLP. `guidance`: its shares of queries and keys."""
     rows, columns, channels = x.shape[2:]
     features = channels
     roll = lambda x: jnp.roll(x, (-shift, -shift), (2, 3)) if shift else x
-    y = _windows(roll(layers.layer_norm(x, p["ln_1"])), window)
-    share = [products.for_classes(_windows(roll(g), window), x.shape[1]) for g in guidance]
+    y = attention.split(roll(layers.layer_norm(x, p["ln_1"])), window)
+    share = [products.for_classes(attention.split(roll(g), window), x.shape[1]) for g in guidance]
     query = layers.learned_linear(y, layers.split_linear(p["query"], features)[0]) + share[0]
     key = layers.learned_linear(y, layers.split_linear(p["key"], features)[0]) + share[1]
     value = layers.learned_linear(y, p["value"])
-    query, key, value = (a.reshape(*a.shape[:-1], heads, -1) for a in (query, key, value))
-    bias = jnp.asarray(shift_mask(rows, window, shift))[None, None, :, None] if shift else None
-    attended = attention.attend(query, key, value, bias).reshape(y.shape)
-    attended = _unwindow(layers.learned_linear(attended, p["out"]), window, rows, columns)
+    attended = attention.attend(query, key, value, heads, shift_mask(rows, window, shift) if shift else None)
+    attended = attention.join(layers.learned_linear(attended, p["out"]), window, rows, columns)
     x = x + (jnp.roll(attended, (shift, shift), (2, 3)) if shift else attended)
     y = layers.layer_norm(x, p["ln_2"])
     return x + layers.learned_linear(layers.gelu(layers.learned_linear(y, p["mlp_in"])), p["mlp_out"])
@@ -97,6 +84,7 @@ class SpatialLayer(nn.Module):
 
     config: AggregatorConfig
     initial: Initial = TORCH
+    attention: WindowAttention = PRODUCTS
 
     @nn.compact
     def __call__(
@@ -114,7 +102,7 @@ class SpatialLayer(nn.Module):
 
         def both(x: jax.Array) -> jax.Array:
             for p, share, by in blocks:
-                x = swin_block(x, share, p, heads=c.heads, window=window, shift=by)
+                x = swin_block(x, share, p, heads=c.heads, window=window, shift=by, attention=self.attention)
             return x
 
         return chunks.over_classes(both, x, chunk=chunk, remat=remat)

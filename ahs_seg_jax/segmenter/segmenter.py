@@ -11,12 +11,14 @@ import jax
 import numpy as np
 
 from ahs_seg_jax.data.open_image import ImageLike, open_image
-from ahs_seg_jax.inference import encoding
+from ahs_seg_jax.inference import encoding, keeping
 from ahs_seg_jax.inference.engine import Engine
 from ahs_seg_jax.inference.free_views import free_protocols
 from ahs_seg_jax.inference.heads import AGGREGATOR
+from ahs_seg_jax.inference.keeping import AUTO_MARGIN, Margin
 from ahs_seg_jax.inference.native_windows import NativeWindows
 from ahs_seg_jax.inference.plan import Plan, Request
+from ahs_seg_jax.inference.prepared import Prepared
 from ahs_seg_jax.inference.protocols import CAT_SEG, PROTOCOLS, Protocol, find_protocol
 from ahs_seg_jax.inference.tiles import ArrayRaster, Raster, Tile, assembled
 from ahs_seg_jax.models import parameters
@@ -24,7 +26,7 @@ from ahs_seg_jax.models.ahs_seg import AHSSeg, build_model
 from ahs_seg_jax.models.architecture import ModelConfig
 from ahs_seg_jax.models.training_free import TrainingFree
 from ahs_seg_jax.models.training_free.model import TrainingFreeCLIP
-from ahs_seg_jax.segmenter.methods import free_protocol, no_aggregator, only_clip, settings_of
+from ahs_seg_jax.segmenter.methods import default_method, free_protocol, no_aggregator, only_clip, settings_of
 from ahs_seg_jax.segmenter.segmentation import Segmentation
 from ahs_seg_jax.segmenter.text_cache import TextCache
 from ahs_seg_jax.segmenter.text_cache import default_folder as text_cache_folder
@@ -32,7 +34,7 @@ from ahs_seg_jax.segmenter.words import Names, Unknown, Words
 from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, Vocabulary, imagenet_templates, plain_name
 
 logger = logging.getLogger("ahs_seg_jax")
-Keep = int | Literal["model"] | None
+Keep = int | Literal["model", "auto"] | Margin | None
 
 
 class CallOptions(TypedDict, total=False):
@@ -78,9 +80,11 @@ class Segmenter:
         in published scores), or "whole" (one view, faster). For a training-free method, which keeps the picture's
         proportions: "slide" (windows), or "whole". `keep` cuts the classes of each view to those with the largest
         correlation before they are aggregated: "model" is what the model was trained with (256 for the published
-        sizes), None keeps all. `memory_gb` bounds the memory of a call (1e9 bytes, an estimate); None sets no bound.
+        sizes), None keeps all, "auto" as many of the model's as each view needs (docs/many_images.md says how the
+        labels agree; a `Margin` decides otherwise). `memory_gb` bounds the memory of a call (1e9 bytes, an estimate);
+        None sets no bound.
 
-        `text_cache` keeps the text embeddings of vocabularies of 64 names and more in the user's cache folder, for
+        `text_cache` keeps the text embeddings of vocabularies of 16 names and more in the user's cache folder, for
         later processes (the environment variable AHS_SEG_TEXT_CACHE names another folder, or is "off").
 
         Raises ValueError for what cannot be used, as with the chosen method.
@@ -106,10 +110,13 @@ class Segmenter:
             model, kept = TrainingFreeCLIP(config, self.training_free), None
         encode, folder = encoding.KnownQueries().encode, text_cache_folder() if text_cache else None
         encode = TextCache(folder, encode=encode).encode if folder else encode
+        if config.adaptation == "none":  # before they are on the device, where it would be a program and a copy
+            params = encoding.listed(params)
         self.engine = Engine(model, jax.device_put(params), keep=kept, memory_gb=memory_gb, encode=encode)
         default = CAT_SEG if self.training_free is None else next(iter(self._protocols.values()))
         self.protocol: Protocol = default if protocol is None else self._protocol(protocol)
         self.vocabulary: Vocabulary | None = None
+        self._alone: set[str] = set()  # names of which it was said that they were the only word
         self.manifest: dict[str, Any] = {}  # where the weights are from, if that is known
 
     @property
@@ -142,9 +149,9 @@ class Segmenter:
         `owner/name@revision`, `owner/name/file`, `hf://spaces/owner/name/file`, or an address of huggingface.co.
         "tiny" is the small model of this package, which knows the words of the drawn scenes only. Weights that were
         trained here bring their training's prompt templates and protocol along. A plain CLIP segments by the
-        training-free method "naclip"; `method` asks for another, or for the CLIP inside a trained checkpoint.
-        `activation`, "quick_gelu" or "gelu", is that of CLIP, for files that do not state it. `options` are the
-        constructor's.
+        training-free method "naclip", with another image tower (SigLIP) by "maskclip"; `method` asks for another, or
+        for the CLIP inside a trained checkpoint. `activation`, "quick_gelu" or "gelu", is that of CLIP, for files that
+        do not state it. `options` are the constructor's.
 
         Raises CheckpointError if it cannot be read, states another activation, or has no aggregator where that is asked
         for.
@@ -153,7 +160,7 @@ class Segmenter:
 
         loaded = pretrained.load_pretrained(path, activation=activation)
         if method is None:
-            method = AGGREGATOR if loaded.is_complete else TrainingFree()
+            method = AGGREGATOR if loaded.is_complete else default_method(loaded.config)
         if method == AGGREGATOR and not loaded.is_complete:
             raise no_aggregator(path)
         if method == AGGREGATOR:
@@ -193,7 +200,7 @@ class Segmenter:
 
     @overload
     def __call__(
-        self, images: ImageLike, names: Names | None = None, **options: Unpack[CallOptions]
+        self, images: ImageLike | Prepared, names: Names | None = None, **options: Unpack[CallOptions]
     ) -> Segmentation: ...
     @overload
     def __call__(
@@ -202,7 +209,7 @@ class Segmenter:
 
     def __call__(
         self,
-        images: ImageLike | list[Any] | tuple[Any, ...],
+        images: ImageLike | Prepared | list[Any] | tuple[Any, ...],
         names: Names | None = None,
         *,
         protocol: str | Protocol | None = None,
@@ -211,7 +218,7 @@ class Segmenter:
         unknown: Unknown = "none",
         probabilities: bool = False,
     ) -> Segmentation | list[Segmentation]:
-        """Segments one image, or a list of images: as `open_image` takes them, each of its own size.
+        """Segments one image, or a list of images: as `open_image` takes them, or `prepare`d, each of its own size.
 
         `names`: one for each class, synonyms after ", "; the words of `set_vocabulary` by default. Blanks around a name
         and a full stop behind it are left out; a `Vocabulary` is taken as it is. `unknown`: "none", a probability below
@@ -225,7 +232,8 @@ class Segmenter:
         """
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
         seen_by, words = self._protocol(protocol), self.words(names, unknown)
-        opened = [open_image(image) for image in given]
+        opened = [image if isinstance(image, Prepared) else open_image(image) for image in given]
+        pixels = [image.image if isinstance(image, Prepared) else image for image in opened]
         text = self.engine.encode_text(words.vocabulary)
         options: dict[str, Any] = {"class_pooling": class_pooling, "classes": words.vocabulary.query_class}
         if windows is None:
@@ -235,15 +243,23 @@ class Segmenter:
         else:
             self._check_windows(words)
             options["probabilities"] = probabilities
-            rasters = map(ArrayRaster, opened)
+            rasters = map(ArrayRaster, pixels)
             found = (assembled(self.engine.tiles(raster, text, windows, **options), raster.size) for raster in rasters)
         results: list[Segmentation] = []
-        for source, image, (labels, confidence, kept) in zip(given, opened, found, strict=True):
+        for source, image, (labels, confidence, kept) in zip(given, pixels, found, strict=True):
             path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
             kept = None if kept is None else kept[: words.count]
             names_shown = words.vocabulary.names[: words.count]
             results.append(Segmentation(image, words.known(labels, confidence), names_shown, confidence, kept, path))
         return results if isinstance(images, list | tuple) else results[0]
+
+    def prepare(self, image: ImageLike, protocol: str | Protocol | None = None) -> Prepared:
+        """The image for a call, opened and with all that needs no device done; calls take it in place of the image.
+
+        Any thread may prepare the next image while a call segments another, so that a device never waits for files.
+        Raises as a call does for images.
+        """
+        return self.engine.prepared(open_image(image), self._protocol(protocol)).prepare()
 
     def tiles(
         self,
@@ -330,11 +346,13 @@ class Segmenter:
     def words(self, names: Names | None, unknown: Unknown = "none") -> Words:
         """The words of a call, with background words behind the names. Raises ValueError or TypeError."""
         words = Words.of(self.as_vocabulary(names), unknown)
-        if self.training_free and len(words.vocabulary.query_class) == 1:
+        name = words.vocabulary.names[0]
+        if self.training_free and len(words.vocabulary.query_class) == 1 and name not in self._alone:
+            self._alone.add(name)  # said once, not of every image
             logger.warning(
                 "%s is the only word, and %s shares all probability among the words, so every pixel gets it: give "
                 "other names, or background words with unknown=['sky', 'wall', ...]",
-                words.vocabulary.names[0],
+                name,
                 self.method,
             )
         return words
@@ -371,9 +389,12 @@ class Segmenter:
             )
 
 
-def _classes_kept(config: ModelConfig, keep: Keep) -> int | None:
-    if keep == "model":
-        return config.aggregator.pad_len or None
-    if keep is None or (isinstance(keep, int) and not isinstance(keep, bool) and keep > 0):
+def _classes_kept(config: ModelConfig, keep: Keep) -> keeping.Keep:
+    most = config.aggregator.pad_len or None
+    if keep in ("model", "auto"):
+        return most if keep == "model" else Margin(AUTO_MARGIN, most)
+    if keep is None or isinstance(keep, Margin) or (isinstance(keep, int) and not isinstance(keep, bool) and keep > 0):
         return keep
-    raise ValueError(f"keep is {keep!r}; pass a number of classes, None for all, or 'model' for the model's own")
+    raise ValueError(
+        f"keep is {keep!r}; pass a number of classes, None for all, 'model' for the model's own, or 'auto'"
+    )

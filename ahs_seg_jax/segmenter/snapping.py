@@ -46,7 +46,7 @@ def snapped(labels: np.ndarray, masks: MasksLike, least: float, place: Place | N
 
 def _by_numbers(labels: np.ndarray, numbers: np.ndarray, least: float) -> np.ndarray:
     """As `snapped`, of masks that do not overlap: each pixel has the number of its mask, 0 = none."""
-    _check_shape(numbers, labels.shape)
+    _check_shape(numbers.shape, labels.shape)
     given, masks = np.unique(numbers, return_inverse=True)
     classes = int(labels.max()) + 2
     table = np.bincount(masks.ravel() * classes + labels.ravel() - IGNORE, minlength=len(given) * classes)
@@ -63,19 +63,21 @@ def _each(masks: Any, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         if isinstance(mask, dict):  # of SAM, or an annotation of COCO
             mask = mask.get("segmentation", mask)
         if isinstance(mask, dict):
+            _check_shape(mask.get("size"), shape)  # before so many pixels are made
             mask = label_files.decode_mask(mask)
         if not isinstance(mask, np.ndarray) or mask.ndim != 2:
             raise TypeError(
                 f"mask {number} is a {type(mask).__name__}; pass bool arrays [H, W], run-length codes of COCO, SAM's "
                 "dictionaries, or one array of integers with each pixel's mask"
             )
-        _check_shape(mask, shape)
+        _check_shape(mask.shape, shape)
         yield mask.astype(bool)
 
 
-def _check_shape(mask: np.ndarray, shape: tuple[int, ...]) -> None:
-    if mask.shape != shape:
-        raise ValueError(f"a mask has shape {list(mask.shape)}, the labels {list(shape)}; both must agree")
+def _check_shape(found: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(found, list | tuple) or tuple(found) != shape:
+        stated = list(found) if isinstance(found, tuple) else found
+        raise ValueError(f"a mask has shape {stated}, the labels {list(shape)}; both must agree")
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -89,20 +91,24 @@ def read_masks(path: str | os.PathLike[str], shape: tuple[int, ...], place: Plac
     """
     path = pathlib.Path(path)
     if path.suffix == ".png":
-        with Image.open(path) as file:
+        with Image.open(path, formats=label_files.FORMATS) as file:
+            _check_shape((file.height, file.width), shape)  # before the pixels are decoded
             if file.mode not in ("L", "P", "I", *label_files.SIXTEEN_BIT):
                 raise ValueError(f"{path} has pixels of {file.mode}; save one number a pixel, its mask, 0 = none")
             return np.asarray(file)
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # so that a header cannot claim what is not there
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} is no file of masks that is known; give one of {', '.join(SUFFIXES)}")
     try:
         found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error})") from error
     if path.suffix == ".geojson":
-        return _rasterized(path, found, shape, place)
+        try:
+            return _rasterized(path, found, shape, place)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} holds no GeoJSON of polygons ({type(error).__name__}: {error})") from error
     entries = found["annotations"] if isinstance(found, dict) and "annotations" in found else found
     if not isinstance(entries, list):
         raise ValueError(f"{path} holds no list of masks; give a list of SAM's or COCO's, or a COCO file")

@@ -10,12 +10,14 @@ import hashlib
 import io
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from ahs_seg_jax.checkpoints import hashes
 from ahs_seg_jax.errors import WriteError
 from ahs_seg_jax.inference import encoding
 from ahs_seg_jax.models import parameters
@@ -24,9 +26,10 @@ from ahs_seg_jax.versions import code_hash
 from ahs_seg_jax.vocabulary import Vocabulary
 
 VARIABLE = "AHS_SEG_TEXT_CACHE"  # a folder, or "off"
-FEWEST = 64  # names; fewer are encoded about as fast as the weights are hashed
+FEWEST = 16  # names; fewer are encoded about as fast as a file of them is found
 MOST_BYTES = 256 << 20  # of all files together; ViT-B's embeddings of 847 names take 1.7 MB
 SUFFIX = ".embeddings"
+ABANDONED = 3600.0  # seconds after which nobody writes an unfinished file any more
 Encode = Callable[[Any, Any, Vocabulary], Any]
 _DIGEST = hashlib.sha256().digest_size
 
@@ -76,7 +79,7 @@ class TextCache:
         facts = (
             *(self._hashed[1], config.text, config.dtype, config.aggregator.prompts),
             *(vocabulary.names, vocabulary.templates, vocabulary.synonyms),
-            *(jax.default_backend(), jax.__version__, code_hash()),
+            *(jax.default_backend(), jax.devices()[0].device_kind, jax.__version__, code_hash()),
         )
         return hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -95,6 +98,10 @@ class TextCache:
             with contextlib.suppress(OSError):  # another process may have deleted it
                 about = path.stat()
                 found.append((path == newest, about.st_mtime_ns, about.st_size, path))
+        for path in self._folder.glob(f"*{SUFFIX}.*.unfinished"):  # of processes that were killed
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
         total = sum(size for _, _, size, _ in found)
         for is_newest, _, size, path in sorted(found, key=lambda file: file[:2]):
             if total <= self._most_bytes or is_newest:
@@ -120,4 +127,6 @@ def _read(path: pathlib.Path) -> np.ndarray | None:
 
 def _hash_of_text_tower(params: Any) -> str:
     """Hash of CLIP's parameters without those of the image tower."""
-    return parameters.params_sha256({name: part for name, part in params["clip"].items() if name != "image"})
+    others = {name: part for name, part in params["clip"].items() if name != "image"}
+    found = hashes.digests((name, np.asarray(leaf)) for name, leaf in parameters.flatten(others))
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()

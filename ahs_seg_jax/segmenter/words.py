@@ -67,9 +67,9 @@ class Words:
             return cls(vocabulary, len(vocabulary), float(unknown))
         background = unknown if isinstance(unknown, Background) else Background(tuple(unknown))
         words = tuple(map(plain_name, background.words))
-        every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *words), groups=())
         if vocabulary.synonyms != "first":
             _check_background(vocabulary, words)
+        every = dataclasses.replace(vocabulary, names=(*vocabulary.names, *words), groups=())
         return cls(every, len(vocabulary), background.probability, background.area)
 
     @property

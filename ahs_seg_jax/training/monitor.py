@@ -18,18 +18,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ahs_seg_jax.devices import processes
+from ahs_seg_jax.progress import duration
 from ahs_seg_jax.storage import background
 from ahs_seg_jax.training.curves import Curves
-
-
-def duration(seconds: float) -> str:
-    """A time for people: `7s`, `3m 05s`, `2h 07m`."""
-    total = round(seconds)
-    if total < 60:
-        return f"{total}s"
-    if total < 3600:
-        return f"{total // 60}m {total % 60:02d}s"
-    return f"{total // 3600}h {total % 3600 // 60:02d}m"
 
 
 class Stopwatch:

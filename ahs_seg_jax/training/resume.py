@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ahs_seg_jax.config import Experiment, differences, fingerprint, from_config_dict
+from ahs_seg_jax.config import Experiment, differences, fingerprint, stored
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import CheckpointError, ConfigError, InputError
 from ahs_seg_jax.models.fields import flatten
@@ -42,8 +42,8 @@ def check_workdir(meta: Mapping[str, Any] | None, experiment: Experiment, source
     if not isinstance(meta.get("data"), Mapping) or "config" not in meta or "step" not in meta:
         raise CheckpointError("the workdir's newest checkpoint does not say what it is of; choose another workdir")
     try:
-        found = differences(from_config_dict(meta["config"]), experiment)
-    except ConfigError as error:  # written by a version with other fields
+        found = differences(stored(meta["config"]), experiment)
+    except ConfigError as error:  # of a version with fields that are no more
         found = error.problems
     now = json.loads(json.dumps(source.fingerprint()))
     found += [

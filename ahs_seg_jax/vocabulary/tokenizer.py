@@ -11,7 +11,7 @@ import importlib.resources
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 CLIP = "clip"  # the name of the packaged tokenizer
-END_OF_FILES = "<eos>"  # the end token of a tokenizer.json
+TOKENIZER = "tokenizer.json"  # any other, by the name it has beside the weights it belongs to
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -66,8 +66,9 @@ def encode(text: str) -> list[int]:
 def tokenize(texts: Sequence[str], context: int = 77, tokenizer: str = CLIP) -> np.ndarray:
     """Token ids `int32 [n, context]`, then zeros (parity: OpenAI CLIP pads with 0, and so does SigLIP 2).
 
-    `tokenizer` is "clip" (start, ids, end) or the path of a tokenizer.json (ids, end). Raises TextTooLong, which lists
-    every text that does not fit; nothing is ever cut. Raises ValueError if a text spells a special token.
+    `tokenizer` is "clip" or the path of a tokenizer.json of one of `KINDS`. The last id that is not 0 is the end token,
+    also where the start token is 0 (XLM-V). Raises TextTooLong, which lists every text that does not fit; nothing is
+    ever cut. Raises ValueError if a text spells a special token.
     """
     if not texts:
         return np.zeros((0, context), np.int32)
@@ -84,20 +85,42 @@ def tokenize(texts: Sequence[str], context: int = 77, tokenizer: str = CLIP) -> 
     return tokens
 
 
+def lengths(tokens: np.ndarray) -> np.ndarray:
+    """How many ids of each row of `int32 [n, l]` there are up to the end token, the last that is not 0."""
+    return tokens.shape[1] - (tokens[:, ::-1] != 0).argmax(1)
+
+
+class _Kind(NamedTuple):
+    """A kind of tokenizer.json: the tokens of its first ids, by which it is told, and what stands around a text."""
+
+    first: tuple[str, ...]
+    start: tuple[int, ...]
+    end: str
+    lower: bool
+
+
+KINDS = {
+    "SigLIP 2": _Kind(("<pad>",), (), "<eos>", lower=True),  # Gemma's; parity: its processor's lower-casing
+    "MetaCLIP 2": _Kind(("<s>", "<pad>", "</s>"), (0,), "</s>", lower=False),  # XLM-V's
+}
+
+
 def _by_file(texts: Sequence[str], path: str) -> list[list[int]]:
-    """Ids with the end token behind them, of lower-case text (parity: SigLIP 2's preprocessing)."""
-    found, end = _from_file(path)
-    cleaned = [" ".join(repaired(text).split()).lower() for text in texts]
+    """Ids with the start token before them, if the kind has one, and the end token behind them."""
+    found, kind, end = _from_file(path)
+    cleaned = [" ".join(repaired(text).split()) for text in texts]
+    if kind.lower:
+        cleaned = [text.lower() for text in cleaned]
     special = [token.content for token in found.get_added_tokens_decoder().values() if token.special]
     for text, words in zip(texts, cleaned, strict=True):
         if spelt := [token for token in special if token in words]:
             raise ValueError(f"the text {text!r} spells the special token {spelt[0]}; remove it")
-    return [[*row.ids, end] for row in found.encode_batch(cleaned, add_special_tokens=False)]
+    return [[*kind.start, *row.ids, end] for row in found.encode_batch(cleaned, add_special_tokens=False)]
 
 
 @functools.lru_cache(maxsize=2)
-def _from_file(path: str) -> "tuple[Tokenizer, int]":
-    """A tokenizer and its end token. Raises ValueError if the file is missing, damaged, or pads with another id."""
+def _from_file(path: str) -> "tuple[Tokenizer, _Kind, int]":
+    """A tokenizer, its kind and its end token. Raises ValueError if the file is missing, damaged or of another kind."""
     from tokenizers import Tokenizer
 
     if not pathlib.Path(path).is_file():
@@ -109,15 +132,15 @@ def _from_file(path: str) -> "tuple[Tokenizer, int]":
         found = Tokenizer.from_file(path)
     except Exception as error:  # the library raises Exception itself
         raise ValueError(f"{path} is no tokenizer.json that can be read ({error})") from error
-    end = found.token_to_id(END_OF_FILES)
-    if end is None or found.id_to_token(0) != "<pad>":
-        raise ValueError(
-            f"{path} is a tokenizer of another kind: its id 0 is {found.id_to_token(0)!r} and its end token "
-            f"{'missing' if end is None else end}; SigLIP 2's has <pad> and {END_OF_FILES}"
-        )
-    found.no_truncation()
-    found.no_padding()
-    return found, end
+    for kind in KINDS.values():
+        end = found.token_to_id(kind.end)
+        if end is not None and tuple(found.id_to_token(i) for i in range(len(kind.first))) == kind.first:
+            found.no_truncation()
+            found.no_padding()
+            return found, kind, end
+    described = "; ".join(f"{name}'s begins with {', '.join(k.first)} and has {k.end}" for name, k in KINDS.items())
+    begins = ", ".join(str(found.id_to_token(i)) for i in range(3))
+    raise ValueError(f"{path} is a tokenizer of another kind: it begins with {begins}; {described}")
 
 
 @functools.lru_cache(maxsize=1)

@@ -149,7 +149,7 @@ class Vocabulary:
             tokens = tokenizers.tokenize([prompt for row in prompts for prompt in row], context, tokenizer)
         except tokenizers.TextTooLong as error:
             raise ValueError(self._too_long(error.lengths, prompts, context)) from error
-        longest = int((tokens != 0).sum(axis=1).max())
+        longest = int(tokenizers.lengths(tokens).max())
         bucket = min(next((b for b in TOKEN_BUCKETS if b >= longest), context), context)
         return tokens[:, :bucket].reshape(len(prompts), -1, bucket)
 

@@ -15,6 +15,8 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+# How many products as large as that of the scores cuDNN's fused attention does. Backward it computes the scores again.
+FUSED_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
 UNKNOWN_LOOP = 1  # runs of a loop that decides its own length, such as that of the inverse of the rotations
 
 
@@ -52,6 +54,8 @@ def _of_equation(equation: Any) -> Work:
         return Work(_product(equation))
     if name == "conv_general_dilated":
         return Work(_convolution(equation))
+    if name in FUSED_ATTENTION:
+        return Work(FUSED_ATTENTION[name] * _attention(equation))
     inner = [_of_jaxpr(jaxpr) for value in settings.values() for jaxpr in _jaxprs(value)]
     if name == "scan":
         return sum(inner, start=Work()) * settings["length"]
@@ -76,6 +80,12 @@ def _product(equation: Any) -> float:
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+
+
+def _attention(equation: Any) -> float:
+    """Floating-point operations of one product of scores, of queries `[b, n, m, d]` and as many keys."""
+    batch, tokens, heads, channels = equation.invars[0].aval.shape
+    return 2.0 * batch * heads * tokens * equation.invars[1].aval.shape[1] * channels
 
 
 def _convolution(equation: Any) -> float:

@@ -113,7 +113,7 @@ def clip_weights(sizes: Sizes = SIZES, seed: int = 0) -> dict[str, np.ndarray]:
     """Random weights of plausible size under OpenAI's names, float32 with the values of float16, as OpenAI's are."""
     rng = np.random.default_rng(seed)
     found = {}
-    for name, shape in _clip_shapes(sizes):
+    for name, shape in clip_shapes(sizes):
         noise = rng.standard_normal(shape)
         if "ln_" in name:
             value = 1 + 0.1 * noise if name.endswith("weight") else 0.02 * noise
@@ -127,7 +127,7 @@ def clip_weights(sizes: Sizes = SIZES, seed: int = 0) -> dict[str, np.ndarray]:
     return found | {"logit_scale": np.asarray(4.6055, np.float32)}
 
 
-def _clip_shapes(s: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+def clip_shapes(s: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "visual.class_embedding", (s.image_width,)
     yield "visual.positional_embedding", (s.pretrained_grid**2 + 1, s.image_width)
     yield "visual.conv1.weight", (s.image_width, 3, s.patch, s.patch)

@@ -1,6 +1,7 @@
 """The table and the plot of the loss curves, from the records that `benchmarks.published.curve` writes."""
 
 import pathlib
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,13 +29,23 @@ def _small(value: float | None) -> str:
     return "not run" if value is None else f"{value:.1e}"
 
 
+def _typical(first: Sequence[float], second: Sequence[float] | None) -> str:
+    """The median deviation of the last quarter of two curves, as a share of the first."""
+    if second is None:
+        return "not run"
+    last = len(first) - max(1, len(first) // 4)
+    return f"{statistics.median(abs(b - a) / abs(a) for a, b in zip(first[last:], second[last:], strict=True)):.1e}"
+
+
 def _same_table(records: Sequence[Record]) -> str:
     rows = [
         [
             *(recipe(record), str(record["settings"]["updates"]), str(record["settings"]["batch"])),
             f"{record['published'][0][0]:.4f} to {record['published'][0][-1]:.4f}",
             *(_small(record[name]) for name in ("largest_first", "largest", "at_last")),
+            _typical(record["published"][0], record["ours"][0]),
             *(_small(record.get(name)) for name in ("largest_of_rounding_first", "largest_of_rounding")),
+            _typical(record["ours"][0], record.get("moved")),
         ]
         for record in records
     ]
@@ -47,8 +58,9 @@ def _same_table(records: Sequence[Record]) -> str:
             "largest deviation, first 50",
             "all",
             "at the last",
+            "median of the last quarter",
         ),
-        *("by rounding alone, first 50", "all"),
+        *("by rounding alone, first 50", "all", "median of the last quarter"),
     )
     return table(header, rows) if rows else ""
 
@@ -65,20 +77,24 @@ def _fresh_table(records: Sequence[Record]) -> str:
 
 
 def plot(records: Sequence[Record], path: pathlib.Path) -> None:
-    """Draws a column for each recipe: losses from the same weights with their deviation, and from fresh values."""
+    """Draws a column for each recipe and a row for each part, the same weights with the deviation of their losses.
+
+    Of a recipe's part that was measured more than once, the longest training is drawn.
+    """
     import matplotlib  # only here: the tables need none
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     names = list(dict.fromkeys(recipe(record) for record in records))
-    figure, axes = pyplot.subplots(2, len(names), figsize=(4.2 * len(names), 6), squeeze=False, layout="constrained")
-    for record in records:
-        column = names.index(recipe(record))
-        if record["name"].startswith("curve_same_"):
-            _draw_same(axes[0, column], record)
-        else:
-            _draw_fresh(axes[1, column], record)
+    draw = {"same": _draw_same, "fresh": _draw_fresh}
+    parts = [part for part in draw if any(record["name"].startswith(f"curve_{part}_") for record in records)]
+    size = (4.2 * len(names), 3 * len(parts))
+    figure, axes = pyplot.subplots(len(parts), len(names), figsize=size, squeeze=False, layout="constrained")
+    longest = {record["name"]: record for record in sorted(records, key=lambda record: record["settings"]["updates"])}
+    for record in longest.values():
+        part = record["name"].split("_")[1]
+        draw[part](axes[parts.index(part), names.index(recipe(record))], record)
     for axis in axes.flat:
         axis.set_visible(bool(axis.lines))  # not every recipe may have both parts
         axis.set_xlabel("update")

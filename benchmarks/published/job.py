@@ -11,19 +11,22 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks import memory
 
-WORKS = ("training", "whole", "sliding")
+WORKS = ("training", "whole", "sliding")  # of CAT-Seg and AHS-Seg
+NACLIP = "naclip"  # the work of another published program
 IGNORE = 255  # label of an unlabelled pixel, in the files of the benchmarks
 PROBABILITIES_EVERY = 8  # pixels between those whose probabilities are compared
+SHORTEST = 640  # pixels to which the published reader brings the shortest edge before windows are cut
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What one process of one program is asked to do."""
 
-    work: str  # training | whole | sliding | weights (write random ones)
+    work: str  # training | whole | sliding | weights (write random ones) | naclip | naclip_weights
     folder: str  # where the published program is
     names: tuple[str, ...]  # the classes' names
     weights: str  # checkpoint file that both read
@@ -33,6 +36,9 @@ class Job:
     repetitions: int = 2
     threads: int = 2
     device: str = "cpu"  # where the published program runs: cpu | cuda
+    runner: str = "eager"  # how the published program runs: eager | compiled | onnxruntime (export: writes its file)
+    mode: str = "default"  # of torch.compile
+    exported: str = ""  # ONNX file of the published model, which `export` writes and `onnxruntime` runs
     dtype: str = "float32"  # our program's
     class_chunk: int = 9  # our program's in training
     count_flops: bool = False
@@ -55,6 +61,23 @@ def picture(job: Job, index: int) -> np.ndarray:
     height, width = job.image
     coarse = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8)
     return coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
+
+
+def seen(job: Job, index: int) -> np.ndarray:
+    """`picture` as the published reader hands it to the model, uint8 `[h, w, 3]`."""
+    image = picture(job, index)
+    if job.work != "sliding":
+        return image
+    height, width = image.shape[:2]
+    scale = SHORTEST / min(height, width)
+    size = (int(width * scale + 0.5), int(height * scale + 0.5))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def probabilities_and_labels(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What two programs compare of a segmented picture, of probabilities `[t, H, W]` and labels `[H, W]`."""
+    every = PROBABILITIES_EVERY
+    return {"probabilities": probabilities[:, ::every, ::every], "labels": labels}
 
 
 def training_batch(job: Job, index: int) -> tuple[np.ndarray, np.ndarray]:

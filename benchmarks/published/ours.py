@@ -22,8 +22,8 @@ from ahs_seg_jax.vocabulary import IGNORE, Vocabulary
 from benchmarks import machine, memory
 from benchmarks.counting import flops
 from benchmarks.published import job as jobs
-from benchmarks.published.job import PROBABILITIES_EVERY, Job, picture, training_batch
-from benchmarks.work import serving
+from benchmarks.published.job import NACLIP, Job, picture, training_batch
+from benchmarks.work import serving, training_free
 
 FINETUNE = {"orthogonal": "orthogonal", "none": "attention"}  # by the adaptation that the weights have
 PROTOCOLS = {"whole": "whole", "sliding": "cat_seg"}
@@ -79,18 +79,22 @@ def _training(job: Job) -> Work:
 
 def _inference(job: Job) -> Work:
     """Labels of a picture; the words are encoded once."""
-    segmenter = Segmenter.from_pretrained(job.weights, protocol=PROTOCOLS[job.work])
+    method, activation = (NACLIP, "quick_gelu") if job.work == NACLIP else (None, None)
+    protocol = PROTOCOLS.get(job.work)
+    segmenter = Segmenter.from_pretrained(job.weights, method=method, activation=activation, protocol=protocol)
     if job.dtype != segmenter.config.dtype:
         segmenter.engine.model = segmenter.engine.model.clone(config=segmenter.config.replace(dtype=job.dtype))
     segmenter.set_vocabulary(list(job.names))
 
     def answer() -> dict[str, np.ndarray]:
         found = segmenter(picture(job, 0), probabilities=True)
-        every = PROBABILITIES_EVERY
-        return {"probabilities": np.asarray(found.probabilities)[:, ::every, ::every], "labels": found.labels}
+        return jobs.probabilities_and_labels(np.asarray(found.probabilities), found.labels)
 
     def matrix_work() -> float:
-        function, shapes = serving.forward(segmenter, len(job.names), segmenter.protocol)
+        if method:
+            function, shapes = training_free.forward(segmenter, len(job.names), job.image)
+        else:
+            function, shapes = serving.forward(segmenter, len(job.names), segmenter.protocol)
         return flops.count(function, *shapes).flops
 
     return Work(lambda index: segmenter(picture(job, index)).labels, answer, matrix_work)

@@ -177,7 +177,7 @@ TRAINER_MODULES = (
 def trainer(folder: pathlib.Path) -> Any:
     """The published program's `Trainer`, for its optimiser. `install` comes first."""
     for name in TRAINER_MODULES:
-        _put(name, {}, Anything)
+        put(name, {}, Anything)
     for name in ("detectron2.config", "detectron2.data", "cat_seg"):
         sys.modules[name].__class__ = Anything
     spec = importlib.util.spec_from_file_location("train_net", folder / "train_net.py")
@@ -198,23 +198,25 @@ def install(folder: pathlib.Path) -> Registry:
             f"{folder} holds no cat_seg/cat_seg_model.py; pass the folder into which CAT-Seg or AHS-Seg was unpacked"
         )
     modules = _modules()
-    missing = {name for name in {name.partition(".")[0] for name in modules} if not _installed(name)}
+    missing = {name for name in {name.partition(".")[0] for name in modules} if not installed(name)}
     missing.add("detectron2")  # replaced also where it is installed: its registry refuses a second registration
     for name, contents in modules.items():
         if name.partition(".")[0] in missing:
-            _put(name, contents)
+            put(name, contents)
     for name in BARE_PACKAGES:
-        package = _put(name, {})
+        package = put(name, {})
         package.__path__ = [str(folder.joinpath(*name.split(".")))]
     return modules["detectron2.modeling"]["META_ARCH_REGISTRY"]
 
 
-def _installed(package: str) -> bool:
+def installed(package: str) -> bool:
+    """Whether a package is there, other than as a stand-in."""
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.loader is not None  # a stand-in has no loader
 
 
-def _put(name: str, contents: dict[str, Any], kind: type[types.ModuleType] = types.ModuleType) -> types.ModuleType:
+def put(name: str, contents: dict[str, Any], kind: type[types.ModuleType] = types.ModuleType) -> types.ModuleType:
+    """Makes a module with these contents importable."""
     module = kind(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
     module.__dict__.update(contents)

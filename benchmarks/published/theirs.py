@@ -1,6 +1,7 @@
 """The published PyTorch program at work, in a process of its own: `python -m benchmarks.published.theirs JOB OUTPUT`.
 
-It runs in eager mode, as published. None of its code is here; its modules come from the folder that the job names.
+It runs in eager mode, as published, or under `torch.compile`. None of its code is here; its modules come from the
+folder that the job names.
 """
 
 import contextlib
@@ -11,24 +12,24 @@ import math
 import pathlib
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from PIL import Image
 from torch import nn
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import job as jobs
-from benchmarks.published import stand_ins
-from benchmarks.published.job import PROBABILITIES_EVERY, Job, picture, training_batch
+from benchmarks.published import onnx_export, stand_ins
+from benchmarks.published.job import Job, seen, training_batch
 
 CONFIGS = ("configs/vitb_384_oft.yaml", "configs/vitb_384.yaml")  # the first that the folder has
 MODULES = {"EnhancedCATSeg": "enhanced_cat_seg_model"}  # architecture -> its module, where that is another one
 POOLING = {"training": [2, 2], "whole": [1, 1], "sliding": [1, 1], "weights": [1, 1]}  # as its scripts set it
-SHORTEST = 640  # pixels to which its reader brings the shortest edge before windows are cut
 
 
 def build(job: Job) -> nn.Module:
@@ -39,14 +40,15 @@ def build(job: Job) -> nn.Module:
     config = read_config(path)
     config.MODEL.SEM_SEG_HEAD.POOLING_SIZES = POOLING[job.work]
     config.TEST.SLIDING_WINDOW = job.work == "sliding"
-    return construct(registry, config, job.names, lambda clip: clip.build_model(_clip_shapes())).to(job.device)
+    return construct(registry, config, job.names, lambda clip: clip.build_model(clip_shapes())).to(job.device)
 
 
 def install(folder: str) -> stand_ins.Registry:
     """Makes the program in the folder importable, once for a process; returns the registry of its models."""
     registry = stand_ins.install(pathlib.Path(folder))
     if not torch.cuda.is_available():
-        torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+        for kind in (torch.Tensor, FunctionalTensor):  # the latter while `torch.compile` traces
+            kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     return registry
 
 
@@ -80,7 +82,7 @@ def construct(
         return registry[architecture](config)
 
 
-def _clip_shapes() -> dict[str, torch.Tensor]:
+def clip_shapes() -> dict[str, torch.Tensor]:
     """Empty tensors, from whose shapes the published `build_model` reads CLIP ViT-B/16's sizes.
 
     Their values come later from the weights.
@@ -165,14 +167,9 @@ def _inference(model: nn.Module, job: Job) -> Call:
 
     @torch.no_grad()
     def call(index: int) -> Any:
-        image = picture(job, index)
-        height, width = image.shape[:2]
-        if job.work == "sliding":
-            scale = SHORTEST / min(height, width)
-            size = (int(width * scale + 0.5), int(height * scale + 0.5))
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        tensor = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
-        result = model([{"image": tensor, "height": height, "width": width}])[0]["sem_seg"]
+        height, width = job.image
+        image = torch.from_numpy(seen(job, index).copy()).permute(2, 0, 1).float()
+        result = model([{"image": image, "height": height, "width": width}])[0]["sem_seg"]
         return result, result.argmax(0)
 
     return call
@@ -184,9 +181,32 @@ def _answer(model: nn.Module, job: Job, call: Call) -> dict[str, np.ndarray]:
         loss = call(0)
         squares = [(p.grad.double() ** 2).sum() for p in model.parameters() if p.grad is not None]
         return {"loss": np.asarray(loss.item()), "gradient_norm": np.asarray(float(sum(squares)) ** 0.5)}
-    result, labels = call(0)
-    every = PROBABILITIES_EVERY
-    return {"probabilities": result[:, ::every, ::every].cpu().numpy(), "labels": labels.cpu().numpy()}
+    return jobs.probabilities_and_labels(*(tensor.cpu().numpy() for tensor in call(0)))
+
+
+@torch.no_grad()
+def read_words(model: Any) -> None:
+    """Lets the program tokenise its class names; in evaluation it also keeps their embeddings."""
+    predictor = model.sem_seg_head.predictor
+    predictor.get_text_embeds(predictor.class_texts, predictor.prompt_templates, predictor.clip_model)
+
+
+def compile_whole(model: nn.Module, job: Job, call: Call) -> float:
+    """Puts the whole program under `torch.compile`, which takes what it can; returns the seconds that this took.
+
+    Two calls are needed: numbers that differ from call to call, such as that of labelled pixels, are fixed in what the
+    first one compiles. In inference on a CPU weights are frozen, which is how inductor is fastest: whatever depends on
+    them alone, such as the rotated weights, is computed once, and the rest is laid out for the processor's library.
+    """
+    started = time.perf_counter()
+    read_words(model)  # text, which no compiler takes
+    if job.work != "training" and job.device == "cpu":
+        inductor: Any = importlib.import_module("torch._inductor.config")
+        inductor.freezing = True
+    model.compile(mode=job.mode)
+    for index in range(2):
+        call(index)
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -200,7 +220,13 @@ def main() -> None:
         output.write_text("{}")
         return
     load(model, job.weights)
+    if job.runner == "export":
+        read_words(model.eval())
+        onnx_export.export(model, job)
+        output.write_text("{}")
+        return
     call = (_training if job.work == "training" else _inference)(model, job)
+    compile_seconds = compile_whole(model, job, call) if job.runner == "compiled" else None
     wait = torch.cuda.synchronize if job.device == "cuda" else lambda: None
     counter: Any = FlopCounterMode(display=False) if job.count_flops else contextlib.nullcontext()
     call(0) if job.work != "training" and job.count_flops else None  # the words are encoded once, and not counted
@@ -209,6 +235,7 @@ def main() -> None:
     record = jobs.timed(call, job.repetitions, wait) | {
         "device_bytes": torch.cuda.max_memory_allocated() if job.device == "cuda" else None,
         "flops": counter.get_total_flops() if job.count_flops else None,
+        "compile_seconds": compile_seconds,
         "versions": {"torch": torch.__version__},
     }
     jobs.reply(job, output, record, lambda: _answer(model, job, call))

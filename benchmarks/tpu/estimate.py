@@ -29,6 +29,7 @@ from ahs_seg_jax.ahead_of_time import programs, tpu_compiler
 from ahs_seg_jax.config import Experiment, MeshConfig
 from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.storage import writing
+from ahs_seg_jax.vocabulary.tokenizer import CLIP
 from benchmarks import results_file
 from benchmarks.counting import flops, program_text, traffic
 from benchmarks.tpu.chips import Chip, chip_of
@@ -54,11 +55,14 @@ def stay_on_cpu() -> None:
 def experiment_of(
     size: str, mode: str, batch: int, *, protocol: str = "", mesh: MeshConfig | None = None, accumulation: int = 1
 ) -> Experiment:
-    """The published recipe of a size (`vitb`, `vitl`) with another batch.
+    """The recipe of a size, which is the name of a configuration (`vitb`, `siglip2_vitl`), with another batch.
 
-    Where `protocol` is empty and `mesh` is None, the recipe's own are taken.
+    Where `protocol` is empty and `mesh` is None, the recipe's own are taken. Words are as long as CLIP's tokens, so
+    that no tokenizer.json is needed.
     """
     found = dataclasses.replace(importlib.import_module(f"configs.{size}").experiment(), init=config.RANDOM_INIT)
+    text = dataclasses.replace(found.model.text, tokenizer=CLIP)
+    found = dataclasses.replace(found, model=found.model.replace(text=text))
     train = dataclasses.replace(found.train, batch_size=batch, accumulation=accumulation)
     evaluation = dataclasses.replace(found.eval, batch_size=batch, protocol=protocol or found.eval.protocol)
     return dataclasses.replace(found, mode=mode, mesh=mesh or found.mesh, train=train, eval=evaluation)

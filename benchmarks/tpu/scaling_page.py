@@ -20,6 +20,11 @@ TOPOLOGIES = ("v5e:1x1", "v6e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x2
 BATCHES = (16, 64, 256, 1024)
 EARLIER = "an earlier commit"  # entries from before they named theirs
 MESHES = ("v5e:4x4", 64)  # the slice and the batch whose meshes are compared
+OTHER_SIZES = (  # configurations with other towers than CLIP's, compiled for one slice
+    *("siglip2_vitb", "siglip2_vitl", "siglip2_so400m", "pe_vitb", "pe_vitl", "metaclip2_vitb", "metaclip2_vitl"),
+    *("eva02_vitb", "eva02_vitl"),
+)
+OTHERS = ("v5e:4x4", (16, 64), 64)  # that slice, the batches of its training steps, and of its evaluation
 SAME_FOR_ALL = {"data": -1, "fsdp": 1, "classes": 1}
 
 Entry = dict[str, Any]
@@ -32,7 +37,19 @@ def blocks(
     compiled_with = f"libtpu {versions.get('libtpu')} and jax {versions.get('jax')}"
     programs = f"Compiled with {compiled_with}, from the code of {commits_of(entries)}."
     tables = {size: slices_table(size, entries) for size in SIZES}
-    return {"programs": programs, "own estimate": own_estimate(one_chip), **tables, "fsdp": fsdp_table(entries)}
+    tables |= {"other towers": others_table(entries), "fsdp": fsdp_table(entries)}
+    return {"programs": programs, "own estimate": own_estimate(one_chip), **tables}
+
+
+def others_table(entries: Sequence[Entry]) -> str:
+    """One line for each size with other towers than CLIP's, on one slice."""
+    topology, batches, evaluated = OTHERS
+    header = ("configuration", *(f"training, batch {batch}" for batch in batches), f"evaluation, batch {evaluated}")
+    rows = []
+    for size in OTHER_SIZES:
+        training = [cell(known(size, topology, "train", batch, entries)) for batch in batches]
+        rows.append([size, *training, cell(known(size, topology, "eval", evaluated, entries))])
+    return table(header, rows)
 
 
 def slices_table(size: str, entries: Sequence[Entry]) -> str:

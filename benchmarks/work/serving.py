@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -13,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ahs_seg_jax.checkpoints.formats import writers
 from ahs_seg_jax.config import DataConfig, EvalConfig, ScenesConfig
 from ahs_seg_jax.data import catalogue
 from ahs_seg_jax.evaluation import score
 from ahs_seg_jax.inference import encoding
+from ahs_seg_jax.inference.keeping import Margin
 from ahs_seg_jax.inference.protocols import Protocol, find_protocol
-from ahs_seg_jax.models import arrangement
+from ahs_seg_jax.models import arrangement, orthogonal
 from ahs_seg_jax.models.ahs_seg import build_model
 from ahs_seg_jax.segmenter import Segmenter
 from benchmarks import inputs
@@ -40,10 +43,11 @@ def text_encoding(settings: Settings) -> Action:
     def call(index: int) -> Any:
         return encoding.encode_vocabulary(model, params, inputs.vocabulary(settings.classes, 100_000 * index))
 
-    return Action(call, settings.classes, "classes", (reference, (_shapes(params), prompts)))
+    return Action(call, settings.classes, "classes", (reference, (shapes(params), prompts)))
 
 
-def _shapes(tree: Any) -> Any:
+def shapes(tree: Any) -> Any:
+    """Shapes and types in place of arrays."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
@@ -62,7 +66,9 @@ def _segmentation(settings: Settings, protocol: str, keep: Any = "model") -> Act
 def forward(segmenter: Segmenter, classes: int, protocol: str | Protocol) -> tuple[Any, tuple[Any, ...]]:
     """A function that runs the model on all views of a picture without padding or chunks, and its arguments' shapes."""
     config = segmenter.config
-    cut = dataclasses.replace(config.aggregator, pad_len=segmenter.engine.keep or 0)
+    keep = segmenter.engine.keep
+    most = keep.most if isinstance(keep, Margin) else keep
+    cut = dataclasses.replace(config.aggregator, pad_len=most or 0)
     model = segmenter.engine.model.clone(
         config=config.replace(class_chunk=0, remat="none", aggregator=cut), arrangement=arrangement.DEFAULT
     )
@@ -73,7 +79,7 @@ def forward(segmenter: Segmenter, classes: int, protocol: str | Protocol) -> tup
 
     views = jax.ShapeDtypeStruct(find_protocol(protocol).views_shape(config.image.crop), jnp.float32)
     text = jax.ShapeDtypeStruct((classes, 1, config.embed_dim), jnp.float32)
-    return run, (_shapes(segmenter.engine.params), views, text)
+    return run, (shapes(segmenter.engine.params), views, text)
 
 
 def whole_image(settings: Settings) -> Action:
@@ -111,27 +117,42 @@ def evaluation(settings: Settings) -> Record:
 
 _FIRST_RESULT = """
 import json, sys, time
+times = {}
 started = time.perf_counter()
-from benchmarks import inputs
-from benchmarks.settings import Settings
-from ahs_seg_jax.segmenter import Segmenter
-settings = Settings.from_json(json.loads(sys.argv[1]))
-segmenter = Segmenter(settings.model(), inputs.parameters(settings.model()), protocol="whole")
-loaded = time.perf_counter()
-times = []
-for index in range(2):
-    before = time.perf_counter()
-    segmenter(inputs.picture(settings, index), inputs.vocabulary(settings.classes))
-    times.append(time.perf_counter() - before)
-print(json.dumps({"load": loaded - started, "first": times[0], "second": times[1]}))
+def past(stage):
+    global started
+    times[stage], started = time.perf_counter() - started, time.perf_counter()
+from ahs_seg_jax import Segmenter, Vocabulary
+import numpy as np
+past("imports")
+segmenter = Segmenter.from_pretrained(sys.argv[1], protocol="whole")
+past("weights")
+size, names = json.loads(sys.argv[2]), tuple(json.loads(sys.argv[3]))
+segmenter.set_vocabulary(Vocabulary(names))
+past("words")
+for index, stage in enumerate(("first", "second", "third")):
+    picture = np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)
+    segmenter(picture)
+    past(stage)
+print(json.dumps(times))
 """
 
 
 def start_up(settings: Settings) -> Record:
-    """Times processes until their first picture: one with an empty compilation cache, then others with a full one."""
-    with tempfile.TemporaryDirectory() as cache:
-        variables = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        runs = [_first_result(settings, variables) for _ in range(1 + FIRST_RESULT_RUNS)]
+    """Times processes until their pictures, from a file of weights: one with empty caches, then others with full ones.
+
+    `beyond` is what a process with full caches takes beyond the computation of one picture.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        weights = pathlib.Path(folder) / "model.safetensors"
+        config, params = orthogonal.merge(settings.model(), inputs.parameters(settings.model()))
+        writers.write(weights, "ahs_seg", config, jax.tree.map(np.asarray, params))
+        variables = {
+            "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "AHS_SEG_TEXT_CACHE": f"{folder}/texts",
+        }
+        runs = [_first_result(settings, weights, variables) for _ in range(1 + FIRST_RESULT_RUNS)]
     cold, warm = runs[0], runs[1:]
     found = spread([run["process"] for run in warm])
     first = float(np.median([run["first"] for run in warm]))
@@ -144,11 +165,19 @@ def start_up(settings: Settings) -> Record:
         "cold": cold,
         "warm": warm,
         "warm_share": {"process": found["median"] / cold["process"], "first_result": first / cold["first"]},
+        "beyond": float(np.median([run["beyond"] for run in warm])),
     }
 
 
-def _first_result(settings: Settings, variables: dict[str, str]) -> dict[str, float]:
+def _first_result(settings: Settings, weights: pathlib.Path, variables: dict[str, str]) -> dict[str, float]:
+    """Seconds of the stages of one process, of all of it, and of it beyond one picture."""
+    names = json.dumps(inputs.vocabulary(settings.classes).names)
+    command = [sys.executable, "-c", _FIRST_RESULT, str(weights), json.dumps(settings.image), names]
     started = time.perf_counter()
-    command = [sys.executable, "-c", _FIRST_RESULT, json.dumps(settings.to_json())]
-    output = subprocess.run(command, env=os.environ | variables, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(output.splitlines()[-1]) | {"process": time.perf_counter() - started}
+    environment = os.environ | variables
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, every process compiles what it imports
+    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found, process = json.loads(output.splitlines()[-1]), time.perf_counter() - started
+    process -= found["second"] + found["third"]
+    load = found["imports"] + found["weights"]
+    return found | {"process": process, "load": load, "beyond": process - found["third"]}

@@ -19,6 +19,7 @@ WANTED = {
     "manifests": 2_000,
     "configurations": 4_000,
     "commands": 1_000,
+    "options": 2_000,
     "names": 5_000,
     "workdirs": 1_000,
     "requests": 5_000,

@@ -16,7 +16,7 @@ from tests.support.processes import wait_until_it_listens
 LIMITS = ("--max-upload-mb", "2", "--max-megapixels", "1", "--max-classes", "12")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running_page(tmp_path_factory):
     """`port`, `folder` of its uploads, `secret`: a picture of this machine that is no upload, `log`, `pid`."""
     if importlib.util.find_spec("gradio") is None:
@@ -24,7 +24,7 @@ def running_page(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
-    environment = os.environ | {"TMPDIR": str(root), "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"TMPDIR": str(root), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     command = [sys.executable, "-m", "ahs_seg_jax", "demo", "--port", str(port), *LIMITS]
     log = root / "log"
     with log.open("w") as file:

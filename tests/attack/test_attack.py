@@ -19,12 +19,17 @@ FEW = {
     "manifests": 100,
     "configurations": 500,
     "commands": 40,
+    "options": 60,
     "names": 1500,
     "workdirs": 15,
     "requests": 1500,
     "server": 150,
 }
-NEEDS = {"tiffs": ("rasterio",), "server": ("fastapi_offline", "prometheus_client")}
+NEEDS = {
+    "tiffs": ("rasterio",),
+    "options": ("fastapi_offline", "gradio"),
+    "server": ("fastapi_offline", "prometheus_client"),
+}
 
 
 @pytest.mark.filterwarnings("ignore")

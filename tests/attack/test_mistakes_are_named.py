@@ -36,12 +36,12 @@ def image(tmp_path_factory):
     [
         (["--windows", "native", "--window", "1000000"], "the window is 1000000 pixels; give at least 1, better 100"),
         (["--windows", "native", "--stride", "99999"], "the stride is 99999; it must lie within 1 and the window's"),
-        (["--memory-gb", "nan"], "memory_gb is nan; give a number of 1e9 bytes"),
+        (["--memory-gb", "nan"], "'--memory-gb': nan is not a finite number"),
         (["--memory-gb", "-1"], "memory_gb is -1.0; give a number of 1e9 bytes"),
         (["--unknown", "nan"], "unknown is nan; as a probability it must lie within 0..1"),
         (["--unknown", "Grass"], "name 3, 'Grass', repeats name 1, 'grass'"),
         (["--model", "~nosuchuser/x"], "there is no checkpoint at ~nosuchuser/x"),
-        (["--model", "/dev/zero"], "/dev/zero is neither a torch file"),
+        (["--model", "/dev/zero"], "/dev/zero is no regular file"),
         (["--output", "/dev/null"], "results cannot be written to /dev/null"),
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.attack.test_page_http import ask, events, segment_number, upload
 
-REQUESTS, USERS = int(os.environ.get("AHS_SEG_PAGE_REQUESTS", "400")), 20  # 1,000 take minutes of two cores
+REQUESTS, USERS = int(os.environ.get("AHS_SEG_PAGE_REQUESTS", "200")), 20  # 1,000 take minutes of two cores
 IMAGES = 30
 FIRST = REQUESTS // 2  # requests after which every cache is full
 MOST_GROWTH = 60 * 10**6  # bytes from there to the last one: a result of one request has 1.6

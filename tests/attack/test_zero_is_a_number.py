@@ -77,7 +77,7 @@ def test_no_time_at_all_is_a_time():
 
 @pytest.mark.parametrize("text", ["²", "٣", "-1", "0x3", "1.5", ""])
 def test_what_only_looks_like_a_number_is_refused(text):
-    with pytest.raises(ValueError, match="give model, all, or a number of classes"):
+    with pytest.raises(ValueError, match="give model, auto, all, or a number of classes"):
         segment_settings.parse_keep(text)
 
 

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from benchmarks import report, results_file
+from benchmarks.published import free_page
 
 HARDWARE = {"platform": "cpu", "device": "cpu", "devices": 1, "cores": 2, "processor": "Some CPU"}
 PAGE = "# Speed\n" + "".join(
@@ -52,6 +53,15 @@ SIDE = {
     "times_less_processor_time": 2.5,
     "memory_share": 0.397,
     "flops_share": 0.461,
+    "peers": {
+        "compiled": {
+            "median": 47.5,
+            "peak_bytes": 15.4e9,
+            "times_faster": 2.5,
+            "times_less_processor_time": 2.25,
+            "memory_share": 0.5,
+        }
+    },
 }
 STEP = {
     "name": "step_sums",
@@ -86,6 +96,14 @@ START = {
 }
 
 
+FREE = {
+    "name": "free_goldens",
+    "key": "free",
+    "settings": {"model": "2 blocks"},
+    "cases": {"naclip": {"resized": 1, **dict.fromkeys(free_page.STAGES, 1.26e-06), "labels": 0.9995}},
+}
+
+
 @pytest.fixture
 def files(tmp_path: pathlib.Path):
     """A results file, and a page with the markers."""
@@ -97,10 +115,21 @@ def files(tmp_path: pathlib.Path):
         SIDE,
         STEP,
         CURVE,
+        FREE,
     ]
     (tmp_path / "results.json").write_text(json.dumps({"records": records}))
     (tmp_path / "page.md").write_text(PAGE)
     return tmp_path
+
+
+def test_what_was_measured_again_stands_once():
+    other = {**HARDWARE, "cores": 32}
+    first = [record("train_step", 0.5), record("whole", 1.0), point(10, 1.0, 0.5), point(100, 2.0, 0.5), SIDE]
+    again = [record("train_step", 0.25, key="another"), record("train_step", 0.1, hardware=other), STEP]
+    found = report.newest([*first, *again, {**SIDE, "times_faster": 4.0}])
+    assert [one.get("seconds", {}).get("median") for one in found] == [0.25, 1.0, 1.0, 2.0, None, 0.1, None]
+    assert found[4]["times_faster"] == 4.0
+    assert "0.25 s" in report.blocks(found)["benchmarks"] or "250 ms" in report.blocks(found)["benchmarks"]
 
 
 def test_exponents_by_hand():
@@ -129,6 +158,8 @@ def test_page_from_files(files):
     assert "| classes | 10 to 1000 | 1 s to 100 s | 1.00 | 1.00 | 0.60 to 10.50 GB |" in page
     assert "| second | 11 s | 4 s | 7 s | 500 ms |" in page
     assert "| training (171 classes) | 57 s | 19 s | 3.00 | 2.50 | 19.4 GB | 7.7 GB | 0.40 | 0.46 |" in page
+    row = "| training (171 classes), published under torch.compile | 47.5 s | 19 s | 2.50 | 2.25 | 15.4 GB | 7.7 GB |"
+    assert f"{row} 0.50 |  |" in page
     assert "53.6" not in page  # the steps have a page of their own
     assert (files / "images" / "performance.png").stat().st_size > 5000
 
@@ -150,9 +181,10 @@ def test_errors_say_what_lacks(files):
 
 @pytest.fixture
 def repository(files, monkeypatch):
-    """The four pages of a repository, made from the results file."""
+    """The pages of a repository, made from the results file."""
     paths = {"PAGE": files / "page.md", "STEPS_PAGE": files / "steps.md", "README": files / "README.md"}
-    paths["CURVES_PAGE"] = files / "curves.md"
+    paths |= {"CURVES_PAGE": files / "curves.md", "FREE_PAGE": files / "free.md"}
+    (files / "free.md").write_text("<!-- training-free -->\n<!-- end training-free -->\n")
     (files / "curves.md").write_text("<!-- curves -->\n<!-- end curves -->\n")
     (files / "steps.md").write_text("<!-- steps -->\n<!-- end steps -->\n")
     (files / "README.md").write_text("<!-- speed -->\n<!-- end speed -->\n")
@@ -172,9 +204,11 @@ def test_check_compares_every_page_with_the_files(repository, files, capsys):
     assert "| sums | half | a layer | 683 | 53.6 | ms | not kept |" in (files / "steps.md").read_text()
     assert "| training (171 classes) | 57 s | 19 s |" in (files / "README.md").read_text()
     assert (
-        "| catseg | 3 | 2 | 0.7500 to 0.5000 | 1.3e-06 | 2.0e-05 | 1.0e-05 | 3.0e-05 | 4.0e-05 |"
+        "| catseg | 3 | 2 | 0.7500 to 0.5000 | 1.3e-06 | 2.0e-05 | 1.0e-05 | 0.0e+00 | 3.0e-05 | 4.0e-05 | 0.0e+00 |"
         in (files / "curves.md").read_text()
     )
+    line = "| 2 blocks | naclip | the same | 1.3e-06 | 1.3e-06 | 1.3e-06 | 1.3e-06 | 1.3e-06 | 99.950 % |"
+    assert line in (files / "free.md").read_text()
     capsys.readouterr()
     for path in repository.values():
         right = path.read_text()

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.resources
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -92,7 +93,7 @@ def test_the_shipped_model_is_converted_like_any_other(tmp_path, capsys):
 def test_training_may_start_from_the_shipped_model():
     """What it lacks, because inference needs none of it, starts fresh: rotations at the identity, and DC-HSP."""
     experiment = dataclasses.replace(from_config_dict(tiny_config.get_config()), init="tiny")
-    params, fresh = starting.starting_params(experiment, mesh.make_mesh())
+    params, fresh = starting.starting_params(experiment, mesh.make_mesh(jax.devices()[:1]))
     assert {path.split("/")[0 if path.startswith("dc_hsp") else 1] for path in fresh} == {"adaptation", "dc_hsp"}
     started, shipped = dict(parameters.flatten(params)), dict(parameters.flatten(packaged.load_tiny().params))
     for path, leaf in shipped.items():

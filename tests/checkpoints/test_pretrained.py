@@ -217,6 +217,13 @@ def test_weights_of_another_activation_do_not_fit_and_say_what_to_set(plain, ran
     assert "model.image.pixel_mean is (122.7709383, 116.7460125, 104.09373615), the file's is (127.5, 127.5" in text
 
 
+def test_an_activation_that_the_option_does_not_take_is_set_in_its_tower(plain, random_params):
+    params = random_params("catseg", plain)
+    gated = plain.replace(image=dataclasses.replace(plain.image, activation="silu"))
+    with pytest.raises(CheckpointError, match=r"the file's is 'silu': set model\.image\.activation = 'silu'"):
+        initialise_from(params, pretrained_of(gated, params), plain)
+
+
 def test_the_command_converts_and_explains(source, tmp_path):
     script = ROOT / "scripts" / "convert_checkpoint.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

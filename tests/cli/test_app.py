@@ -76,7 +76,7 @@ def test_every_command_has_help():
         (["--classes", "cat", "--windows", "native", "--overlap", "2"], "error: the overlap is 2; it must lie within"),
         (["--classes", "cat; Cat"], "error: the vocabulary has 1 problem"),
         (["--classes", ";"], "name 1 is empty"),
-        (["--classes", "cat", "--keep", "some"], "--keep is 'some'; give model, all, or a number"),
+        (["--classes", "cat", "--keep", "some"], "--keep is 'some'; give model, auto, all, or a number"),
         (["--classes", "cat", "--protocol", "some"], "'some' is not one of 'model', 'cat_seg', 'whole'"),
         (["--classes", "cat", "--memory-gb", "much"], "'--memory-gb': Input should be a valid number"),
     ],
@@ -125,14 +125,16 @@ def test_convert_says_what_is_wrong():
     assert "error: " in done.output
 
 
-def test_memory_takes_any_field_and_says_what_is_wrong(monkeypatch):
+def test_memory_takes_any_field_and_says_what_is_wrong(stand_in, monkeypatch):
     monkeypatch.chdir(pathlib.Path(__file__).parents[2])
     smoke = "--config=configs/tiny.py:smoke"
     assert "Missing option '--config'" in invoke("memory").output
     wrong = invoke("memory", smoke, "--config.train.batch_siz=3")
     assert wrong.exit_code == 2
     assert "did you mean train.batch_size?" in wrong.output
-    right = invoke("memory", smoke, "--config.train.batch_size=4")
+    # What the stand-in has none of.
+    simple = [f"--config.model.{field}" for field in ("adaptation=none", "mh_fpn=False", "dc_hsp=False")]
+    right = invoke("memory", smoke, "--config.train.batch_size=4", *simple)
     assert right.exit_code == 0
     assert "train, batch 4 over 4 devices (data 4" in right.output
 

@@ -24,7 +24,7 @@ def test_methods_are_paired_too():
     by = lambda method: compare.Shown("a", ("x",), method)
     assert compare.paired(["a"], ["x"], ["naclip", "model"]) == [by("naclip"), by(None)]
     assert compare.titles([by("naclip"), by(None)]) == ["naclip", "model"]
-    with pytest.raises(ValueError, match="there are 1 --model, 2 --classes and 3 --method"):
+    with pytest.raises(ValueError, match="there are 1 --model, 2 --classes, 3 --method and 1 --activation"):
         compare.paired(["a"], ["x", "y"], ["naclip", "clip", "sclip"])
 
 
@@ -32,7 +32,7 @@ def test_methods_are_paired_too():
     ("models", "lists", "text"),
     [
         (["a", "b"], [], "no words: give --classes"),
-        (["a"], ["x"], "there are 1 --model, 1 --classes and 1 --method; give one of them two to 4 times"),
+        (["a"], ["x"], "there are 1 --model, 1 --classes, 1 --method and 1 --activation; give one of them two to"),
         (["a", "b"], ["x", "y", "z"], "there are 2 --model, 3 --classes"),
         (["a"] * 5, ["x"], "there are 5 --model"),
     ],

@@ -1,7 +1,9 @@
 """The method of a plain CLIP on the command line: what segments, what results say, what is compared and exported."""
 
+import dataclasses
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from ahs_seg_jax.cli import benchmark, compare, segment_files
 from ahs_seg_jax.cli.segment_settings import Settings
 from ahs_seg_jax.export import export
 from ahs_seg_jax.segmenter import Segmenter, read_png
+from tests.support import onnx_files
 from tests.support.training_free import SMALL, small_clip, small_goldens
 
 NAMES = ("wall, sky", "flag", "face")
@@ -51,6 +54,26 @@ def test_a_plain_clip_segments_and_the_results_say_how(plain, tmp_path, capsys):
     assert "\n4 classes, in 1 pass(es)" in said  # synonyms are queries of their own
 
 
+def test_results_of_other_weights_under_the_same_name_are_not_continued(plain, tmp_path):
+    model = tmp_path / "clip"
+    shutil.copytree(plain / "clip", model)
+    chosen = dataclasses.replace(settings(plain), model=str(model))
+    run = lambda: segment_files.run([str(plain / "a.png")], tmp_path / "out", chosen, overlays=False)
+    assert run() == 0
+    summary = tmp_path / "out" / "summary.json"
+    assert run() == 0
+    shutil.rmtree(model)
+    about = manifests.describe(SMALL, {"path": "clip.pt", "layout": "openai_clip", "sha256": "another"})
+    converted.save_converted(model, Pretrained(SMALL, small_clip(), about))
+    with pytest.raises(ValueError, match="holds results with another weights; choose another --output"):
+        run()
+    content = json.loads(summary.read_text())
+    for later in ("weights", "activation"):  # an earlier version did not say these
+        del content["settings"][later]
+    summary.write_text(json.dumps(content))
+    assert run() == 0
+
+
 def test_methods_side_by_side(plain, tmp_path):
     shown = [compare.Shown(str(plain / "clip"), NAMES, method) for method in ("naclip", "clearclip")]
     assert compare.run([str(plain / "a.png")], shown, tmp_path / "out", None, None) == 0
@@ -85,8 +108,7 @@ def test_an_export_has_the_chosen_last_block(plain, tmp_path):
 
 
 def test_onnx_of_a_method(plain, tmp_path):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("jax2onnx")
+    runtime = onnx_files.runtime()
     export.export(str(plain / "clip"), tmp_path / "model", NAMES, "onnx", method="naclip")
     session = runtime.InferenceSession(tmp_path / "model" / "segment.onnx")
     segmenter = Segmenter(SMALL, small_clip(), method="naclip")

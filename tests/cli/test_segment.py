@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import sys
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -125,7 +128,18 @@ def test_words_for_the_unknown():
     assert parse_unknown("none") == "none"
     assert parse_unknown("0.25") == 0.25
     assert parse_unknown("wall; blue sky") == ("wall", "blue sky")
-    assert [segment_settings.parse_keep(text) for text in ("model", "all", "64")] == ["model", None, 64]
+    assert [segment_settings.parse_keep(text) for text in ("model", "auto", "all", "64")] == ["model", "auto", None, 64]
+    with pytest.raises(ValueError, match="--keep is 'few'; give model, auto, all, or a number of classes"):
+        segment_settings.parse_keep("few")
+
+
+def test_kept_classes_are_a_setting_of_the_results(folder, tmp_path):
+    names = (*NAMES, *(f"thing {number}" for number in range(30)))
+    settings = dataclasses.replace(SETTINGS, classes=names, keep="auto")
+    assert run(folder / "a.png", tmp_path / "out", settings, overlays=False) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["keep"] == "auto"
+    with pytest.raises(ValueError, match="holds results with another keep; choose another --output"):
+        run(folder / "a.png", tmp_path / "out", dataclasses.replace(settings, keep="model"), overlays=False)
 
 
 def test_options_of_windows():
@@ -210,6 +224,21 @@ def test_annotations_of_a_run_are_one_file_that_other_tools_open(folder, tmp_pat
     assert [a["id"] for a in grown["annotations"]] == list(range(1, 1 + len(grown["annotations"])))
     (folder / "0.png").unlink()
     assert len(first) < len((output / "coco.json").read_bytes())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_names_of_files_that_are_no_utf_8(folder, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copyfile(folder / "a.png", images / os.fsdecode(b"caf\xe9.png"))  # Latin-1, as old archives have it
+    wanted = ("coco", "label-studio", "cvat", "panoptic")
+    for _ in range(2):
+        assert run(images, tmp_path / "out", annotations=wanted) == 0
+    for name in ("coco.json", "panoptic.json", "label_studio.json", "summary.json", "results.jsonl"):
+        json.loads((tmp_path / "out" / name).read_text("utf-8"))  # strictly
+    content = json.loads((tmp_path / "out" / "coco.json").read_text("utf-8"))
+    assert content["images"][0]["file_name"] == "caf\udce9.png"
+    xml.etree.ElementTree.parse(tmp_path / "out" / "cvat.xml")
 
 
 def test_labels_may_begin_at_one(folder, tmp_path):
@@ -304,3 +333,22 @@ def test_results_snap_to_masks_in_files(folder, tmp_path, capsys):
 def test_help_names_every_format():
     said = " ".join(CliRunner().invoke(app.app, ["segment", "--help"], env={"COLUMNS": "200"}).output.split())
     assert all(name in said for name in result_formats.ANNOTATIONS)
+
+
+@pytest.mark.parametrize("command", ["segment", "compare"])
+def test_a_protocol_that_does_not_suit_the_method_is_refused_before_the_first_image(folder, tmp_path, command):
+    given = [
+        "--classes",
+        "grass; sand",
+        "--method",
+        "naclip",
+        "--protocol",
+        "cat_seg",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    more = ["--method", "clearclip"] if command == "compare" else []
+    done = CliRunner().invoke(app.app, [command, str(folder), *given, *more])
+    assert (done.exit_code, (tmp_path / "out").exists()) == (2, False)
+    assert "the protocol 'cat_seg' squashes the picture and averages sigmoids" in done.output
+    assert "failed:" not in done.output

@@ -17,6 +17,7 @@ from ahs_seg_jax.cli.image_jobs import Shard, find_images
 from ahs_seg_jax.cli.segment_settings import Settings
 from ahs_seg_jax.segmenter import read_png
 from ahs_seg_jax.storage import paths
+from tests.support import buckets
 from tests.support.processes import free_port, wait_until_it_listens
 
 NAMES = ("grass", "sand", "red toy")
@@ -122,6 +123,50 @@ def test_from_a_bucket_to_a_bucket(s3, tmp_path, capsys):
     again = images_of((paths.location(output) / "summary.json").read_text())
     assert again["0"]["classes"] == again["2"]["classes"] == there["2"]["classes"]
     assert segment.run([str(source)], output, SETTINGS, only_plan=True) == 0
+
+
+COPY = """
+import pathlib, sys
+from etils import epath
+for path in pathlib.Path(sys.argv[1]).rglob("*.png"):
+    (epath.Path(sys.argv[2]) / path.relative_to(sys.argv[1]).as_posix()).write_bytes(path.read_bytes())
+"""
+FETCH = """
+import pathlib, sys
+from etils import epath
+from ahs_seg_jax.storage import paths
+for address, _ in paths.objects(sys.argv[1]):
+    path = pathlib.Path(sys.argv[2], address.removeprefix(sys.argv[1] + "/"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(epath.Path(address).read_bytes())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_fill_a_folder_in_google_s_storage(tmp_path):
+    folder = draw(tmp_path / "in", 6)
+    assert segment.run([str(folder)], tmp_path / "here", SETTINGS, overlays=False) == 0
+    command = [sys.executable, "-m", "ahs_seg_jax", "segment", "gs://bucket/in", "--output", "gs://bucket/out"]
+    command += ["--classes", ";".join(NAMES), "--no-overlays"]
+    with buckets.google_cloud_storage() as environment:
+        run = lambda *words: subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        done = run(sys.executable, "-c", COPY, str(folder), "gs://bucket/in")
+        assert done.returncode == 0, done.stderr
+        parts = [run(*command, "--shard", part) for part in ("2/2", "1/2", "1/2")]
+        assert [part.returncode for part in parts] == [0, 0, 0], parts
+        assert "part 2 of 2; the summary waits for the parts 1\n" in parts[0].stderr
+        assert "part 1 of 2; the summary is of all parts" in parts[1].stderr
+        assert parts[2].stderr.count("done before") == sum(
+            Shard(1, 2).holds(job.name.as_posix()) for job in find_images([str(folder)])
+        )
+        done = run(sys.executable, "-c", FETCH, "gs://bucket/out", str(tmp_path / "there"))
+        assert done.returncode == 0, done.stderr
+    here, there = (images_of((tmp_path / name / "summary.json").read_text()) for name in ("here", "there"))
+    assert {name: entry["classes"] for name, entry in there.items()} == {n: e["classes"] for n, e in here.items()}
+    assert len(there) == 6
+    for name in here:
+        first, second = (read_png(tmp_path / place / "labels" / f"{name}.png")[0] for place in ("here", "there"))
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """A folder as a data set: what is read, and every problem found before the first step."""
 
 import json
+import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from ahs_seg_jax.data import folder
 from ahs_seg_jax.data.folder import DataProblems, FolderSource, check_folder, open_folder
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import CorruptExample
+from ahs_seg_jax.evaluation import images
 
 
 def put(root, split, stem, image=None, mask=None, suffix=".png"):
@@ -70,6 +73,14 @@ def test_labels_that_others_of_equal_size_replaced_change_the_fingerprint(root):
         sizes.add(path.stat().st_size)
         prints.add(json.dumps(FolderSource(root, "train").fingerprint()))
     assert (len(prints), len(sizes)) == (3, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_names_that_are_no_utf_8(root):
+    put(root, "train", os.fsdecode(b"caf\xe9"), np.zeros((5, 7, 3), np.uint8), np.zeros((5, 7), np.uint8))
+    source = FolderSource(root, "train")
+    assert json.loads(json.dumps(source.fingerprint()))["images"] == len(source)
+    assert sorted(images.chosen(source, quick=True, limit=0)) == list(range(len(source)))
 
 
 def test_a_large_folder_is_sampled(root, monkeypatch):

@@ -97,9 +97,26 @@ def test_one_process_needs_no_flags_and_agrees_with_itself():
         pass
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        *(({"timeout": t}, f"--process_timeout is {t}; it must be a number") for t in (float("nan"), -1.0, 0.0, 1e300)),
+        ({"coordinator": "nowhere"}, "--coordinator is 'nowhere'; it must be host:port"),
+        ({"num_processes": 0}, "--num_processes is 0; it must be at least 1"),
+        ({"process_id": 2}, "--process_id is 2; processes are counted from 0 to 1"),
+        ({"process_id": -1}, "--process_id is -1; processes are counted from 0 to 1"),
+        ({"coordinator": None}, "--coordinator must be given too"),
+    ],
+)
+def test_values_that_no_run_has_are_refused_before_anybody_waits(values, text):
+    given = {"coordinator": "127.0.0.1:9", "num_processes": 2, "process_id": 1, "timeout": 9.0}
+    with pytest.raises(InputError, match=re.escape(text)):
+        distributed.join(**(given | values))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_train_and_score_like_one(processes, count):
+def test_several_processes_train_and_score_like_one(processes):
+    count = 4
     run = RUN | {"batch_size": 2 * count}
     one = processes("one", 1, devices=2 * count).start(0, run=run)
     several = processes("several", count).start(*range(count), flags=('--mesh={"fsdp": 2}',), run=run)

@@ -1,9 +1,12 @@
 """Export: run by its own loader in a process without this program, it gives the segmenter's numbers."""
 
 import copy
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -16,6 +19,7 @@ from ahs_seg_jax.inference import WHOLE
 from ahs_seg_jax.models import arrangement
 from ahs_seg_jax.segmenter import Segmenter
 from ahs_seg_jax.vocabulary import Vocabulary
+from tests.support import onnx_files
 from tests.support.images import photo
 from tests.support.small import inference_model, random_params
 
@@ -82,8 +86,7 @@ def test_parity(segmenter, tmp_path, names):
 
 
 def test_onnx_parity(segmenter, tmp_path):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("jax2onnx")
+    runtime = onnx_files.runtime()
     export.export(segmenter, tmp_path / "model", None, "onnx")
     quiet = runtime.SessionOptions()
     quiet.log_severity_level = 3
@@ -107,6 +110,18 @@ def test_onnx_parity(segmenter, tmp_path):
         "manifest.json",
         "segment.onnx",
     ]
+
+
+def test_a_jax_that_jax2onnx_does_not_know_is_said_before_a_model_is_read(tmp_path, monkeypatch):
+    def recurse(*_, **__):
+        raise RecursionError  # as jax2onnx 0.13 with JAX 0.12
+
+    monkeypatch.setitem(sys.modules, "jax2onnx", types.SimpleNamespace(to_onnx=recurse))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.13.0")
+    monkeypatch.setattr(export.Segmenter, "from_pretrained", None)
+    words = rf"jax2onnx 0\.13\.0 cannot read the programs of JAX {re.escape(jax.__version__)} \(RecursionError\); in an"
+    with pytest.raises(ImportError, match=words):
+        export.export("tiny", tmp_path / "model", None, "onnx")
 
 
 def test_onnx_needs_its_library(segmenter, tmp_path, monkeypatch):

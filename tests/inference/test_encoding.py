@@ -85,6 +85,11 @@ def test_listed_blocks_change_nothing():
     model, params = encoding.merged(AHSSeg(inference_model()), random_params(inference_model(), 1))
     listed = encoding.listed(params)
     assert sum(leaf.size for leaf in jax.tree.leaves(listed)) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert encoding.listed(listed) is listed
+    on_host = encoding.listed(jax.tree.map(np.asarray, params))
+    kernel = on_host["clip"]["image"]["blocks"]["1"]["mlp_in"]["kernel"]
+    assert kernel.base is not None, "a view, not a copy"
+    jax.tree.map(np.testing.assert_array_equal, on_host, jax.tree.map(np.asarray, listed))
     views = photo(32, 32)[None].astype(np.float32)
     expected = pass_programs.encode_image(model, params, views)
     found = pass_programs.encode_image(model, listed, views)

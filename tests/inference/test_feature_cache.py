@@ -17,6 +17,19 @@ def test_features_are_forgotten_by_size():
     assert [cache.get(key) is not None for key in (b"a", b"b", b"c")] == [False, True, True]
     cache.put(b"large", {"dense": np.zeros(1000, np.float32)})
     assert cache.get(b"large") is not None
+    for _ in range(3):  # the same again counts once
+        cache.put(b"small", {"dense": np.zeros(20, np.float32)})
+    assert cache.get(b"large") is None
+    cache.put(b"other", {"dense": np.zeros(5, np.float32)})
+    assert [cache.get(key) is not None for key in (b"small", b"other")] == [True, True], "100 bytes"
+
+
+def test_features_are_forgotten_by_number():
+    cache = feature_cache.FeatureCache(limit_images=3)
+    for key in range(5):
+        cache.put(bytes([key]), {"dense": np.zeros(1, np.float32)})
+        assert cache.get(b"\0") is not None, "it is asked for all the time"
+    assert [cache.get(bytes([key])) is not None for key in range(5)] == [True, False, False, True, True]
 
 
 def test_the_key_follows_content_shape_and_protocol():

@@ -1,5 +1,8 @@
 """Chunks of classes and groups of views against the model at once."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from ahs_seg_jax.inference import (
     WHOLE,
     buckets,
     in_passes,
+    pass_programs,
 )
 from ahs_seg_jax.models import aggregator, arrangement
 from tests.support.images import photo
@@ -44,7 +48,8 @@ def close(actual, expected):
 def test_it_is_what_the_model_computes(features, text, count):
     """Below and above the classes that the model keeps: padding tokens, and the cut. Also as a TPU would do it."""
     module, params = plain_model()
-    expected, _ = module.apply({"params": params}, features, text[:count], method="segment")
+    at_once = jax.jit(functools.partial(module.apply, method="segment"))
+    expected, _ = at_once({"params": params}, features, text[:count])
     close(segment(features, text[:count], keep=16), np.asarray(expected))
     tpu, options = module.clone(arrangement=arrangement.TPU), {"keep": 16, "chunk": 32, "at_once": 4}
     close(every_logit(in_passes.segment_views(tpu, params, features, text[:count], **options)), np.asarray(expected))
@@ -74,6 +79,22 @@ def test_the_best_classes_are_those_of_the_model(features, text):
     expected = np.asarray(aggregator.keep_best(correlation, 5, None).indices)
     cut = segment(features, text, keep=5, chunk=8)
     np.testing.assert_array_equal([np.flatnonzero((view > -99).all(axis=(1, 2))) for view in cut], expected)
+
+
+def test_the_host_never_waits_for_passes_to_choose_classes(monkeypatch, features, text):
+    """The next view's correlation is asked for before the passes of a view are."""
+    order, best, passes = [], pass_programs.best_correlation, in_passes._Passes
+
+    def started(*arguments):
+        order.append("passes")
+        return passes(*arguments)
+
+    monkeypatch.setattr(pass_programs, "best_correlation", lambda *a: order.append("choose") or best(*a))
+    monkeypatch.setattr(in_passes, "_Passes", started)
+    segment(features, text, keep=5, chunk=64)
+    views = len(features["dense"])
+    assert views > 1
+    assert order == ["choose", *["choose", "passes"] * (views - 1), "passes"]
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])

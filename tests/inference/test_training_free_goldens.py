@@ -1,6 +1,6 @@
 """Every stage of every training-free method against its published program, from the resized image to the labels."""
 
-import hashlib
+import functools
 import importlib.util
 
 import jax
@@ -8,81 +8,39 @@ import numpy as np
 import pytest
 
 from ahs_seg_jax.checkpoints.formats import layouts
-from ahs_seg_jax.inference import cosine_labels, mosaic, refining
-from ahs_seg_jax.inference.in_passes import ViewLogits
 from ahs_seg_jax.models import architecture
 from ahs_seg_jax.models.training_free.model import TrainingFreeCLIP
 from ahs_seg_jax.vocabulary import Vocabulary, imagenet_templates
+from benchmarks.published.free_goldens import Goldens, stages
 from tests.support import training_free
 from tests.support.goldens import assert_close, parameters
-from tests.support.training_free import CASES, SMALL, Case, Goldens
+from tests.support.training_free import SMALL
 
 LABELS = 0.999  # share of the pixels; ties in the sixth digit exist
 # sc_clip cuts at thresholds, so that single values jump where float32 rounds otherwise.
 MOSTLY = {"sc_clip": 0.999}
-
-
-def compared(actual, expected, name: str, case: Case, tolerance: float = 1e-4) -> None:
-    """All values within the tolerance of the largest, or for sc_clip 99.9 % of them."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    if share := MOSTLY.get(case.settings["method"]):
-        assert actual.shape == expected.shape
-        assert (np.abs(actual - expected) <= tolerance * np.abs(expected).max()).mean() >= share, name
-    else:
-        assert_close(actual, expected, tolerance, name)
+CASES = (
+    *("clip", "maskclip", "maskclip_residual", "sclip", "sclip_whole", "clearclip", "clearclip_padded"),
+    *("naclip", "naclip_whole", "naclip_wide", "sc_clip", "pearl"),
+)
 
 
 def check(goldens: Goldens, name: str, config, params, refined_tolerance: float = 1e-4) -> None:
     """Runs a case stage by stage."""
-    case, image, text = goldens.case(name), goldens.stored["image"], goldens.stored["text"][:, None]
-    numbers, steps, size = case.numbers, case.samples, image.shape[:2]
-    protocol = case.views(config.image)
-    seen = protocol.resized(image)
-    assert seen.shape[:2] == tuple(numbers["resized_shape"])
-    assert hashlib.sha256(seen.tobytes()).hexdigest() == str(numbers["resized_sha256"])
-
-    model, views = TrainingFreeCLIP(config, case.method), protocol.views(image, 0)
-    assert views.shape == protocol.views_shape(0, size)
-    dense = jax.jit(lambda p, v: model.apply({"params": p}, v, method="encode_image"))(params, views)["dense"]
-    tokens = np.asarray(dense[0]).reshape(-1, config.embed_dim)
-    compared(tokens[:: steps["dense"]], numbers["dense"], f"{name}: dense", case)
-    grids = model.apply({"params": params}, dense, text, method="compare")
-    compared(grids[0], numbers["grid"], f"{name}: grid", case)
-
-    at_resized = protocol.mosaic_of_resized(size)
-    mean = mosaic.mapped(grids, at_resized.rows, at_resized.columns)
-    if not case.settings["window"] and not case.settings["through_resized"]:
-        mean = grids[0]
-    compared(mean[:, :: steps["mean"], :: steps["mean"]], numbers["mean"], f"{name}: mean", case)
-
-    count = len(text)
-    places = np.tile(np.arange(count, dtype=np.int32), (len(grids), 1))
-    logits = ViewLogits(grids, np.arange(len(grids), dtype=np.int32), places)
-    picture = refining.refined(case.method, config.image, logits, protocol.mosaic(size), lambda: seen, text)
-    every = cosine_labels.every_map(picture)[:count, :: steps["logits"], :: steps["logits"]]
-    compared(every, numbers["refined"], f"{name}: refined", case, refined_tolerance)
-    classes = goldens.stored["query_class"]
-    probabilities, labels = outcome(picture, case, classes)
-    if case.settings["divided_by_sum"]:
-        probabilities = probabilities / probabilities.sum(0)
-    sampled = probabilities[:, :: steps["prob"], :: steps["prob"]]
-    compared(sampled, numbers["probabilities"], f"{name}: probabilities", case, max(1e-4, refined_tolerance))
-    assert (labels == numbers["labels"]).mean() >= LABELS, name
-
-
-def outcome(picture, case: Case, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of the classes after the area threshold, and labels after all thresholds."""
-    scale, count = case.method.logit_scale, int(classes.max()) + 1
-    probabilities = cosine_labels.probabilities(picture, scale, classes, count)
-    label, confidence = cosine_labels.labels(picture, scale)
-    np.testing.assert_array_equal(classes[label], probabilities.argmax(0))
-    np.testing.assert_allclose(confidence, probabilities.max(0), rtol=1e-5)
-    if area := case.settings["area"]:
-        small = cosine_labels.small_classes(classes[label], count, area, exempt=[0])
-        label, confidence = cosine_labels.labels_among(picture, scale, ~small[classes])
-        probabilities[small] = 0
-        np.testing.assert_allclose(confidence, probabilities.max(0), rtol=1e-5)
-    return probabilities, np.where(confidence < case.settings["prob"], 0, classes[label])
+    method, passed = goldens.case(name).settings["method"], []
+    for stage, found, expected in stages(goldens, name, config, params):
+        tolerance = refined_tolerance if stage in ("refined", "probabilities") else 1e-4
+        if stage == "resized":
+            assert found.tolist() == expected.tolist()
+        elif stage == "labels":
+            assert (found == expected).mean() >= LABELS, name
+        elif share := MOSTLY.get(method):
+            assert found.shape == expected.shape
+            assert (np.abs(found - expected) <= tolerance * np.abs(expected).max()).mean() >= share, (name, stage)
+        else:
+            assert_close(found, expected, tolerance, f"{name}: {stage}")
+        passed.append(stage)
+    assert passed == ["resized", "dense", "grid", "mean", "refined", "own confidence", "probabilities", "labels"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -91,12 +49,17 @@ def test_small(name):
     check(training_free.small_goldens(), name, SMALL, training_free.small_clip(), 1e-3 if name == "pearl" else 1e-4)
 
 
+def test_every_case_of_the_small_file_is_run():
+    assert set(CASES) == set(training_free.small_goldens().cases)
+
+
 def test_text_of_the_small_clip():
     goldens = training_free.small_goldens()
     queries = tuple(query for name in goldens.names for query in name.split(", "))
     tokens = Vocabulary(queries, imagenet_templates()).tokens()
     model = TrainingFreeCLIP(SMALL)
-    prompts = model.apply({"params": training_free.small_clip()}, tokens, method="encode_text")
+    encode = jax.jit(functools.partial(model.apply, method="encode_text"))
+    prompts = encode({"params": training_free.small_clip()}, tokens)
     mean = np.asarray(prompts).mean(1)
     assert_close(mean / np.linalg.norm(mean, axis=-1, keepdims=True), goldens.stored["text"], 1e-4)
 

@@ -12,6 +12,7 @@ from ahs_seg_jax.checkpoints.formats import layouts
 from ahs_seg_jax.models import aggregator, architecture, arrangement, layers, spatial_layer
 from ahs_seg_jax.models.class_layer import ClassLayer
 from ahs_seg_jax.models.ops import chunks
+from ahs_seg_jax.models.ops.windows import WindowAttention
 from tests.support.goldens import assert_close, assert_trees_close, parameters
 
 SIZES = architecture.AggregatorConfig(
@@ -84,8 +85,9 @@ def _check(p, x, sizes, gradient, **options):
         {"chunk": 2, "remat": "all"},
         {"chunk": 3, "remat": "cheap"},
         {"arrangement": arrangement.TPU, "remat": "all"},
+        {"arrangement": dataclasses.replace(arrangement.DEFAULT, attention=WindowAttention("xla"))},
     ],
-    ids=["whole", "all", "cheap", "tpu"],
+    ids=["whole", "all", "cheap", "tpu", "fused"],
 )
 def test_golden(golden, options, monkeypatch):
     monkeypatch.setattr(chunks, "TPU_CHUNK", 2)  # several chunks
@@ -105,7 +107,7 @@ def test_sums_of_parts_of_the_classes_add_up():
     x, guide = jax.random.normal(keys[0], (2, 7, 4, 6, 48)), jax.random.normal(keys[1], (2, 7, 16))
     mask, padding = jnp.arange(7)[None] < 6, jnp.asarray([5.0])
     run = lambda *args, method="__call__", **options: layer.apply(variables, *args, pooling=2, method=method, **options)
-    variables = layer.init(keys[2], x, guide, pooling=2, class_mask=mask, padding=padding)
+    variables = jax.jit(lambda key: layer.init(key, x, guide, pooling=2, class_mask=mask, padding=padding))(keys[2])
     variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
 
     @jax.jit

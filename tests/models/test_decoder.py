@@ -33,8 +33,8 @@ def shortcut(p, x, guidance):
 
 def test_joined_upsampling_and_share_are_transposed_convolution_then_convolution():
     p, x, guidance, cotangent = stage()
-    found, back = jax.vjp(shortcut, p, x, guidance)
-    expected, expected_back = jax.vjp(literally, p, x, guidance)
+    found, back = jax.vjp(jax.jit(shortcut), p, x, guidance)
+    expected, expected_back = jax.vjp(jax.jit(literally), p, x, guidance)
     assert_close(found, expected, 1e-6)
     for one, other in zip(jax.tree.leaves(back(cotangent)), jax.tree.leaves(expected_back(cotangent)), strict=True):
         assert_close(one, other, 1e-5)
@@ -54,8 +54,8 @@ def test_head_is_a_convolution(shape):
     x = jnp.asarray(rng.standard_normal(shape, np.float32))
     p = {"kernel": jnp.asarray(rng.standard_normal((3, 3, shape[-1], 1), np.float32)), "bias": jnp.full(1, 0.5)}
     cotangent = jnp.asarray(rng.standard_normal(shape[:-1], np.float32))
-    found, back = jax.vjp(decoder.head, x, p)
-    expected, expected_back = jax.vjp(lambda x, p: layers.conv_same(x, p)[..., 0], x, p)
+    found, back = jax.vjp(jax.jit(decoder.head), x, p)
+    expected, expected_back = jax.vjp(jax.jit(lambda x, p: layers.conv_same(x, p)[..., 0]), x, p)
     assert_close(found, expected, 1e-6)
     for one, other in zip(jax.tree.leaves(back(cotangent)), jax.tree.leaves(expected_back(cotangent)), strict=True):
         assert_close(one, other, 1e-5)

@@ -33,7 +33,7 @@ def test_golden(golden, fusion):
 @pytest.mark.parametrize(("fusion", "shape"), [("weighted", (3,)), ("attention", (2, 3)), ("concat", None)])
 def test_weights_are_reported_and_sum_to_one(fusion, shape):
     levels = list(jax.random.normal(jax.random.key(0), (3, 2, 5, 5, 7)))
-    (fused, out), _ = MHFPN(16, fusion).init_with_output(jax.random.key(1), levels)
+    (fused, out), _ = jax.jit(MHFPN(16, fusion).init_with_output)(jax.random.key(1), levels)
     assert fused.shape == (2, 5, 5, 16)
     if shape is None:
         assert "weights" not in out

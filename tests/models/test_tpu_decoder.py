@@ -17,7 +17,7 @@ def normal(seed, *shape):
 
 
 def stage_parameters(features_in, guidance, features):
-    p = decoder.Stage(features_in, guidance, features).init(jax.random.key(features))["params"]
+    p = jax.jit(decoder.Stage(features_in, guidance, features).init)(jax.random.key(features))["params"]
     return jax.tree.map(lambda leaf: leaf + 0.1 * normal(leaf.ndim, *leaf.shape), p)
 
 
@@ -58,8 +58,8 @@ def test_stage_and_head_equal_the_decoder(rows, columns):
     def in_blocks(x, p, guidance, head):
         return tpu_decoder.head(tpu_decoder.run_stage(x, p, tpu_decoder.prepare(guidance, p)), head)
 
-    found, back = jax.vjp(in_blocks, x, p, guidance, head)
-    expected, expected_back = jax.vjp(plain, x, p, guidance, head)
+    found, back = jax.vjp(jax.jit(in_blocks), x, p, guidance, head)
+    expected, expected_back = jax.vjp(jax.jit(plain), x, p, guidance, head)
     assert_close(found, expected, 1e-5)
     cotangent = normal(5, *expected.shape)
     jax.tree.map(functools.partial(assert_close, tolerance=1e-4), back(cotangent), expected_back(cotangent))

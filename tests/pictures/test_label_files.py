@@ -175,6 +175,27 @@ def test_codes_of_other_lengths_are_refused(counts):
         label_files.decode_mask({"size": [7, 5], "counts": counts})
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        *({"size": size, "counts": [35]} for size in ([7], [7, 5, 1], [7, "5"], [-7, -5], 35, None, [7.0, 5], [0, 35])),
+        *({"size": [7, 5], "counts": counts} for counts in (None, 35, [35.0], [-1, 36], ["a"], [2**40], {"a": 1})),
+        *({"size": [10**6, 10**6], "counts": counts} for counts in ("0", [10**12])),  # the decoder would crash
+        *([], "x", None, {}),
+    ],
+)
+def test_what_is_no_run_length_code_is_refused_before_it_is_decoded(code):
+    with pytest.raises(ValueError, match=r"a run-length code (has a size|of \d+ x \d+ pixels; it may have 1 to)"):
+        label_files.decode_mask(code)
+
+
+@pytest.mark.parametrize("text", ["34o", "34\0", "34l0l0o", "\xff", "34 ", "p"])
+def test_texts_that_announce_another_letter_at_their_end_are_refused(text):
+    for counts in (text, text.encode("latin-1")):
+        with pytest.raises(ValueError, match="it is cut off or damaged"):
+            label_files.decode_mask({"size": [7, 5], "counts": counts})
+
+
 def test_compression_changes_no_pixel():
     buffers = {level: io.BytesIO() for level in (0, 9)}
     for level, buffer in buffers.items():

@@ -24,7 +24,8 @@ from benchmarks import registry, run
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Started by other programs, which give them two or three words and no options.
 INTERNAL = {"benchmarks.worker", "benchmarks.published.ours", "benchmarks.published.theirs"}
-INTERNAL |= {"benchmarks.published.curve_ours", "benchmarks.published.curve_theirs"}
+INTERNAL |= {"benchmarks.published.curve_ours", "benchmarks.published.curve_theirs", "benchmarks.published.onnx_run"}
+INTERNAL |= {"benchmarks.published.naclip", "benchmarks.published.free_theirs"}
 PROGRAM = r"-m ((?:benchmarks|scripts|ahs_seg_jax)(?:\.\w+)*)|(scripts/\w+\.py)"
 
 Call = tuple[str, list[str]]  # a program's module and its arguments
@@ -78,7 +79,7 @@ def check_all_accepted(calls: Sequence[Call]) -> None:
 SLICE = {"NAME": "ahs", "ZONE": "us-west4-a", "TYPE": "v5litepod-16", "CONFIG": "configs/vitb.py"}
 SLICE |= {"WORKDIR": "gs://bucket/runs/vitb", "DATA": "gs://bucket/data"}
 SETTINGS = {"AHS_SEG_SIZE": "tiny", "AHS_SEG_DTYPE": "float32", "AHS_SEG_BATCH": "2", "AHS_SEG_DEVICE": "cpu"}
-SETTINGS |= {"AHS_SEG_QUICK": "1"}
+SETTINGS |= {"AHS_SEG_QUICK": "1", "AHS_SEG_LARGE": "vitb16", "AHS_SEG_MINUTES": "9", "AHS_SEG_BESIDE": "--classes 3"}
 WEIGHTS = "--config.init=openai/clip-vit-base-patch16"
 RUNS: dict[str, list[tuple[list[str], dict[str, str]]]] = {  # how each script is run: its arguments and its environment
     ".ci/run": [([], {})],
@@ -99,7 +100,7 @@ for argument; do
 done
 """
 STANDINS = dict.fromkeys(["python", "python3", "python3.11", "pip", "ruff", "mypy", "chromium", "git"], RECORDER)
-STANDINS |= dict.fromkeys(["lint-imports", "twine", "check-wheel-contents", "zensical"], RECORDER)
+STANDINS |= dict.fromkeys(["lint-imports", "twine", "check-wheel-contents", "uv", "zensical"], RECORDER)
 STANDINS |= dict.fromkeys(["python3.12", "python3.13", "python3.14"], "#!/bin/sh\nexit 1\n")  # only 3.11 is there
 STANDINS |= {"srun": SRUN, "gcloud": GCLOUD, "tar": "#!/bin/sh\n", "scontrol": "#!/bin/sh\n"}
 
@@ -148,7 +149,8 @@ class Machine:
 
 def test_every_shell_script_is_run_here():
     scripts = [*ROOT.glob("*/*.sh"), *ROOT.glob(".ci/*")]
-    assert {str(path.relative_to(ROOT)) for path in scripts} == set(RUNS)
+    packs = "benchmarks/gpu_pack.sh"  # calls no program of ours; tests/benchmarks/test_gpu_scripts.py runs it
+    assert {str(path.relative_to(ROOT)) for path in scripts} == {*RUNS, packs}
 
 
 @pytest.mark.parametrize("script", RUNS)
@@ -170,7 +172,9 @@ def test_calls_of_shell_scripts(script, tmp_path, monkeypatch):
     [
         ("sliding_window_847", "sliding_847", "benchmarks.run refuses .*: no benchmark matches 'sliding_847'"),
         ("--remat cheap", "--remat 1", "benchmarks.run refuses .*--remat 1"),
-        ("--rounds 3", "--round s", "benchmarks.published.side_by_side refuses .*--round s"),
+        ("--rounds 2", "--round s", "benchmarks.published.side_by_side refuses .*--round s"),
+        ("--window-attention cudnn", "--window-attention fast", "benchmarks.run refuses .*--window-attention fast"),
+        ("--platform ", "--platforms ", "benchmarks.goldens refuses .*--platforms"),
         ('--page "$page"', "--pages", "benchmarks.report refuses .*--pages"),
     ],
 )
@@ -181,7 +185,7 @@ def test_a_wrong_argument_in_a_shell_script_is_found(right, wrong, words, tmp_pa
     script.parent.mkdir()
     script.write_text(text.replace(right, wrong))
     calls = Machine(tmp_path / "home").calls(script, ["FOLDER"], {})
-    assert len(calls) == 5
+    assert len(calls) == 11
     with pytest.raises(pytest.fail.Exception, match=words):
         check_all_accepted(calls)
 

@@ -34,9 +34,9 @@ def with_activation(activation, **pixels):
     return CONFIG.replace(image=image, text=dataclasses.replace(CONFIG.text, activation=activation))
 
 
-def random_params(seed=0):
+def random_params(seed=0, config=CONFIG):
     random, found = np.random.default_rng(seed), {}
-    for path, shape in target_shapes(entries("openai_clip", CONFIG)).items():
+    for path, shape in target_shapes(entries("openai_clip", config)).items():
         centre = 1.0 if path.endswith("scale") else 0.0
         found[path] = (centre + 0.2 * random.standard_normal(shape)).astype(np.float32)
     return parameters.unflatten(found | {"clip/logit_scale": np.float32(2.3)})
@@ -58,11 +58,12 @@ def close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), rtol=0)
 
 
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_as_transformers(activation, params, pictures, tmp_path):
+@pytest.mark.parametrize(("activation", "mlp_width"), [("quick_gelu", 0), ("gelu", 279)])  # LAION's ViT-g: 4.3637 d
+def test_as_transformers(activation, mlp_width, pictures, tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    config = with_activation(activation)
+    config = with_activation(activation, mlp_width=mlp_width)
+    params = random_params(config=config)
     folder = writers.write(tmp_path / "clip", "hf_clip", config, params)
     theirs, ours = transformers.CLIPModel.from_pretrained(folder).eval(), CLIP.from_pretrained(folder)
     pixels = np.stack([ours.preprocess(picture) for picture in pictures]).transpose(0, 3, 1, 2)
@@ -74,7 +75,7 @@ def test_as_transformers(activation, params, pictures, tmp_path):
     close(ours.logits(pictures, TEXTS), out.logits_per_image)
     lengths = np.linalg.norm(ours.encode_image(pictures, normalise=False), axis=1)
     assert not np.allclose(lengths, 1)
-    other = CLIP(with_activation("gelu" if activation == "quick_gelu" else "quick_gelu"), params)
+    other = CLIP(with_activation("gelu" if activation == "quick_gelu" else "quick_gelu", mlp_width=mlp_width), params)
     assert np.abs(other.encode_image(pictures) - ours.encode_image(pictures)).max() > 1e-3  # it matters
 
 

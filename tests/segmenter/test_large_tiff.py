@@ -100,3 +100,12 @@ def test_a_gigapixel_is_streamed(tiny, tmp_path):
     np.testing.assert_array_equal(first.labels, tiny(image, NAMES, windows=windows).labels)
     with pytest.raises(ValueError, match="save it as a tiled TIFF and segment that with --windows native"):
         tiny(source, NAMES)
+
+
+def test_what_cannot_be_shown_leaves_nothing_behind(tiny, tmp_path):
+    image = np.random.default_rng(0).integers(0, 3000, (37, 41, 4)).astype(np.uint16)
+    source = write(tmp_path / "a.tif", image, crs="EPSG:32633", transform=PLACE)
+    for bands, words in ((None, "does not say which are red, green and blue"), ((3, 2, 1), "would lose its contrast")):
+        with pytest.raises(ValueError, match=words):
+            large_tiff.segment_tiff(tiny, source, tmp_path / "labels.tif", NAMES, WINDOWS, bands=bands)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]

@@ -37,6 +37,12 @@ def test_summary():
     assert (summary["image"], summary["height"], summary["width"], summary["mean_confidence"]) == ("a.jpg", 2, 3, 0.5)
 
 
+def test_what_is_shown_of_it_is_a_line():
+    assert repr(result(source="a.jpg")) == "<Segmentation of a.jpg: 3 x 2, sofa, couch 50 %, cat 33 %, unknown 17 %>"
+    many = result(np.arange(7)[None], tuple("abcdefg"))
+    assert repr(many) == "<Segmentation of an image: 7 x 1, a 14 %, b 14 %, c 14 %, d 14 %, and 3 more>"
+
+
 @pytest.mark.parametrize("count", [3, 254, 255, 1009])
 def test_index_png_round_trip(tmp_path, count):
     names = (*(f"thing {index}" for index in range(count - 1)), "猫, γάτα")

@@ -1,5 +1,6 @@
 """Labels that take the boundaries of masks: by hand, every form of masks, files, and what cannot be used."""
 
+import io
 import json
 
 import numpy as np
@@ -86,6 +87,37 @@ def test_parcels_in_the_coordinates_of_a_map(tmp_path):
     (tmp_path / "b.geojson").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the image in EPSG:32633; bring it there: ogr2ogr -t_srs EPSG:32633"):
         result().snap(tmp_path / "b.geojson", place=place)
+
+
+def claiming(shape):
+    """A .npy file that holds nothing but what it claims to be."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.json", b"[" * 100_000, "is not JSON"),
+        (
+            "a.json",
+            b'[{"size": [1000000, 1000000], "counts": "0"}]',
+            r"a mask has shape \[1000000, 1000000\], the labels",
+        ),
+        ("a.json", b'[{"size": [3, 5], "counts": "0o"}]', "it is cut off or damaged"),
+        ("a.json", b'[{"segmentation": {"counts": [15]}}]', "a mask has shape None"),
+        ("a.geojson", b"[1]", "holds no GeoJSON of polygons"),
+        ("a.geojson", b'{"features": [{}]}', "holds no GeoJSON of polygons"),
+        ("a.npy", claiming((10**6, 10**6)), "mmap length is greater"),
+        ("a.png", b"GIF89a", "cannot identify"),
+    ],
+)
+def test_files_of_masks_that_are_damaged(name, content, text, tmp_path):
+    pytest.importorskip("rasterio")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=text):
+        result().snap(tmp_path / name)
 
 
 def test_what_cannot_be_used_is_explained():

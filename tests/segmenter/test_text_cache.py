@@ -1,5 +1,8 @@
 """Text embeddings on disk: found again by the same weights and words only, damaged files, bounds, switches."""
 
+import concurrent.futures
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -102,6 +105,35 @@ def test_files_that_were_used_longest_ago_go_first(tmp_path, encoded, params):
     assert encoded == [words[1]]
     text_cache.TextCache(tmp_path, most_bytes=1).encode(model, params, words[0].__class__(NAMES))
     assert len(files(tmp_path)) == 1, "the newest stays"
+
+
+def test_writers_beside_each_other_and_killed_ones(tmp_path, encoded, params):
+    model, words = Segmenter(CONFIG, params, text_cache=False).engine.model, Vocabulary(NAMES)
+    left = [tmp_path / f"{age}.embeddings.0123abcd.unfinished" for age in ("old", "new")]
+    for path in left:
+        path.write_bytes(b"half a")
+    os.utime(left[0], (1, 1))
+    cache = lambda _: text_cache.TextCache(tmp_path).encode(model, params, words)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(cache, range(24)))
+    for text in found:
+        np.testing.assert_array_equal(text, found[0])
+    assert [path.suffix for path in files(tmp_path)].count(".embeddings") == 1
+    assert [path for path in left if path.exists()] == left[1:]
+    encoded.clear()
+    cache(0)
+    assert encoded == []
+
+
+def test_another_kind_of_device_has_its_own_file(folder, encoded, params, monkeypatch):
+    class Other:
+        device_kind = "another"
+
+    Segmenter(CONFIG, params).set_vocabulary(NAMES)
+    segmenter = Segmenter(CONFIG, params)
+    monkeypatch.setattr(text_cache.jax, "devices", lambda: [Other])
+    segmenter.set_vocabulary(NAMES)
+    assert len(encoded) == len(files(folder)) == 2
 
 
 def test_switched_off_or_unwritable(monkeypatch, tmp_path, folder, encoded, params):

@@ -214,10 +214,12 @@ def test_methods_that_cannot_be_had():
         Segmenter.from_pretrained("clip.pt", method="dino")
     with pytest.raises(ValueError, match="published constants for towers of 12 blocks, and this one has 2"):
         Segmenter.from_pretrained("clip.pt", method="sc_clip")
+    with pytest.raises(ValueError, match=r"the window is 7 pixels, less than a patch of this tower \(8\); give"):
+        Segmenter.from_pretrained("clip.pt", method=TrainingFree(window=7))
     with pytest.raises(ValueError, match="keep is 5; it cuts the classes that a trained aggregator sees"):
         Segmenter.from_pretrained("clip.pt", keep=5)
     other = SMALL.replace(image=dataclasses.replace(SMALL.image, tower="siglip"))
-    with pytest.raises(ValueError, match="naclip needs CLIP's image tower, and this one is 'siglip'"):
+    with pytest.raises(ValueError, match="naclip is defined for CLIP's image tower, and this one is 'siglip'"):
         Segmenter(other, small_clip(), method="naclip")
 
 
@@ -249,6 +251,8 @@ def test_one_word_alone_is_pointed_out(segmenter, monkeypatch):
     said = []
     monkeypatch.setattr(segmenter_module.logger, "warning", lambda text, *args: said.append(text % args))
     result = segmenter(photo(31, 47), ["flag"])
+    segmenter(photo(47, 31), ["flag"])
+    assert len(said) == 1, "once, not of every image"
     assert said[0].startswith("flag is the only word, and naclip shares all probability among the words")
     np.testing.assert_allclose(result.confidence, 1, rtol=1e-6)
 

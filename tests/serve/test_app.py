@@ -31,10 +31,11 @@ class Halves:
     """The left half is the first name, the right half the last one; `hold` keeps the model busy."""
 
     def __init__(self):
-        self.hold, self.calls = threading.Event(), []
+        self.hold, self.calls, self.begun = threading.Event(), [], 0
         self.hold.set()
 
     def __call__(self, images, words):
+        self.begun += 1
         assert self.hold.wait(30)
         self.calls.append((len(images), words))
         if words.names[0] == "unreadable":
@@ -221,11 +222,11 @@ def test_a_full_queue_and_a_late_answer(served):
 
 def test_a_client_that_goes_away_gives_its_place_back(served):
     served.model.hold.clear()
-    calls = len(served.model.calls)
+    calls, begun = len(served.model.calls), served.model.begun
     body, kind = form(IMAGE, names="cat")
     head = f"POST /segment HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     clients = [served.raw(head.encode() + body) for _ in range(2)]
-    wait_for(lambda: served.app.server._inside == 2)
+    wait_for(lambda: served.app.server._inside == 2 and served.model.begun == begun + 1)
     for client in clients:
         client.close()
     wait_for(lambda: served.app.server._inside == 0)

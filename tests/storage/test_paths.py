@@ -1,8 +1,6 @@
 """Paths on gs://, against a stand-in for Google's service on this machine; and what is refused with a remedy."""
 
-import contextlib
 import importlib.util
-import os
 import pathlib
 import re
 import signal
@@ -10,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -19,7 +16,7 @@ from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
 from ahs_seg_jax.data.catalogue import open_source
 from ahs_seg_jax.errors import CheckpointError, Ending
 from ahs_seg_jax.storage import answering, paths
-from tests.support import ROOT, trees
+from tests.support import ROOT, buckets, trees
 from tests.support.commands import data_command
 from tests.support.training import experiment
 
@@ -102,29 +99,8 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def environment():
     """The environment of processes whose gs:// is a server on this machine, with one empty bucket."""
-    pytest.importorskip("gcsfs")
-    pytest.importorskip("gcp_storage_emulator")
-    port = free_port()
-    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host=127.0.0.1", f"--port={port}"]
-    with subprocess.Popen(
-        [*command, "--in-memory", "--default-bucket=bucket"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        while server.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.1)
-        address = f"http://127.0.0.1:{port}"
-        yield os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",
-            "STORAGE_EMULATOR_HOST": address,  # gcsfs, google-cloud-storage
-            "TENSORSTORE_GCS_HTTP_URL": address,
-            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
-            "CLOUD_STORAGE_EMULATOR_ENDPOINT": address,  # ArrayRecord
-            "STAND_IN": str(server.pid),
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # or it asks Google what kind of bucket this is
-        }
-        server.kill()
+    with buckets.google_cloud_storage() as found:
+        yield found
 
 
 def run(environment, code, *arguments):

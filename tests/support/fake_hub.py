@@ -56,6 +56,7 @@ class FakeHub:
         self.stalled, self.go_on = threading.Event(), threading.Event()
         self.wrong_bytes = False  # the store serves other bytes of the same length
         self.down = False  # every answer is 503
+        self.statuses: dict[str, int] = {}  # what paths that begin so are answered with
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
 
@@ -140,6 +141,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             if self.hub.down:
                 raise _Refused(503, "", "down")
+            if status := next((s for start, s in self.hub.statuses.items() if path.startswith(start)), 0):
+                raise _Refused(status, "", "not today")
             self._route(path)
         except _Refused as refused:
             headers = {"X-Error-Code": refused.code} if refused.code else {}

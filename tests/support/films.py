@@ -1,6 +1,7 @@
 """Small films that tests write; needs PyAV."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 av = pytest.importorskip("av")
 
 
-def write(path: pathlib.Path, images, rate: int = 10, sound: bool = True) -> pathlib.Path:
+def write(path: pathlib.Path, images: Sequence[np.ndarray], rate: int = 10, sound: bool = True) -> pathlib.Path:
     """Images `[H, W, 3]` of even size as a film in H.264 (or MPEG-4), with a tone as its sound."""
     height, width, _ = images[0].shape
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"

@@ -1,6 +1,7 @@
 """Reading golden numbers: PyTorch names and layouts into ours, and comparison by the largest value."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -22,7 +23,7 @@ def parameters(stored: Mapping[str, np.ndarray], table: list[Entry], strip: str,
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def assert_close(actual, expected, tolerance: float, name: str = "") -> None:
+def assert_close(actual: Any, expected: Any, tolerance: float, name: str = "") -> None:
     """Every element within `tolerance` of the largest absolute expected value."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, f"{name}: {actual.shape} is not {expected.shape}"

@@ -43,7 +43,7 @@ def main() -> None:
     chunks.TPU_CHUNK = 2  # several chunks although there are few classes
     for mesh in sys.argv[2:]:
         sizes = tuple(int(size) for size in mesh.rstrip("ct").split(","))
-        with mock.patch.object(sharding, "is_tpu", return_value=mesh.endswith("t")):
+        with mock.patch.object(sharding, "platform", return_value="tpu" if mesh.endswith("t") else "cpu"):
             arrays = one_step((sizes[0], sizes[1], sizes[2]), chunk=2 if mesh.endswith("c") else 0)
         print(mesh, flush=True)
         found |= {f"{mesh}:{name}": value for name, value in arrays.items()}

@@ -2,6 +2,7 @@
 
 import pathlib
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ rasterio = pytest.importorskip("rasterio")
 PLACE = rasterio.Affine(0.5, 0.1, 411_000.0, -0.1, -0.5, 5_660_000.0)
 
 
-def write(path: pathlib.Path, image: np.ndarray, meanings=None, **options) -> pathlib.Path:
+def write(path: pathlib.Path, image: np.ndarray, meanings: Any = None, **options: Any) -> pathlib.Path:
     """An image `[H, W, bands]` as a TIFF; `meanings` of its bands."""
     profile = {"driver": "GTiff", "count": image.shape[2], "dtype": image.dtype.name, **options}
     with warnings.catch_warnings():

@@ -1,6 +1,19 @@
-"""Files as torch writes them, made byte by byte: pickles of tensors and modules, and their archives."""
+"""Files as torch writes them, made byte by byte: pickles of tensors and modules, and their archives; torch hidden."""
 
+import sys
 import zipfile
+
+
+def hide_torch(monkeypatch):
+    """From now on `import torch` fails.
+
+    transformers remembers for good whether there is torch. It is asked before, or later tests of the same process
+    would have none.
+    """
+    import transformers.utils
+
+    transformers.utils.is_torch_available()
+    monkeypatch.setitem(sys.modules, "torch", None)
 
 
 def write_zip(path, members):

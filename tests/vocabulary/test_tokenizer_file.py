@@ -1,11 +1,11 @@
-"""Tokens by another program's tokenizer.json, of the kind that SigLIP 2 has: Gemma's pieces, <pad> 0, <eos> 1."""
+"""Tokens by another program's tokenizer.json: SigLIP 2's (Gemma's, <pad> 0, <eos> 1) and MetaCLIP 2's (XLM-V's)."""
 
 import numpy as np
 import pytest
 
 from ahs_seg_jax.vocabulary import Vocabulary
-from ahs_seg_jax.vocabulary.tokenizer import TextTooLong, tokenize
-from tests.support.tokenizer_files import write_tokenizer
+from ahs_seg_jax.vocabulary.tokenizer import TextTooLong, lengths, tokenize
+from tests.support.tokenizer_files import XLM_V, write_tokenizer
 
 
 @pytest.fixture
@@ -25,6 +25,27 @@ def test_vocabulary(path):
     np.testing.assert_array_equal(tokens[:, 0, :5], [[4, 30, 32, 1, 0], [4, 30, 31, 5, 1]])
 
 
+def test_metaclip2_by_hand_and_as_transformers(tmp_path):
+    """<s> 0 stands before, </s> 2 behind; the case of letters is kept, and what has no piece is <unk> 3."""
+    path = write_tokenizer(tmp_path / "tokenizer.json", XLM_V)
+    found = tokenize(["cat", "  a  cab ", "Cat a"], 8, path)
+    np.testing.assert_array_equal(
+        found, [[0, 32, 2, 0, 0, 0, 0, 0], [0, 4, 30, 31, 5, 2, 0, 0], [0, 3, 4, 23, 30, 4, 2, 0]]
+    )
+    np.testing.assert_array_equal(lengths(found), [3, 6, 7])
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=path, pad_token="<pad>", eos_token="</s>")
+    for row, text in zip(found, ["cat", "a cab", "Cat a"], strict=True):
+        ids = theirs(text)["input_ids"]
+        np.testing.assert_array_equal(row[: len(ids)], ids)
+    tokens = Vocabulary(("cat", "cab"), ("a {}",)).tokens(64, path)
+    np.testing.assert_array_equal(tokens[:, 0, :6], [[0, 4, 30, 32, 2, 0], [0, 4, 30, 31, 5, 2]])
+    exactly_a_bucket = Vocabulary(("bbbbbb", "b"), ("{}",)).tokens(64, path)  # eight ids, the first of them 0
+    np.testing.assert_array_equal(exactly_a_bucket[0, 0, :8], [0, 5, 5, 5, 5, 5, 5, 2])
+    with pytest.raises(ValueError, match="the text 'a </s> b' spells the special token </s>"):
+        tokenize(["a </s> b"], 9, path)
+
+
 def test_too_long_and_special(path):
     with pytest.raises(TextTooLong, match="'zebra' takes 6 tokens; the context holds 5"):
         tokenize(["cat", "zebra"], 5, path)
@@ -39,5 +60,5 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match=r"a\.json is no tokenizer\.json that can be read"):
         tokenize(["cat"], 7, str(tmp_path / "a.json"))
     other = write_tokenizer(tmp_path / "b.json", special=("<s>", "</s>"))
-    with pytest.raises(ValueError, match="another kind: its id 0 is '<s>' and its end token missing"):
+    with pytest.raises(ValueError, match="another kind: it begins with <s>, </s>, a; SigLIP 2's begins with <pad>"):
         tokenize(["cat"], 7, other)

@@ -1,5 +1,6 @@
 """Checkpoints of other programs to our parameters and back, exactly, by the tables of `layouts`."""
 
+import concurrent.futures
 import dataclasses
 import difflib
 import os
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ahs_seg_jax import threads
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import beside, readers, siglip, sizes, torch_files
+from ahs_seg_jax.checkpoints import words
+from ahs_seg_jax.checkpoints.formats import beside, readers, sizes, torch_files
 from ahs_seg_jax.checkpoints.formats.entry import Entry, source_shapes, target_shapes
-from ahs_seg_jax.checkpoints.formats.layouts import SIGLIP, entries, is_ignored
+from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS, TOWERS, entries, is_ignored
+from ahs_seg_jax.checkpoints.formats.others import OTHERS
 from ahs_seg_jax.checkpoints.formats.stated import (
     OPENAI,
     Facts,
@@ -35,7 +39,7 @@ Tensors = Iterator[tuple[tuple[str, ...], np.ndarray]]  # (names that hold it, t
 SHOWN = 10  # names of each kind of difference in an error
 COMPARED = 2000  # names that are compared with it; more take minutes
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
-_CLIP_LAYOUTS = ("openai_clip", "hf_clip", SIGLIP)
+_CLIP_LAYOUTS = ("openai_clip", "hf_clip", *OTHERS)
 
 
 def read(
@@ -56,12 +60,15 @@ def read(
     with readers.open_tensors(source) as file:
         layout = sizes.recognise(file.shapes, file.where)
         config, facts = _config_of(layout, file, expected, statements)
-        _check_layers(config, file)
+        _check_sizes(layout, config, file)
         table = entries(layout, config)
         _check_names(layout, table, file)
         _check_activation(facts, file.where)
-        leaves = _fill(table, file, progress)
-        report = _report(layout, config, table, len(leaves), file, facts)
+        _check_zeros(layout, file)
+        with concurrent.futures.ThreadPoolExecutor(1) as elsewhere:  # the hash takes as long as the rest
+            digest = elsewhere.submit(manifests.sha256, file.paths)
+            leaves = _fill(table, file, progress)
+            report = _report(layout, config, table, len(leaves), file, facts, digest.result())
     return Pretrained(config, parameters.unflatten(leaves), report)
 
 
@@ -69,30 +76,40 @@ def _config_of(
     layout: str, file: readers.TensorFile, expected: ModelConfig | None, statements: Iterable[Stated | None]
 ) -> tuple[ModelConfig, Facts]:
     """The configuration of what a file holds, and what was stated of it."""
+    folder = file.paths[0].parent
     if file.config is not None:
-        config = manifests.config_from_json(file.config, file.where)
+        config = words.found_beside(manifests.config_from_json(file.config, file.where), folder, file.where)
         return config, agreed([*statements, of_config(config, "the file's own configuration")], file.where)
     found = _stated_by(layout, file)
-    if layout == SIGLIP:
-        return _siglip(file, [*statements, *found.stated])
-    config = sizes.model_config(layout, file.shapes, file.where, found.sizes, expected)
-    facts = agreed([*statements, *found.stated], file.where)
+    stated = [*statements, *found.stated]
+    if layout in OTHERS:
+        return _other(layout, file, expected, stated)
+    reader = sizes.Words()
+    if found.text_tower != reader.tower:
+        reader = sizes.Words(found.text_tower, words.path_beside(folder, file.where))
+    config = sizes.model_config(layout, file.shapes, file.where, found.sizes, expected, reader)
+    facts = agreed(stated, file.where)
     return applied(config, facts), with_assumed_pixels(facts)
 
 
-def _siglip(file: readers.TensorFile, statements: Iterable[Stated | None]) -> tuple[ModelConfig, Facts]:
-    """The configuration of a SigLIP, whose words need the tokenizer beside it."""
-    folder = file.paths[0].parent
-    stated, tokenizer = folder / beside.HF_CONFIG, folder / siglip.TOKENIZER
-    if not tokenizer.is_file():
-        raise CheckpointError(
-            f"{file.where} is a SigLIP, and {siglip.TOKENIZER} of its repository is not beside it; without it no word "
-            "can be read"
-        )
-    about = manifests.parse_json(stated.read_bytes(), stated) if stated.is_file() else None
-    config = siglip.model_config(file.shapes, about, file.where, str(tokenizer.absolute()))
-    facts = agreed([*statements, Stated(siglip.ACTIVATION, stated_by="its layout, siglip")], file.where)
-    return applied(config, facts), facts
+def _other(
+    layout: str, file: readers.TensorFile, expected: ModelConfig | None, statements: Iterable[Stated | None]
+) -> tuple[ModelConfig, Facts]:
+    """The configuration of a file with other towers than CLIP's."""
+    other, folder, about = OTHERS[layout], file.paths[0].parent, None
+    path = folder / beside.HF_CONFIG
+    if other.config_json and path.is_file():
+        about = manifests.parse_json(path.read_bytes(), path)
+    config = other.model_config(file.shapes, about, file.where, expected)
+    config = words.found_beside(config, folder, file.where)
+    facts = agreed([*statements, dataclasses.replace(other.stated, stated_by=f"its layout, {layout}")], file.where)
+    return applied(config if expected is None else sizes.with_invisible(config, expected), facts), facts
+
+
+def _check_zeros(layout: str, file: readers.TensorFile) -> None:
+    for name in OTHERS[layout].zeros if layout in OTHERS else ():
+        if name in file.tensors and np.any(file.tensors[name].load()):
+            raise CheckpointError(f"{file.where}: {name} is not zero; {layout} has no such tensor, none is computed")
 
 
 def _stated_by(layout: str, file: readers.TensorFile) -> beside.Beside:
@@ -110,8 +127,8 @@ def _stated_by(layout: str, file: readers.TensorFile) -> beside.Beside:
     return beside.read(first.parent, layout, certain)
 
 
-def _check_layers(config: ModelConfig, file: readers.TensorFile) -> None:
-    """Raises CheckpointError before a table of layers is made that the file cannot hold."""
+def _check_sizes(layout: str, config: ModelConfig, file: readers.TensorFile) -> None:
+    """Raises CheckpointError for layers that the file cannot hold and sizes that no model has, before they are used."""
     layers = {"image": config.image.layers, "text": config.text.layers, "aggregator": config.aggregator.layers}
     for part, count in layers.items():
         if not 0 < count <= len(file.tensors):
@@ -119,6 +136,9 @@ def _check_layers(config: ModelConfig, file: readers.TensorFile) -> None:
                 f"{file.where} has {len(file.tensors)} tensors, and by their names or its configuration {count} layers "
                 f"of the {part} part; the file is malformed"
             )
+    # A bare CLIP has no more; the rest, of the model which is to take it, may not fit what the file does not show.
+    if problems := config.tower_problems() if layout in _CLIP_LAYOUTS else config.problems():
+        raise CheckpointError(f"{file.where} has sizes that no model has: {'; '.join(problems[:3])}")
 
 
 def _check_names(layout: str, table: list[Entry], file: readers.TensorFile) -> None:
@@ -173,20 +193,24 @@ def _with_nearest(name: str, others: list[str], what: str) -> str:
 
 
 def _fill(table: list[Entry], file: readers.TensorFile, progress: Progress | None) -> dict[str, np.ndarray]:
-    """Path -> parameter. Tensors are read one at a time, so that the model is never in memory twice."""
+    """Path -> parameter. Each thread reads one tensor at a time, so that the model is never in memory twice."""
     leaves = {path: np.empty(shape, np.float32) for path, shape in target_shapes(table).items()}
     groups = _by_source(table)
-    for done, (source, group) in enumerate(groups.items()):
+
+    def fill(item: tuple[str, list[Entry]]) -> None:
+        source, group = item
         tensor = file.tensors[source].load()
-        if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
+        if parameters.not_finite([(source, tensor)]):
             raise CheckpointError(f"{file.where}: {source} holds values that are not finite")
         for alias in group[0].aliases:
             _check_alias(file, source, tensor, alias)
         for entry in group:
             row = ... if entry.layer is None else entry.layer
             leaves[entry.target][row] = entry.forward(tensor)
+
+    for done, _ in enumerate(threads.in_order(fill, groups.items(), threads.cores()), 1):
         if progress:
-            progress(done + 1, len(groups))
+            progress(done, len(groups))
     return leaves
 
 
@@ -214,13 +238,14 @@ def _report(
     parameters_filled: int,
     file: readers.TensorFile,
     facts: Facts,
+    digest: str,
 ) -> dict[str, Any]:
     dtypes = Counter(file.tensors[name].dtype for name in source_shapes(table))
     source = {
         "path": file.where,
         "kind": file.kind,
         "layout": layout,
-        "sha256": manifests.sha256(file.paths),
+        "sha256": digest,
         "dtypes": dict(dtypes),
         "converted_to_float32": sum(count for dtype, count in dtypes.items() if dtype != "float32"),
         "stated": described(facts),
@@ -269,6 +294,13 @@ def left_out(layout: str, config: ModelConfig, params: Mapping[str, Any]) -> lis
       CheckpointError: leaving something out would change the outputs (rotations, MH-FPN).
     """
     paths = [path for path, _ in parameters.flatten(params)]
+    towers = config.image.tower, config.text.tower
+    if towers not in TOWERS[layout]:
+        others = [name for name, valid in TOWERS.items() if towers in valid and name in LAYOUTS]
+        raise CheckpointError(
+            f"{layout} has no place for the towers {' and '.join(map(repr, towers))} (of images and of texts); write "
+            f"{' or '.join(others)}, or keep the converted folder"
+        )
     if layout == "ahs_seg":
         return []
     if config.adaptation != "none" or any(path.startswith("clip/adaptation/") for path in paths):

@@ -40,6 +40,8 @@ class Entry:
             return tuple(shape[axis] for axis in _PERMUTATIONS[self.transform])
         if self.transform == "token":  # [1, 1, c] -> [c]
             return shape[-1:]
+        if self.transform == "first":  # [1, n, c] -> [n, c]
+            return shape[1:]
         return () if self.transform == "scalar" else shape  # [1] -> []
 
     def select(self, tensor: np.ndarray) -> np.ndarray:

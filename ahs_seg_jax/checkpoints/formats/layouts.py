@@ -8,15 +8,26 @@ no published file; they use the reference's module names where it has any.
 """
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
-from ahs_seg_jax.checkpoints.formats import siglip
+from ahs_seg_jax.checkpoints.formats import openai_names
 from ahs_seg_jax.checkpoints.formats.component_layouts import UNUSED, components
 from ahs_seg_jax.checkpoints.formats.entry import Entry, conv, conv_transpose, linear, norm
+from ahs_seg_jax.checkpoints.formats.others import OTHERS
 from ahs_seg_jax.errors import CheckpointError
-from ahs_seg_jax.models.architecture import ModelConfig
+from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
+
+TowerConfig: TypeAlias = ImageTowerConfig | TextTowerConfig
 
 LAYOUTS = ("ahs_seg", "catseg", "openai_clip", "hf_clip")  # read and written
-SIGLIP = "siglip"  # read only
+_CLIPS, _WITH_METACLIP2 = (("clip", "clip"),), (("clip", "clip"), ("clip", "metaclip2"))
+TOWERS = {  # the image and text towers that a layout has names for
+    "ahs_seg": (*_WITH_METACLIP2, *(other.towers for other in OTHERS.values())),
+    "catseg": _CLIPS,
+    "openai_clip": _CLIPS,
+    "hf_clip": _WITH_METACLIP2,
+    **{name: (other.towers,) for name, other in OTHERS.items()},
+}
 CLIP_PREFIX = "sem_seg_head.predictor.clip_model."
 PREDICTOR = "sem_seg_head.predictor.transformer."
 
@@ -27,9 +38,9 @@ IGNORED_LEAVES = {
     "catseg": _SEG_BUFFERS,
     "openai_clip": frozenset({"input_resolution", "context_length", "vocab_size", "attn_mask"}),
     "hf_clip": frozenset({"position_ids"}),
-    SIGLIP: frozenset({"position_ids"}),
+    **{name: frozenset(other.ignored) for name, other in OTHERS.items()},
 }
-IGNORED_PREFIXES = {"ahs_seg": UNUSED}
+IGNORED_PREFIXES = {"ahs_seg": UNUSED, **{name: other.zeros for name, other in OTHERS.items()}}
 
 
 def entries(layout: str, config: ModelConfig) -> list[Entry]:
@@ -39,20 +50,26 @@ def entries(layout: str, config: ModelConfig) -> list[Entry]:
       CheckpointError: the layout is unknown.
     """
     if layout == "openai_clip":
-        return list(_openai_towers("", config, fused=True))
+        return list(openai_names.towers("", config, fused=True))
     if layout == "hf_clip":
         return list(_hf_towers(config))
-    if layout == SIGLIP:
-        return list(siglip.entries(config))
+    if layout in OTHERS:
+        return list(OTHERS[layout].entries(config, ""))
     if layout == "catseg":
-        return [*_openai_towers(CLIP_PREFIX, config, fused=False), *_aggregator(config)]
+        return [*openai_names.towers(CLIP_PREFIX, config, fused=False), *_aggregator(config)]
     if layout == "ahs_seg":
         return [
-            *_openai_towers(CLIP_PREFIX, config, fused=True),
+            *_own_towers(config),
             *_aggregator(config),
             *components(CLIP_PREFIX, config),
         ]
     raise CheckpointError(f"unknown checkpoint layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+
+
+def of_towers(config: ModelConfig) -> str:
+    """The layout that the towers of a model are published in, where it is no more than these."""
+    towers = config.image.tower, config.text.tower
+    return next(name for name in ("openai_clip", "hf_clip", *OTHERS) if towers in TOWERS[name])
 
 
 def is_ignored(layout: str, name: str) -> bool:
@@ -60,44 +77,13 @@ def is_ignored(layout: str, name: str) -> bool:
     return name.rsplit(".", 1)[-1] in IGNORED_LEAVES[layout] or name.startswith(IGNORED_PREFIXES.get(layout, ()))
 
 
-def _openai_towers(prefix: str, config: ModelConfig, fused: bool) -> Iterator[Entry]:
-    """CLIP as OpenAI names it. `fused`: one in_proj_weight; otherwise q, k, v apart (CAT-Seg)."""
-    image, text, e = config.image, config.text, config.embed_dim
-    tokens = 1 + image.pretrained_grid**2
-    visual, patch = f"{prefix}visual.", (image.width, 3, image.patch_size, image.patch_size)
-    yield Entry(f"{prefix}logit_scale", "clip/logit_scale", ())
-    yield Entry(f"{visual}class_embedding", "clip/image/class_embedding", (image.width,))
-    yield Entry(f"{visual}positional_embedding", "clip/image/position_embedding", (tokens, image.width))
-    yield Entry(f"{visual}conv1.weight", "clip/image/patch_embedding/kernel", patch, "conv")
-    yield Entry(f"{visual}proj", "clip/image/projection/kernel", (image.width, e))
-    yield from norm(f"{visual}ln_pre", "clip/image/ln_pre", image.width)
-    yield from norm(f"{visual}ln_post", "clip/image/ln_post", image.width)
-    for layer in range(image.layers):
-        yield from _openai_block(f"{visual}transformer.resblocks.{layer}.", "image", image.width, layer, fused)
-    yield Entry(f"{prefix}token_embedding.weight", "clip/text/token_embedding", (text.vocab_size, text.width))
-    yield Entry(f"{prefix}positional_embedding", "clip/text/position_embedding", (text.context, text.width))
-    yield Entry(f"{prefix}text_projection", "clip/text/projection/kernel", (text.width, e))
-    yield from norm(f"{prefix}ln_final", "clip/text/ln_final", text.width)
-    for layer in range(text.layers):
-        yield from _openai_block(f"{prefix}transformer.resblocks.{layer}.", "text", text.width, layer, fused)
-
-
-def _openai_block(source: str, tower: str, width: int, layer: int, fused: bool) -> Iterator[Entry]:
-    target = f"clip/{tower}/blocks/"
-    for i, name in enumerate(("query", "key", "value")):
-        if fused:
-            yield Entry(
-                f"{source}attn.in_proj_weight", f"{target}{name}/kernel", (3 * width, width), "linear", layer, (i, 3)
-            )
-        else:
-            weight = f"{source}attn.{name[0]}_proj_weight"
-            yield Entry(weight, f"{target}{name}/kernel", (width, width), "linear", layer)
-        yield Entry(f"{source}attn.in_proj_bias", f"{target}{name}/bias", (3 * width,), layer=layer, part=(i, 3))
-    yield from linear(f"{source}attn.out_proj", f"{target}out", width, width, layer)
-    yield from norm(f"{source}ln_1", f"{target}ln_1", width, layer)
-    yield from norm(f"{source}ln_2", f"{target}ln_2", width, layer)
-    yield from linear(f"{source}mlp.c_fc", f"{target}mlp_in", width, 4 * width, layer)
-    yield from linear(f"{source}mlp.c_proj", f"{target}mlp_out", 4 * width, width, layer)
+def _own_towers(config: ModelConfig) -> Iterator[Entry]:
+    """Both towers in AHS-Seg's layout: CLIP's as published, and any other by its own names behind the same prefix."""
+    layout = of_towers(config)
+    if layout in OTHERS:
+        yield from OTHERS[layout].entries(config, CLIP_PREFIX)
+        return
+    yield from openai_names.towers(CLIP_PREFIX, config, fused=True)
 
 
 def _hf_towers(config: ModelConfig) -> Iterator[Entry]:
@@ -113,24 +99,24 @@ def _hf_towers(config: ModelConfig) -> Iterator[Entry]:
     yield from norm("vision_model.post_layernorm", "clip/image/ln_post", image.width)
     yield Entry("visual_projection.weight", "clip/image/projection/kernel", (e, image.width), "linear")
     for layer in range(image.layers):
-        yield from _hf_block(f"vision_model.encoder.layers.{layer}.", "image", image.width, layer)
+        yield from _hf_block(f"vision_model.encoder.layers.{layer}.", "image", image, layer)
     embeddings = "text_model.embeddings."
     yield Entry(f"{embeddings}token_embedding.weight", "clip/text/token_embedding", (text.vocab_size, text.width))
     yield Entry(f"{embeddings}position_embedding.weight", "clip/text/position_embedding", (text.context, text.width))
     yield Entry("text_projection.weight", "clip/text/projection/kernel", (e, text.width), "linear")
     yield from norm("text_model.final_layer_norm", "clip/text/ln_final", text.width)
     for layer in range(text.layers):
-        yield from _hf_block(f"text_model.encoder.layers.{layer}.", "text", text.width, layer)
+        yield from _hf_block(f"text_model.encoder.layers.{layer}.", "text", text, layer)
 
 
-def _hf_block(source: str, tower: str, width: int, layer: int) -> Iterator[Entry]:
-    target = f"clip/{tower}/blocks/"
+def _hf_block(source: str, tower: str, sizes: TowerConfig, layer: int) -> Iterator[Entry]:
+    target, width, inner = f"clip/{tower}/blocks/", sizes.width, sizes.inner_width
     for theirs, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
         yield from linear(f"{source}self_attn.{theirs}", f"{target}{ours}", width, width, layer)
     yield from norm(f"{source}layer_norm1", f"{target}ln_1", width, layer)
     yield from norm(f"{source}layer_norm2", f"{target}ln_2", width, layer)
-    yield from linear(f"{source}mlp.fc1", f"{target}mlp_in", width, 4 * width, layer)
-    yield from linear(f"{source}mlp.fc2", f"{target}mlp_out", 4 * width, width, layer)
+    yield from linear(f"{source}mlp.fc1", f"{target}mlp_in", width, inner, layer)
+    yield from linear(f"{source}mlp.fc2", f"{target}mlp_out", inner, width, layer)
 
 
 def _aggregator(config: ModelConfig) -> Iterator[Entry]:

@@ -7,8 +7,10 @@ npz without pickles.
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import pathlib
+import threading
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -94,6 +96,8 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _open_file(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
+    if not path.is_file():  # a pipe would keep who opens it waiting
+        raise CheckpointError(f"{path} is no regular file; copy what it gives into one")
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"PK\x03\x04"):
@@ -102,7 +106,7 @@ def _open_file(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise CheckpointError(f"{path} is a web page, not a checkpoint; download the file again")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or head[8:9] == b"{":  # whatever it is called, as in the hub's cache
         return _open_safetensors(path, stack)
     if head.startswith(b"\x80"):
         return torch_files.open_stream(path)
@@ -153,8 +157,10 @@ def _open_npz(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
     with _naming(path, "its list of arrays"):
         file = stack.enter_context(np.load(path, allow_pickle=False))
 
+    alone = threading.Lock()  # NumPy reads a header by `ast`, which two threads of Python 3.11 must not do at once
+
     def load(name: str) -> np.ndarray:
-        with _naming(path, f"the array {name}"):  # zipfile compares the checksum
+        with alone, _naming(path, f"the array {name}"):  # zipfile compares the checksum
             return file[name]
 
     tensors, config = {}, None
@@ -175,6 +181,18 @@ def _open_npz(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
     return TensorFile(str(path), "npz", (path,), tensors, config)
 
 
+def _mapped_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a file that the library has examined, as views of it: nothing is read before it is used."""
+    raw = torch_files.mapped(path)
+    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    found = {}
+    for name, about in json.loads(raw[8:start].tobytes()).items():
+        if name != "__metadata__" and (dtype := _SAFETENSORS_DTYPES.get(about["dtype"])):
+            first, last = about["data_offsets"]
+            found[name] = raw[start + first : start + last].view(dtype).reshape(about["shape"])
+    return found
+
+
 def _open_safetensors(path: pathlib.Path, stack: contextlib.ExitStack) -> TensorFile:
     try:
         file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
@@ -187,8 +205,10 @@ def _open_safetensors(path: pathlib.Path, stack: contextlib.ExitStack) -> Tensor
         if stored is None or about.get(CONFIG_KEY) != metadata.get(CONFIG_KEY):
             raise CheckpointError(f"damaged: {path} is not what was written there")
 
+    mapped = _mapped_safetensors(path)
+
     def load(name: str) -> np.ndarray:
-        tensor = file.get_tensor(name)
+        tensor = mapped[name] if name in mapped else file.get_tensor(name)
         if name in stored:
             hashes.check({name: tensor}, {name: stored[name]}, str(path))
         return tensor

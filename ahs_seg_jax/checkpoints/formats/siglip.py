@@ -3,26 +3,43 @@
 Source: transformers' SiglipModel; the published files of google/siglip2-*-patch*-* with fixed resolution.
 """
 
+import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ahs_seg_jax.checkpoints.formats.entry import Entry, linear, norm
+from ahs_seg_jax.checkpoints.formats.stated import Stated
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
+from ahs_seg_jax.models.towers.config import mlp_width
 from ahs_seg_jax.models.towers.siglip import EPSILON
+from ahs_seg_jax.vocabulary.tokenizer import TOKENIZER
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+NAME = "siglip"  # of the layout, and of the model's kind in its config.json
 PROBE = "vision_model.head.probe"  # only a SigLIP has it
 HEAD_DIMS = {1152: 72}  # channels a head by width (SO400M); 64 otherwise
 PIXEL = (127.5, 127.5, 127.5)  # mean and deviation: pixels from -1 to 1
-ACTIVATION, TOKENIZER = "gelu_tanh", "tokenizer.json"
+ACTIVATION = "gelu_tanh"
+STATED = Stated(ACTIVATION)
 _WINDOW = 12  # of the aggregator, where it divides the grid
 
 
-def entries(config: ModelConfig) -> Iterator[Entry]:
-    """The table of a SigLIP's file; it holds the two towers only."""
+def recognised(shapes: Shapes) -> bool:
+    """Whether the names are those of a whole SigLIP."""
+    return PROBE in shapes and any(name.startswith("text_model.") for name in shapes)
+
+
+def entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
+    """The table of a SigLIP's file, which holds the two towers only; `prefix` stands before every name."""
+    for entry in _entries(config):
+        yield dataclasses.replace(entry, source=prefix + entry.source)
+
+
+def _entries(config: ModelConfig) -> Iterator[Entry]:
     image, text = config.image, config.text
     yield Entry("logit_scale", "clip/logit_scale", (1,), "scalar")
     yield Entry("logit_bias", "clip/text/logit_bias", (1,), "scalar")
@@ -51,7 +68,7 @@ def _pooling_head(image: ImageTowerConfig) -> Iterator[Entry]:
         weight, bias = f"{source}attention.in_proj_weight", f"{source}attention.in_proj_bias"
         yield Entry(weight, f"{target}{name}/kernel", (3 * width, width), "linear", part=(i, 3))
         yield Entry(bias, f"{target}{name}/bias", (3 * width,), part=(i, 3))
-    inner = image.mlp_width or 4 * width
+    inner = image.inner_width
     yield from linear(f"{source}attention.out_proj", f"{target}out", width, width)
     yield from norm(f"{source}layernorm", f"{target}norm", width)
     yield from linear(f"{source}mlp.fc1", f"{target}mlp_in", width, inner)
@@ -59,7 +76,7 @@ def _pooling_head(image: ImageTowerConfig) -> Iterator[Entry]:
 
 
 def _block(source: str, tower: str, sizes: ImageTowerConfig | TextTowerConfig, layer: int) -> Iterator[Entry]:
-    target, width, inner = f"clip/{tower}/blocks/", sizes.width, sizes.mlp_width or 4 * sizes.width
+    target, width, inner = f"clip/{tower}/blocks/", sizes.width, sizes.inner_width
     for theirs, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
         yield from linear(f"{source}self_attn.{theirs}", f"{target}{ours}", width, width, layer)
     yield from norm(f"{source}layer_norm1", f"{target}ln_1", width, layer)
@@ -69,12 +86,12 @@ def _block(source: str, tower: str, sizes: ImageTowerConfig | TextTowerConfig, l
 
 
 def model_config(
-    shapes: Shapes, stated: Mapping[str, Any] | None, where: str, tokenizer: str = TOKENIZER
+    shapes: Shapes, stated: Mapping[str, Any] | None, where: str, expected: ModelConfig | None = None
 ) -> ModelConfig:
     """The model's sizes from the shapes of its tensors and from `config.json`, whose `model_type` is siglip.
 
     The file's configuration states what shapes do not show: heads, activation and epsilon. Without it they are the
-    published ones. The crop is that of the position embedding. `tokenizer` is the path of the tokenizer.json beside it.
+    published ones. The crop is that of the position embedding.
 
     Raises:
       CheckpointError: a tensor that shows a size is missing, or the configuration states what is not computed here.
@@ -91,7 +108,7 @@ def model_config(
     layers = image["layers"]
     taps = max(layers // 3, 1) - 1, max(2 * layers // 3, 2) - 1
     published = ModelConfig(adaptation="none", mh_fpn=False, dc_hsp=False)
-    window = next(side for side in range(min(_WINDOW, grid), 0, -1) if grid % side == 0)
+    window = next((side for side in range(min(_WINDOW, grid), 0, -1) if grid % side == 0), 1)
     return published.replace(
         image=ImageTowerConfig(
             tower="siglip",
@@ -106,7 +123,7 @@ def model_config(
             tower="siglip",
             vocab_size=_size(shapes, vocabulary, 0, where),
             context=_size(shapes, words, 0, where),
-            tokenizer=tokenizer,
+            tokenizer=TOKENIZER,
             **text,
         ),
         embed_dim=image["width"],
@@ -121,12 +138,12 @@ def check_stated(stated: Mapping[str, Any], where: str) -> None:
     if not stated:
         return
     kind = stated.get("model_type")
-    if kind != "siglip":
+    if kind != NAME:
         raise CheckpointError(
             f"{where}: config.json says model_type {kind!r}; of SigLIP the models of fixed resolution (siglip) are read"
         )
     for part in ("vision_config", "text_config"):
-        sizes = stated.get(part) or {}
+        sizes = _group(stated, part, where)
         activation, eps = sizes.get("hidden_act", "gelu_pytorch_tanh"), sizes.get("layer_norm_eps", EPSILON)
         if activation != "gelu_pytorch_tanh" or eps != EPSILON:
             raise CheckpointError(
@@ -135,16 +152,24 @@ def check_stated(stated: Mapping[str, Any], where: str) -> None:
             )
 
 
+def _group(stated: Mapping[str, Any], part: str, where: str) -> Mapping[str, Any]:
+    group = stated.get(part) or {}
+    if not isinstance(group, Mapping):
+        raise CheckpointError(f"{where}: {part} in config.json is a {type(group).__name__}, not a JSON object")
+    return group
+
+
 def _tower(shapes: Shapes, stated: Mapping[str, Any] | None, part: str, where: str) -> dict[str, Any]:
     prefix = f"{part}_model.encoder.layers."
-    layers = 1 + max((int(n[len(prefix) :].split(".")[0]) for n in shapes if n.startswith(prefix)), default=-1)
+    numbers = (n[len(prefix) :].partition(".")[0] for n in shapes if n.startswith(prefix))
+    layers = 1 + max((int(number) for number in numbers if re.fullmatch("[0-9]{1,9}", number)), default=-1)
     width = _size(shapes, f"{prefix}0.layer_norm1.weight", 0, where)
     inner = _size(shapes, f"{prefix}0.mlp.fc1.weight", 0, where)
-    heads = ((stated or {}).get(f"{part}_config") or {}).get("num_attention_heads", width // HEAD_DIMS.get(width, 64))
+    heads = _group(stated or {}, f"{part}_config", where).get("num_attention_heads", width // HEAD_DIMS.get(width, 64))
     if type(heads) is not int or heads < 1 or width % heads:
         raise CheckpointError(f"{where}: {part}_config.num_attention_heads is {heads!r}, which does not divide {width}")
-    mlp_width = 0 if inner == 4 * width else inner
-    return {"layers": layers, "width": width, "heads": heads, "mlp_width": mlp_width, "activation": ACTIVATION}
+    found = {"layers": layers, "width": width, "heads": heads, "mlp_width": mlp_width(inner, width)}
+    return found | {"activation": ACTIVATION}
 
 
 def _size(shapes: Shapes, name: str, axis: int, where: str) -> int:

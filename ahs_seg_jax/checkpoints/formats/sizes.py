@@ -5,10 +5,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from ahs_seg_jax.checkpoints.formats import siglip
+from ahs_seg_jax.checkpoints.formats import others
 from ahs_seg_jax.checkpoints.formats.component_layouts import MODULATOR, PROJECTION, PYRAMID, ROTATION
-from ahs_seg_jax.checkpoints.formats.layouts import CLIP_PREFIX, LAYOUTS, PREDICTOR, SIGLIP, is_ignored
+from ahs_seg_jax.checkpoints.formats.layouts import CLIP_PREFIX, LAYOUTS, PREDICTOR, is_ignored
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import (
     AggregatorConfig,
@@ -18,9 +19,19 @@ from ahs_seg_jax.models.architecture import (
     vitb16,
     vitl14_336,
 )
+from ahs_seg_jax.models.towers.config import mlp_width
+from ahs_seg_jax.vocabulary.tokenizer import CLIP
 
 Shapes = Mapping[str, tuple[int, ...]]
 Sizes = Mapping[str, Mapping[str, int]]  # tower -> what a configuration states of it
+
+
+class Words(NamedTuple):
+    """Who reads the text of a file with CLIP's names: the text tower, and its tokenizer."""
+
+    tower: str = "clip"
+    tokenizer: str = CLIP  # or the path of a tokenizer.json
+
 
 GRID = 24  # both published sizes feed the tower a crop of 24 x 24 patches
 HEAD_DIM = 64  # of CLIP's towers, but for the image towers of
@@ -31,25 +42,29 @@ CLIP_VOCABULARY = 49408
 # Where each size of the towers stands in a file: (name, axis). Several places, so that one wrong tensor is found out.
 _OPENAI = {
     "image_width": (("visual.class_embedding", 0), ("visual.positional_embedding", 1), ("visual.ln_post.weight", 0)),
+    "image_inner": tuple((f"visual.transformer.resblocks.{i}.mlp.c_fc.bias", 0) for i in range(3)),
     "patch": (("visual.conv1.weight", 3),),
     "tokens": (("visual.positional_embedding", 0),),
     "embed": (("visual.proj", 1), ("text_projection", 1)),
     "text_width": (("ln_final.weight", 0), ("positional_embedding", 1), ("token_embedding.weight", 1)),
+    "text_inner": tuple((f"transformer.resblocks.{i}.mlp.c_fc.bias", 0) for i in range(3)),
     "vocab": (("token_embedding.weight", 0),),
     "context": (("positional_embedding", 0),),
 }
 _HF = {
     "image_width": (("vision_model.embeddings.class_embedding", 0), ("vision_model.post_layernorm.weight", 0)),
+    "image_inner": tuple((f"vision_model.encoder.layers.{i}.mlp.fc1.bias", 0) for i in range(3)),
     "patch": (("vision_model.embeddings.patch_embedding.weight", 3),),
     "tokens": (("vision_model.embeddings.position_embedding.weight", 0),),
     "embed": (("visual_projection.weight", 0), ("text_projection.weight", 0)),
     "text_width": (("text_model.final_layer_norm.weight", 0), ("text_model.embeddings.token_embedding.weight", 1)),
+    "text_inner": tuple((f"text_model.encoder.layers.{i}.mlp.fc1.bias", 0) for i in range(3)),
     "vocab": (("text_model.embeddings.token_embedding.weight", 0),),
     "context": (("text_model.embeddings.position_embedding.weight", 0),),
 }
 _BLOCKS = {
-    "openai": (r"visual\.transformer\.resblocks\.(\d+)\.", r"transformer\.resblocks\.(\d+)\."),
-    "hf": (r"vision_model\.encoder\.layers\.(\d+)\.", r"text_model\.encoder\.layers\.(\d+)\."),
+    "openai": (r"visual\.transformer\.resblocks\.(\d{1,9})\.", r"transformer\.resblocks\.(\d{1,9})\."),
+    "hf": (r"vision_model\.encoder\.layers\.(\d{1,9})\.", r"text_model\.encoder\.layers\.(\d{1,9})\."),
 }
 
 
@@ -62,12 +77,12 @@ def recognise(shapes: Shapes, where: str) -> str:
     if any(name.startswith(CLIP_PREFIX) for name in shapes):
         apart = any(name.startswith(CLIP_PREFIX) and name.endswith(".attn.q_proj_weight") for name in shapes)
         return "catseg" if apart else "ahs_seg"
-    if siglip.PROBE in shapes and any(name.startswith("text_model.") for name in shapes):
-        return SIGLIP
+    if layout := others.recognised(shapes):
+        return layout
     if other := _other_kind(shapes):
         raise CheckpointError(
-            f"{where} holds {other}; this program reads CLIP with a plain vision transformer and CLIP's own text tower "
-            "only"
+            f"{where} holds {other}; this program reads CLIP with a plain vision transformer and CLIP's own text "
+            "tower, SigLIP and PE-Core as their authors publish them, open_clip's EVA-02, and MetaCLIP 2"
         )
     if any(name.startswith(("vision_model.", "text_model.")) for name in shapes):
         return "hf_clip"
@@ -84,13 +99,13 @@ def recognise(shapes: Shapes, where: str) -> str:
 _OTHER_KINDS = {
     "logit_bias": "a part of a SigLIP model",
     "vision_model.head.": "a part of a SigLIP model",
-    "visual.trunk.": "a model with an image tower of timm (SigLIP, EVA02, ConvNeXt, MobileCLIP)",
+    "visual.trunk.": "a model with an image tower of timm that is not PE-Core's or EVA-02's",
     "visual.layer1.": "a CLIP with a ResNet",
     "visual.attnpool.": "a CLIP with a ResNet",
-    "visual.blocks.": "an EVA-CLIP model",
+    "visual.blocks.": "an EVA-CLIP in its authors' names (timm has it in open_clip's)",
     "visual.attn_pool.": "a CoCa model",
     "text_decoder.": "a CoCa model",
-    "text.": "a model with a text tower of another kind (open_clip's custom_text)",
+    "text.": "a model with another text tower (open_clip's custom_text)",
     "blocks.0.": "an image tower alone, in timm's names",
 }
 
@@ -106,29 +121,30 @@ def model_config(
     where: str,
     stated: Sizes | None = None,
     expected: ModelConfig | None = None,
+    words: Words = Words(),  # noqa: B008 (it cannot change)
 ) -> ModelConfig:
     """The model's sizes, as far as shapes tell them; what is missing is taken from the nearest published size.
 
     Not visible in shapes, and therefore as published: 64 channels a head, a crop of 24 x 24 patches, taps after each
     third of the image tower, the aggregator's heads, window and number of padded classes. `stated` are the "layers",
     "heads" and "width" of "image" and "text" by a configuration beside the file. `expected`, the model that is to take
-    the weights, gives what no shape shows, but no size.
+    the weights, gives what no shape shows, but no size. `words` are who reads the text, if not CLIP.
 
     Raises:
       CheckpointError: a tower's width is not a multiple of 64 and neither configuration gives the number of heads; or
         `stated` is of another model; or the vocabulary is not that of CLIP's tokenizer.
     """
     shapes = {name: shape for name, shape in shapes.items() if not is_ignored(layout, name)}
-    config = _towers(layout, shapes, where, stated or {}, expected)
+    config = _towers(layout, shapes, where, stated or {}, expected, words)
     config = config.replace(adaptation="none", mh_fpn=False, dc_hsp=False)
     if layout in ("ahs_seg", "catseg"):
         config = config.replace(aggregator=_aggregator(shapes))
     if layout == "ahs_seg":
         config = _with_components(config, shapes)
-    return config if expected is None else _with_invisible(config, expected)
+    return config if expected is None else with_invisible(config, expected)
 
 
-def _with_invisible(config: ModelConfig, expected: ModelConfig) -> ModelConfig:
+def with_invisible(config: ModelConfig, expected: ModelConfig) -> ModelConfig:
     """`config` with those fields of `expected` that no shape shows."""
     crop = expected.image.crop if expected.image.patch_size == config.image.patch_size else config.image.crop
     same_depth = expected.image.layers == config.image.layers
@@ -155,7 +171,9 @@ def _heads(tower: str, width: int, stated: Mapping[str, int], expected: ModelCon
     return int(getattr(expected, tower).heads)
 
 
-def _towers(layout: str, shapes: Shapes, where: str, stated: Sizes, expected: ModelConfig | None) -> ModelConfig:
+def _towers(
+    layout: str, shapes: Shapes, where: str, stated: Sizes, expected: ModelConfig | None, words: Words
+) -> ModelConfig:
     family = "hf" if layout == "hf_clip" else "openai"
     prefix = CLIP_PREFIX if layout in ("ahs_seg", "catseg") else ""
     probes = _HF if family == "hf" else _OPENAI
@@ -178,7 +196,8 @@ def _towers(layout: str, shapes: Shapes, where: str, stated: Sizes, expected: Mo
     image, text = stated.get("image", {}), stated.get("text", {})
     images, texts = image.get("layers", images), text.get("layers", texts)
     vocabulary = size("vocab", nearest.text.vocab_size)
-    _check_stated(where, {"image": (image, image_width), "text": (text, text_width)}, vocabulary)
+    _check_stated(where, {"image": (image, image_width), "text": (text, text_width)})
+    _check_vocabulary(where, vocabulary, words)
     first, second = max(images // 3, 1) - 1, max(2 * images // 3, 2) - 1
     return ModelConfig(
         image=ImageTowerConfig(
@@ -188,13 +207,17 @@ def _towers(layout: str, shapes: Shapes, where: str, stated: Sizes, expected: Mo
             patch_size=patch,
             crop=GRID * patch,
             pretrained_grid=math.isqrt(max(tokens - 1, 1)),
+            mlp_width=mlp_width(size("image_inner", 4 * image_width), image_width),
         ),
         text=TextTowerConfig(
+            tower=words.tower,
+            tokenizer=words.tokenizer,
             layers=texts,
             width=text_width,
             heads=_heads("text", text_width, text, expected, where),
             vocab_size=vocabulary,
             context=size("context", nearest.text.context),
+            mlp_width=mlp_width(size("text_inner", 4 * text_width), text_width),
         ),
         embed_dim=size("embed", nearest.embed_dim),
         guidance_taps=(first, second),
@@ -202,17 +225,20 @@ def _towers(layout: str, shapes: Shapes, where: str, stated: Sizes, expected: Mo
     )
 
 
-def _check_stated(where: str, towers: Mapping[str, tuple[Mapping[str, int], int]], vocabulary: int) -> None:
+def _check_stated(where: str, towers: Mapping[str, tuple[Mapping[str, int], int]]) -> None:
     for tower, (stated, width) in towers.items():
         if stated.get("width", width) != width:
             raise CheckpointError(
                 f"{where}: its {tower} tower is {width} wide, and {stated['width']} by the configuration beside it, "
                 "which is of another model; put the file into a folder of its own"
             )
-    if vocabulary >= OTHER_TOKENIZERS and vocabulary != CLIP_VOCABULARY:
+
+
+def _check_vocabulary(where: str, vocabulary: int, words: Words) -> None:
+    if words.tokenizer == CLIP and vocabulary >= OTHER_TOKENIZERS and vocabulary != CLIP_VOCABULARY:
         raise CheckpointError(
             f"{where} cannot be used: its vocabulary of {vocabulary} tokens is not that of CLIP's tokenizer, "
-            f"{CLIP_VOCABULARY}, which is the only one here"
+            f"{CLIP_VOCABULARY}; other words are read of a whole repository of MetaCLIP 2 or SigLIP only"
         )
 
 
@@ -238,7 +264,7 @@ def _aggregator(shapes: Shapes) -> AggregatorConfig:
     up = [size(f"upsample{i + 1}.weight", 1, published.guidance_up[i]) for i in stages]
     return AggregatorConfig(
         hidden=hidden,
-        layers=max(_count(PREDICTOR.replace(".", r"\.") + r"layers\.(\d+)\.", shapes), published.layers),
+        layers=max(_count(PREDICTOR.replace(".", r"\.") + r"layers\.(\d{1,9})\.", shapes), published.layers),
         mlp_ratio=max(mlp // max(hidden, 1), 1),
         prompts=size(f"{PREDICTOR}conv1.weight", 1, published.prompts),
         appearance_guidance=size(f"{PREDICTOR}guidance_projection.0.weight", 0, published.appearance_guidance),

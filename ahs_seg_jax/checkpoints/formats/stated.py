@@ -29,10 +29,10 @@ _TOLERANCE = 1e-6  # relative; published configurations are rounded differently
 class Stated:
     """What one source states of a CLIP; None where it states nothing.
 
-    `activation` is "quick_gelu" or "gelu" (exact), of both towers; `pixel_mean` and `pixel_std` are of RGB in 0..1, as
-    other programs write them; `eps` is that of layer norms; `tokenizer` is "clip" or another one's name. `stated_by`
-    ends the sentence "... is stated by". What `yields` is the default of a program whose configuration says nothing:
-    any other statement counts in its place.
+    `activation` is "quick_gelu" or "gelu" (exact), of both towers, or of the text tower beside a gated image tower;
+    `pixel_mean` and `pixel_std` are of RGB in 0..1, as other programs write them; `eps` is that of layer norms;
+    `tokenizer` is "clip" or another one's name. `stated_by` ends the sentence "... is stated by". What `yields` is the
+    default of a program whose configuration says nothing: any other statement counts in its place.
     """
 
     activation: str | None = None
@@ -106,15 +106,14 @@ def _check(facts: Facts, where: str) -> None:
 
 def applied(config: ModelConfig, facts: Facts) -> ModelConfig:
     """The configuration with the stated activation and pixel statistics; what is not stated stays as it is."""
-    image, text = config.image, config.text
     if "activation" in facts:
-        image = dataclasses.replace(image, activation=facts["activation"].value)
-        text = dataclasses.replace(text, activation=facts["activation"].value)
+        config = config.with_activation(facts["activation"].value)
+    image = config.image
     for field in ("pixel_mean", "pixel_std"):
         if field in facts:
             change: dict[str, Any] = {field: in_pixels(field, facts[field].value)}
             image = dataclasses.replace(image, **change)
-    return config.replace(image=image, text=text)
+    return config.replace(image=image)
 
 
 def with_assumed_pixels(facts: Facts) -> dict[str, Fact]:
@@ -134,7 +133,7 @@ def of_config(config: ModelConfig, by: str) -> Stated:
     """What a configuration of ours states. Towers with different activations leave that out: nothing may add to it."""
     image, text = config.image, config.text
     mean, std = ((r / 255, g / 255, b / 255) for r, g, b in (image.pixel_mean, image.pixel_std))
-    activation = image.activation if image.activation == text.activation else None
+    activation = text.activation if config.with_activation(text.activation) == config else None
     if (image.tower, text.tower) != ("clip", "clip"):
         return Stated(activation, mean, std, stated_by=by)
     return Stated(activation, mean, std, EPSILON, CLIP_TOKENIZER, by)

@@ -6,7 +6,6 @@ nor anything else that a training program put beside the weights is read. `pickl
 
 import functools
 import io
-import itertools
 import math
 import pathlib
 import zipfile
@@ -24,7 +23,7 @@ from ahs_seg_jax.errors import CheckpointError, reason
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "module")  # where training programs put the tensors
 TORCHSCRIPT = "TorchScript archive"
 MAX_DEPTH = 64  # of nested modules; deeper means a malformed file
-MAX_NAMES = 100_000  # of attributes on all ways to them; modules that share children have very many
+MAX_NAMES = 100_000  # of attributes on all ways to them: modules that share children have very many
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # with which the older streams begin
 
 Bytes = Callable[[str], np.ndarray]  # a storage's key -> its bytes
@@ -46,7 +45,11 @@ def open_zip(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFile:
 
     if script:
         specs: dict[str, TensorSpec] = {}
-        _collect(loaded, "", 0, specs, str(path), itertools.count())
+        if (found := _attributes(loaded, str(path), {})) > MAX_NAMES:
+            raise CheckpointError(
+                f"{path} is refused: its modules have {found} attributes, a model has at most {MAX_NAMES}"
+            )
+        _collect(loaded, "", specs)
         return TensorFile(str(path), TORCHSCRIPT, (path,), _tensors(path, specs, stored))
     return _of_dictionary(path, loaded, stored)
 
@@ -56,7 +59,7 @@ def open_stream(path: pathlib.Path) -> TensorFile:
 
     Raises CheckpointError if it is not plainly that, or is cut off.
     """
-    raw = _mapped(path)
+    raw = mapped(path)
     head = io.BytesIO(raw[: pickles.MAX_BYTES].tobytes())
     if _unpickled(path, head) != _MAGIC:
         raise CheckpointError(f"{path} is a Python pickle, but no file of torch; save the state dict with torch.save")
@@ -128,7 +131,7 @@ def _unpickled(
         raise CheckpointError(f"{path} is refused: its pickle {error}. Nothing of it was executed") from error
 
 
-def _mapped(path: pathlib.Path) -> np.ndarray:
+def mapped(path: pathlib.Path) -> np.ndarray:
     """The bytes of a file that is not empty, read as they are used."""
     return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
@@ -138,26 +141,34 @@ def _is_torchscript(archive: zipfile.ZipFile) -> bool:
     return any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names)
 
 
-def _collect(
-    value: Any, name: str, depth: int, specs: dict[str, TensorSpec], where: str, names: "itertools.count[int]"
-) -> None:
-    """Dotted name -> tensor, for every tensor attribute of a TorchScript module and those inside it."""
-    if next(names) > MAX_NAMES:
-        raise CheckpointError(f"{where} is refused: its modules have more than {MAX_NAMES} attributes")
+def _attributes(value: Any, where: str, known: dict[int, int], depth: int = 0) -> int:
+    """How many names `_collect` will visit. Each module is visited once, however many others share it.
+
+    Raises CheckpointError for modules that nest deeper than any model's, or without end.
+    """
+    if not isinstance(value, Record) or not isinstance(value.state, dict):
+        return 1
     if depth > MAX_DEPTH:
         raise CheckpointError(f"{where}: its modules nest deeper than {MAX_DEPTH}; the file is malformed")
+    if id(value) not in known:
+        known[id(value)] = 1 + sum(_attributes(child, where, known, depth + 1) for child in value.state.values())
+    return known[id(value)]
+
+
+def _collect(value: Any, name: str, specs: dict[str, TensorSpec]) -> None:
+    """Dotted name -> tensor, for every tensor attribute of a TorchScript module and those inside it."""
     if isinstance(value, TensorSpec):
         specs[name] = value
     elif isinstance(value, Record) and isinstance(value.state, dict):
         for key, child in value.state.items():
-            _collect(child, f"{name}.{key}" if name else str(key), depth + 1, specs, where, names)
+            _collect(child, f"{name}.{key}" if name else str(key), specs)
 
 
 class _Records:
     """The members of an archive, mapped into memory; each is compared with its checksum once."""
 
     def __init__(self, path: pathlib.Path, archive: zipfile.ZipFile):
-        self._path, self._archive, self._raw = path, archive, _mapped(path)
+        self._path, self._archive, self._raw = path, archive, mapped(path)
         self._checked: set[str] = set()
 
     def read(self, name: str) -> np.ndarray:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ahs_seg_jax.checkpoints import hashes
+from ahs_seg_jax.checkpoints import hashes, words
 from ahs_seg_jax.checkpoints import manifest as manifests
-from ahs_seg_jax.checkpoints.formats import convert, readers
+from ahs_seg_jax.checkpoints.formats import beside, convert, readers
 from ahs_seg_jax.checkpoints.formats.tensor_file import CONFIG_KEY
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models.architecture import ImageTowerConfig, ModelConfig, TextTowerConfig
@@ -55,9 +55,9 @@ def write(
     """Writes parameters as another program's file: `.pth`, `.pt`, `.bin` (torch), `.safetensors` or `.npz`.
 
     `hf_clip` without such a suffix is written as a directory with config.json, preprocessor_config.json and
-    model.safetensors. The model's
-    configuration is stored along where the format has a place for it that the other programs ignore. `manifest`, if
-    given, goes into that directory, or beside the file as `<name>.manifest.json`.
+    model.safetensors. The model's configuration is stored along where the format has a place for it that the other
+    programs ignore. A model whose words need a tokenizer.json gets it into the directory, or beside the file.
+    `manifest`, if given, goes into that directory, or beside the file as `<name>.manifest.json`.
 
     Raises:
       CheckpointError: the destination exists, the suffix is none of these, torch is needed and absent, or the layout
@@ -70,9 +70,11 @@ def write(
             partial.mkdir()
             for name, content in (("config", hf_config(config)), ("preprocessor_config", hf_pixels(config.image))):
                 (partial / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+            words.copy(config, partial)
             _write_file(partial / "model.safetensors", layout, config, params)
             _write_manifest(partial / "manifest.json", manifest)
         else:
+            words.copy(config, path.parent)
             _write_file(partial, layout, config, params)
             _write_manifest(path.with_name(f"{path.name}.manifest.json"), manifest)
     return path
@@ -86,7 +88,7 @@ def _write_manifest(path: pathlib.Path, manifest: Mapping[str, Any] | None) -> N
 def _write_file(path: pathlib.Path, layout: str, config: ModelConfig, params: Mapping[str, Any]) -> None:
     tensors = convert.state_dict(layout, config, params)
     written = convert.written_config(layout, config)
-    stored = json.dumps(manifests.config_to_json(written))
+    stored = json.dumps(manifests.config_to_json(words.portable(written)))
     if path.suffix in TORCH_SUFFIXES:
         _write_torch(path, tensors, stored if layout in NESTED_LAYOUTS else None)
     elif path.suffix == ".safetensors":
@@ -140,27 +142,29 @@ def _write_npz(path: pathlib.Path, tensors: convert.Tensors, stored: str) -> Non
 
 
 def hf_config(config: ModelConfig) -> dict[str, Any]:
-    """config.json of a Hugging Face CLIPModel of these sizes."""
+    """config.json of a Hugging Face CLIPModel of these sizes, or MetaClip2Model."""
     common = {"layer_norm_eps": 1e-5, "projection_dim": config.embed_dim}
     image, text = config.image, config.text
+    name, kind = ("CLIPModel", "clip") if text.tower == "clip" else ("MetaClip2Model", beside.METACLIP2)
+    # OpenAI's table ends with the start and the end token.
+    start, end = (text.vocab_size - 2, text.vocab_size - 1) if kind == "clip" else (0, beside.XLM_V_END)
     return {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
+        "architectures": [name],
+        "model_type": kind,
         "projection_dim": config.embed_dim,
         "text_config": {
             **common,
             **_hf_tower(text),
-            "model_type": "clip_text_model",
+            "model_type": f"{kind}_text_model",
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.context,
-            # OpenAI's table ends with the start and the end token.
-            "bos_token_id": text.vocab_size - 2,
-            "eos_token_id": text.vocab_size - 1,
+            "bos_token_id": start,
+            "eos_token_id": end,
         },
         "vision_config": {
             **common,
             **_hf_tower(image),
-            "model_type": "clip_vision_model",
+            "model_type": f"{kind}_vision_model",
             "image_size": image.pretrained_grid * image.patch_size,
             "patch_size": image.patch_size,
         },
@@ -190,7 +194,7 @@ def _hf_tower(config: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
     return {
         "hidden_act": config.activation,
         "hidden_size": config.width,
-        "intermediate_size": 4 * config.width,
+        "intermediate_size": config.inner_width,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
     }

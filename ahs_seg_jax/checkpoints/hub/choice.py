@@ -4,11 +4,13 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ahs_seg_jax.errors import CheckpointError
+from ahs_seg_jax.vocabulary.tokenizer import TOKENIZER
 
 CONFIG, OPEN_CLIP_CONFIG, MANIFEST = "config.json", "open_clip_config.json", "manifest.json"
-TOKENIZER, OWN_TOKENIZER = "tokenizer.json", ("siglip",)  # the file, and the kinds of model that need theirs
+OWN_TOKENIZER = ("siglip", "metaclip_2")  # the kinds of model that need their tokenizer.json
 DESCRIPTIONS = (
     *(CONFIG, OPEN_CLIP_CONFIG, MANIFEST),
     *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json"),
@@ -34,15 +36,25 @@ def small_files(names: Iterable[str], file: str = "") -> list[str]:
 
 
 def words_file(small: Mapping[str, pathlib.Path], names: Iterable[str], file: str = "") -> list[str]:
-    """The tokenizer.json beside weights whose words CLIP's tokenizer cannot read, as config.json says; or nothing."""
-    config, wanted = sibling(file, CONFIG), sibling(file, TOKENIZER)
-    if config not in small or wanted not in set(names):
-        return []
+    """The tokenizer.json beside weights whose words CLIP's tokenizer cannot read, or nothing.
+
+    So say config.json, or the manifest of a model that this program published.
+    """
+    wanted = sibling(file, TOKENIZER)
+    kind = _field(small.get(sibling(file, CONFIG)), "model_type")
+    named = _field(small.get(sibling(file, MANIFEST)), "config", "text", "tokenizer")
+    return [wanted] if wanted in set(names) and (kind in OWN_TOKENIZER or named == TOKENIZER) else []
+
+
+def _field(path: pathlib.Path | None, *keys: str) -> Any:
+    """A field of a JSON file, None if there is none: who reads the file says what is wrong with it."""
     try:
-        kind = json.loads(small[config].read_bytes()).get("model_type")
-    except (ValueError, RecursionError, AttributeError):  # who reads the configuration says what is wrong with it
-        return []
-    return [wanted] if kind in OWN_TOKENIZER else []
+        value: Any = json.loads(path.read_bytes()) if path else None
+        for key in keys:
+            value = value[key]
+        return value
+    except (ValueError, RecursionError, TypeError, LookupError):
+        return None
 
 
 def sibling(file: str, name: str) -> str:

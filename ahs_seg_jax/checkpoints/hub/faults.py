@@ -48,13 +48,14 @@ def _sentence(error: Exception, name: HubName, cache: str, doing: str) -> str:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{name.place} has no revision {name.revision or 'main'}: see {name.page}"
-    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
-        status = error.response.status_code
+    if status := _status(error):
         if status in (401, 403):
-            return f"the hub refuses {name} (status {status}): the token is not valid for it; {login}"
+            closed = f", unless its owners have closed it: see {name.page}" if status == 403 else ""
+            return f"the hub refuses {name} (status {status}): the token is not valid for it; {login}{closed}"
         if status == 404:
-            return f"{name.place} has no file {name.file} in revision {name.revision or 'main'}: see {name.page}"
-        if status >= 500 or status == 429:
+            what = f"file {name.file}" if name.file else "such file"
+            return f"{name.place} has no {what} in revision {name.revision or 'main'} (status 404): see {name.page}"
+        if status >= 500 or status in (408, 429):
             return f"the hub at {endpoint()} cannot serve {name} now (status {status}): try again later"
     if isinstance(error, errors.LocalEntryNotFoundError) or _is_without_answer(error):
         return (
@@ -72,6 +73,15 @@ def _sentence(error: Exception, name: HubName, cache: str, doing: str) -> str:
         )
     cause = reason(_first_cause(error))
     return f"{name} could not be {doing} whole ({cause}); nothing of it counts as present: start again"
+
+
+def _status(error: BaseException | None) -> int:
+    """The status of the answer that an error, or one that caused it, is about; 0 if there was no answer."""
+    while error is not None:
+        if status := getattr(getattr(error, "response", None), "status_code", 0):
+            return int(status)
+        error = error.__cause__
+    return 0
 
 
 def _is_without_answer(error: Exception) -> bool:

@@ -6,12 +6,12 @@ every label of the prepared data again, and draws eight examples to look at. Eva
 
 import concurrent.futures
 import dataclasses
-import os
 import pathlib
 
 import numpy as np
 from PIL import Image
 
+from ahs_seg_jax import threads
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS, benchmark
 from ahs_seg_jax.data.prepared import layout, preparation
 from ahs_seg_jax.data.prepared.contact_sheet import contact_sheet
@@ -124,7 +124,7 @@ def count_labels(source: Source, classes: int) -> tuple[Statistics, list[str]]:
 
     total, problems, beyond, read = np.zeros(classes + 1, np.int64), [], 0, 0
     progress = Progress(len(source), print, "read")
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(threads.cores()) as pool:
         for found in progress.each(pool.map(count, range(len(source)))):
             if isinstance(found, str):
                 problems.append(found)

@@ -1,5 +1,6 @@
 """A prepared benchmark as a `source.Source`: random access to records, decoded without TensorFlow."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -19,6 +20,8 @@ from ahs_seg_jax.data.prepared import layout
 from ahs_seg_jax.errors import CorruptExample
 from ahs_seg_jax.pictures import label_files
 from ahs_seg_jax.storage import paths
+
+SAMPLE = 256  # examples whose contents tell one data set from another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ class PreparedSource:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         try:
-            record = self._features.deserialize_example_np(self._reader()[index], decoders=_undecoded())
+            record = self._record(index)
             image = images.read_image(io.BytesIO(record["image"]))
             label = label_files.read_mask(io.BytesIO(record["label"]))
         # Decoders raise what they like for broken bytes (struct.error, SyntaxError, zlib.error, ...).
@@ -102,6 +105,10 @@ class PreparedSource:
         if image.shape[:2] != label.shape or label.max(initial=-1) >= self._benchmark.classes:
             raise CorruptExample(f"{self.folder}: {self.name(index)} has labels that do not fit; prepare it again")
         return {"image": image, "label": label}
+
+    def _record(self, index: int) -> dict[str, Any]:
+        """The example's name, photograph and labels, the latter two as bytes."""
+        return self._features.deserialize_example_np(self._reader()[index], decoders=_undecoded())
 
     @functools.cached_property
     def _features(self) -> Any:
@@ -132,7 +139,7 @@ class PreparedSource:
         return self._names[index]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Version of the preparation, number of examples, hashes of names, label histogram and vocabulary."""
+        """Version of the preparation, number of examples, hashes of names, labels, vocabulary, a sample of contents."""
         histogram = json.dumps([self.facts["pixels"], self.facts["classes"]])
         return {
             "source": self.benchmark_name,
@@ -141,8 +148,26 @@ class PreparedSource:
             "images": len(self),
             "names_sha256": self.facts["names_sha256"],
             "label_histogram_sha256": hashlib.sha256(histogram.encode()).hexdigest(),
+            "contents_sha256": self._contents_sha256,
             "vocabulary_sha256": self.vocabulary.sha256,
         }
+
+    @functools.cached_property
+    def _contents_sha256(self) -> str:
+        """Of at most SAMPLE examples, evenly spaced: files that others have replaced are noticed so."""
+        n = len(self)
+        chosen = range(n) if n <= SAMPLE else [i * n // SAMPLE for i in range(SAMPLE)]
+        with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return hashlib.sha256(b"".join(pool.map(self._sha256_of, chosen))).hexdigest()
+
+    def _sha256_of(self, index: int) -> bytes:
+        """Of an example's photograph as it is stored, and of its labels' values, which PNG writers pack differently."""
+        try:
+            record = self._record(index)
+            label = label_files.read_mask(io.BytesIO(record["label"]))
+        except Exception:  # who reads the example says what is wrong with it
+            return hashlib.sha256(b"unreadable").digest()
+        return hashlib.sha256(record["image"] + f"{label.shape}".encode() + label.tobytes()).digest()
 
     @property
     def merge_predictions(self) -> np.ndarray | None:

@@ -94,15 +94,9 @@ class ImageTower(nn.Module):
         self, x: jax.Array, blocks: Any, taps: tuple[int, ...]
     ) -> tuple[jax.Array, dict[int, Float[Array, "b n d"]]]:
         """Embedded tokens through all blocks but the last, and the outputs of the blocks `taps` among these."""
-        c, found = self.config, {}
-        last, start = c.layers - 1, 0
+        c = self.config
         step = functools.partial(transformer.block, heads=c.heads, activation=ACTIVATIONS[c.activation], causal=False)
-        for stop in sorted({*(tap + 1 for tap in taps if tap < last), last}):
-            x = transformer.run_blocks(x, transformer.part(blocks, slice(start, stop)), step, remat=self.remat)
-            start = stop
-            if stop - 1 in taps:
-                found[stop - 1] = x
-        return x, found
+        return transformer.run_tapped(x, blocks, c.layers - 1, step, taps, remat=self.remat)
 
     def _project(self, x: jax.Array) -> jax.Array:
         return layer_norm(x, self.ln_post()) @ self.projection()["kernel"].astype(self.dtype)
@@ -172,7 +166,7 @@ class TextTower(nn.Module):
         """Token ids, zero after the end token -> float32 embeddings, not yet normalised.
 
         The tower is causal: nothing after the end token can reach the result, so l need only be the longest prompt, and
-        what all prompts begin with (`prefix`, then not in `tokens`) is computed once. The end token is the largest id.
+        what all prompts begin with (`prefix`, then not in `tokens`) is computed once. `ends` tells the end token.
         """
         c = self.config
         blocks = transformer.with_kernels(self.blocks(), kernels)
@@ -197,7 +191,11 @@ class TextTower(nn.Module):
 
         beginning = None if prefix is None else embed(prefix[None], 0)
         x = embed(tokens, 0 if prefix is None else prefix.shape[0])
-        return transformer.in_batches(encode, x, tokens.argmax(-1))
+        return transformer.in_batches(encode, x, self.ends(tokens))
+
+    def ends(self, tokens: Int[Array, "m l"]) -> Int[Array, "m"]:
+        """Where each prompt's end token stands: it is the largest id."""
+        return tokens.argmax(-1)
 
 
 _REST = (

@@ -2,7 +2,12 @@
 
 import dataclasses
 
-ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "silu")
+
+
+def mlp_width(inner: int, width: int) -> int:
+    """The field `mlp_width` of a tower whose MLPs have this inner width."""
+    return 0 if inner == 4 * width else inner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +22,8 @@ class ImageTowerConfig:
     crop: int = 384
     pretrained_grid: int = 14
     mlp_width: int = 0  # inner width of a block's MLP; 0 stands for four times the tower's width
-    activation: str = "quick_gelu"  # quick_gelu (OpenAI) | gelu (exact) | gelu_tanh (SigLIP); tensors do not show it
+    # quick_gelu (OpenAI) | gelu (exact) | gelu_tanh (SigLIP) | silu (the gates of EVA-02); tensors do not show it.
+    activation: str = "quick_gelu"
     pixel_mean: tuple[float, float, float] = (122.7709383, 116.7460125, 104.09373615)  # RGB, 0..255
     pixel_std: tuple[float, float, float] = (68.5005327, 66.6321579, 70.3231630)
 
@@ -25,6 +31,11 @@ class ImageTowerConfig:
     def grid(self) -> int:
         """Side of the feature grid, in tokens."""
         return self.crop // self.patch_size
+
+    @property
+    def inner_width(self) -> int:
+        """Of a block's MLP."""
+        return self.mlp_width or 4 * self.width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,3 +51,8 @@ class TextTowerConfig:
     mlp_width: int = 0  # as of the image tower
     tokenizer: str = "clip"  # clip (packaged) | the path of a tokenizer.json, for towers with another vocabulary
     activation: str = "quick_gelu"  # as of the image tower
+
+    @property
+    def inner_width(self) -> int:
+        """Of a block's MLP."""
+        return self.mlp_width or 4 * self.width

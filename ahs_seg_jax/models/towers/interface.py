@@ -21,7 +21,10 @@ SLOTS = ("query", "key", "value", "out")  # the four matrices of a layer that ro
 
 
 class ImageTower(Protocol):
-    """A Flax module that makes dense features of normalised images of the crop's size."""
+    """A Flax module that makes dense features of normalised images of the crop's size.
+
+    With a method `pooled`, from such images to one embedding each `[b, e]`, `CLIP` takes it too.
+    """
 
     def attention_kernels(self) -> dict[str, jax.Array]:
         """The matrices of SLOTS, name -> `[s, d, d]`. Called only if the tower's `rotated` names them."""
@@ -72,6 +75,9 @@ class Tower(Generic[Config, Module]):
     parameters: tuple[Parameter, ...]
     rotated: Mapping[str, str] = dataclasses.field(default_factory=dict)  # slot -> its kernel; empty: cannot be rotated
     embeds_width: bool = False  # whether its features have the tower's own width, so that `embed_dim` must be equal
+    squashes: bool = False  # whether whole images were squashed to the square in its training, not cut to it
+    gated: bool = False  # whether its MLPs are gated, so that its activation is another than the text tower's
+    head_multiple: int = 1  # what the channels of a head must be a multiple of
 
     def parameter(self, name: str) -> Parameter | None:
         """The row of a parameter by its name within the tower; None if the tower has no such parameter."""

@@ -4,12 +4,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ahs_seg_jax.models.towers import clip, siglip
+from ahs_seg_jax.models.towers import clip, eva, metaclip2, pe, siglip
 from ahs_seg_jax.models.towers.config import ImageTowerConfig, TextTowerConfig
 from ahs_seg_jax.models.towers.interface import ImageTower, Parameter, TextTower, Tower
 
-IMAGE_TOWERS: dict[str, Tower[ImageTowerConfig, ImageTower]] = {"clip": clip.IMAGE, "siglip": siglip.IMAGE}
-TEXT_TOWERS: dict[str, Tower[TextTowerConfig, TextTower]] = {"clip": clip.TEXT, "siglip": siglip.TEXT}
+IMAGE_TOWERS: dict[str, Tower[ImageTowerConfig, ImageTower]] = {
+    "clip": clip.IMAGE,
+    "siglip": siglip.IMAGE,
+    "pe": pe.IMAGE,
+    "eva": eva.IMAGE,
+}
+TEXT_TOWERS: dict[str, Tower[TextTowerConfig, TextTower]] = {
+    "clip": clip.TEXT,
+    "siglip": siglip.TEXT,
+    "metaclip2": metaclip2.TEXT,
+}
 TOWERS: dict[str, Mapping[str, Tower[Any, Any]]] = {"image": IMAGE_TOWERS, "text": TEXT_TOWERS}
 
 

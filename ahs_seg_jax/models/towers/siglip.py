@@ -3,10 +3,8 @@
 Beside CLIP's there is no class token and no causal mask; images are pooled by an attention head, texts are read at the
 last place of the context, and text is padded to the whole context, which the published model sees.
 
-Dense features: every grid token goes alone through the pooling head. One token gets the whole attention, so that what
-is left of the head is its value path: with z the tokens after the last norm,
-`u = out(value(z))`, `dense = u + mlp(norm(u))`. The mean of the tokens under the head's weights, in place of each by
-itself, is the published pooled embedding (`pooled`).
+Dense features: every token after the last norm goes alone through the pooling head (formula in `pooling`). All of them
+together make the published embedding of the image (`pooled`).
 
 Axes: b image, n image token, m prompt of a flat batch, l text token, q token of a common beginning, h w feature grid,
 d tower width, e joint embedding (as wide as the image tower).
@@ -24,16 +22,16 @@ from jaxtyping import Array, Float, Int
 
 from ahs_seg_jax.models.initial import Parameters, lecun, norm, normal, zeros
 from ahs_seg_jax.models.layers import ACTIVATIONS, layer_norm, linear
-from ahs_seg_jax.models.ops import attention, resize
+from ahs_seg_jax.models.ops import resize
 from ahs_seg_jax.models.parameters import Params
-from ahs_seg_jax.models.towers import transformer
+from ahs_seg_jax.models.towers import pooling, transformer
 from ahs_seg_jax.models.towers.config import ImageTowerConfig, TextTowerConfig
-from ahs_seg_jax.models.towers.interface import SLOTS, Parameter, Tower
+from ahs_seg_jax.models.towers.interface import Parameter, Tower
 
 EPSILON = 1e-6  # of every layer norm
 
 
-class ImageTower(nn.Module):
+class ImageTower(pooling.PoolingHead):
     """Vision transformer without a class token, read through its pooling head."""
 
     config: ImageTowerConfig
@@ -43,68 +41,53 @@ class ImageTower(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        width, inner = c.width, c.mlp_width or 4 * c.width
+        width = c.width
         patch = (c.patch_size, c.patch_size, 3, width)
         self.patch_embedding = Parameters({"kernel": (lecun, patch), "bias": (zeros, (width,))})
         self.position_embedding = self.param("position_embedding", normal(width**-0.5), (c.pretrained_grid**2, width))
         self.blocks = transformer.Blocks(c.layers, width, c.mlp_width)
         self.ln_post = norm(width)
-        self.pool_probe = self.param("pool_probe", normal(1.0), (width,))
-        affine = lambda wide, out: Parameters({"kernel": (lecun, (wide, out)), "bias": (zeros, (out,))})
-        self.pool_query, self.pool_key, self.pool_value, self.pool_out = (affine(width, width) for _ in SLOTS)
-        self.pool_norm = norm(width)
-        self.pool_mlp_in, self.pool_mlp_out = affine(width, inner), affine(inner, width)
+        self.declare_head(width, c.mlp_width)
 
     def attention_kernels(self) -> dict[str, jax.Array]:
         """The plain attention matrices of the blocks, slot -> `[s, d, d]`."""
         return transformer.attention_kernels(self.blocks())
 
-    def _positions(self) -> jax.Array:
-        c = self.config
-        if c.grid == c.pretrained_grid:
+    def _positions(self, grid: tuple[int, int]) -> jax.Array:
+        side, width = self.config.pretrained_grid, self.config.width
+        if grid == (side, side):
             return self.position_embedding[None]
-        grid = self.position_embedding.reshape(c.pretrained_grid, c.pretrained_grid, c.width)
-        return resize.bicubic(grid, (c.grid, c.grid)).reshape(1, -1, c.width)
+        return resize.bicubic(self.position_embedding.reshape(side, side, width), grid).reshape(1, -1, width)
 
     def _tokens(
         self, images: Float[Array, "b H W 3"], taps: tuple[int, ...], kernels: Params | None
     ) -> tuple[Float[Array, "b n d"], dict[int, Float[Array, "b n d"]]]:
         """Tokens after the last norm, and the outputs of the blocks `taps`."""
-        c, patch, found = self.config, self.patch_embedding(), {}
+        c, patch = self.config, self.patch_embedding()
+        positions = self._positions((images.shape[1] // c.patch_size, images.shape[2] // c.patch_size))
         kernel = patch["kernel"].astype(self.dtype).reshape(-1, c.width)
         x = transformer.patches(images.astype(self.dtype), c.patch_size) @ kernel
-        x = x + (patch["bias"][None, None] + self._positions()).astype(self.dtype)
-        blocks, start = transformer.with_kernels(self.blocks(), kernels), 0
+        x = x + (patch["bias"][None, None] + positions).astype(self.dtype)
+        blocks = transformer.with_kernels(self.blocks(), kernels)
         options: Any = {"heads": c.heads, "activation": ACTIVATIONS[c.activation], "epsilon": EPSILON}
         step = functools.partial(transformer.block, **options)
-        for stop in sorted({*(tap + 1 for tap in taps), c.layers}):
-            x = transformer.run_blocks(x, transformer.part(blocks, slice(start, stop)), step, remat=self.remat)
-            start = stop
-            if stop - 1 in taps:
-                found[stop - 1] = x
+        x, found = transformer.run_tapped(x, blocks, c.layers, step, taps, remat=self.remat)
         return layer_norm(x, self.ln_post(), EPSILON), found
-
-    def _rest_of_head(self, u: jax.Array) -> jax.Array:
-        p = {"mlp_in": self.pool_mlp_in(), "mlp_out": self.pool_mlp_out()}
-        return u + transformer.mlp(layer_norm(u, self.pool_norm(), EPSILON), p, ACTIVATIONS[self.config.activation])
 
     def __call__(
         self, images: Float[Array, "b H W 3"], taps: tuple[int, ...], kernels: Params | None = None
     ) -> tuple[Float[Array, "b h w e"], dict[int, Float[Array, "b h w d"]]]:
-        """Normalised images of the crop's size -> dense features, and the outputs of the blocks `taps`."""
-        on_grid = lambda x: x.reshape(-1, self.config.grid, self.config.grid, x.shape[-1])
+        """Normalised images of whole patches -> dense features, and the outputs of the blocks `taps`."""
+        rows, columns = (extent // self.config.patch_size for extent in images.shape[1:3])
+        on_grid = lambda x: x.reshape(-1, rows, columns, x.shape[-1])
         tokens, found = self._tokens(images, taps, kernels)
-        dense = self._rest_of_head(linear(linear(tokens, self.pool_value()), self.pool_out()))
+        dense = self.each_alone(tokens, ACTIVATIONS[self.config.activation], EPSILON)
         return on_grid(dense), {tap: on_grid(x) for tap, x in found.items()}
 
     def pooled(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b e"]:
         """Normalised images of the crop's size -> one embedding each, not yet normalised."""
         tokens, _ = self._tokens(images, (), None)
-        heads = lambda x, p: linear(x, p).reshape(*x.shape[:-1], self.config.heads, -1)
-        probe = jnp.broadcast_to(self.pool_probe.astype(self.dtype), (tokens.shape[0], 1, self.config.width))
-        query, key, value = self.pool_query(), self.pool_key(), self.pool_value()
-        attended = attention.attend(heads(probe, query), heads(tokens, key), heads(tokens, value)).reshape(probe.shape)
-        return self._rest_of_head(linear(attended, self.pool_out()))[:, 0]
+        return self.all_together(tokens, self.config.heads, ACTIVATIONS[self.config.activation], EPSILON)
 
 
 class TextTower(nn.Module):
@@ -156,12 +139,12 @@ class TextTower(nn.Module):
 
 _REST = (
     Parameter("(position|token)_embedding", "clip", decays=False),
-    Parameter("pool_probe|logit_bias", "clip", split_from=None, decays=False),
-    Parameter("(pool_.*|projection|patch_embedding)/kernel", "clip"),
-    Parameter("(pool_.*|projection|patch_embedding)/bias", "clip", split_from=None),
+    Parameter("logit_bias", "clip", split_from=None, decays=False),
+    Parameter("(projection|patch_embedding)/kernel", "clip"),
+    Parameter("(projection|patch_embedding)/bias", "clip", split_from=None),
     Parameter("ln_.*", "clip", split_from=None),
-    Parameter("pool_norm/scale", "clip", split_from=None),
 )
 _BIASES = Parameter("blocks/(query|key|value|out)/bias", "image_biases", split_from=None)
-IMAGE = Tower(ImageTower, (_BIASES, *transformer.PARAMETERS, *_REST), transformer.ROTATED, embeds_width=True)
+_IMAGE_PARAMETERS = (_BIASES, *transformer.PARAMETERS, *pooling.PARAMETERS, *_REST)
+IMAGE = Tower(ImageTower, _IMAGE_PARAMETERS, transformer.ROTATED, embeds_width=True, squashes=True)
 TEXT = Tower(TextTower, (*transformer.PARAMETERS, *_REST), transformer.ROTATED)

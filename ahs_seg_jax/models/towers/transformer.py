@@ -7,7 +7,7 @@ query | key | value | out -> [s, d, d], takes the place of the tower's own.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +23,8 @@ from ahs_seg_jax.models.parameters import Params
 from ahs_seg_jax.models.towers.interface import SLOTS, Parameter
 
 Activation = Callable[[jax.Array], jax.Array]
+Placed = Callable[[jax.Array], jax.Array]
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 PROMPTS_AT_ONCE = 1024  # larger vocabularies are encoded in batches, so that memory stays bounded
 ROTATED = {slot: f"blocks/{slot}/kernel" for slot in SLOTS}
@@ -33,30 +35,34 @@ PARAMETERS = (
 )
 
 
-def _declared(width: int, inner: int, lead: tuple[int, ...]) -> dict[str, Parameters]:
+def affine(features_in: int, features_out: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a linear map in a block."""
+    return {"kernel": (features_in, features_out), "bias": (features_out,)}
+
+
+def scaled(features: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a LayerNorm in a block."""
+    return {"scale": (features,), "bias": (features,)}
+
+
+def _declared(shapes: Shapes, lead: tuple[int, ...]) -> dict[str, Params]:
     """The parameters of one block (`lead` is empty), or of a stack of blocks (`lead` is the number of layers)."""
-    inner = inner or 4 * width
-    shapes = dict.fromkeys(SLOTS, (width, width)) | {"mlp_in": (width, inner), "mlp_out": (inner, width)}
-    initializer = stacked(lecun) if lead else lecun
-    declared = {}
-    for name, shape in shapes.items():
-        kernel, bias = (initializer, (*lead, *shape)), (zeros, (*lead, shape[1]))
-        declared[name] = Parameters({"kernel": kernel, "bias": bias}, name=name)
-    for name in ("ln_1", "ln_2"):
-        size = (*lead, width)
-        declared[name] = Parameters({"scale": (ones, size), "bias": (zeros, size)}, name=name)
+    initial = {"kernel": stacked(lecun) if lead else lecun, "bias": zeros, "scale": ones}
+    declared: dict[str, Params] = {}
+    for name, group in shapes.items():
+        leaves = {leaf: (initial[leaf], (*lead, *shape)) for leaf, shape in group.items()}
+        declared[name] = Parameters(leaves, name=name)()
     return declared
 
 
 class _Block(nn.Module):
     """Parameters of one block by itself."""
 
-    width: int
-    mlp_width: int
+    shapes: Shapes
 
     @nn.compact
     def __call__(self) -> dict[str, Params]:
-        return {name: p() for name, p in _declared(self.width, self.mlp_width, ()).items()}
+        return _declared(self.shapes, ())
 
 
 class Blocks(nn.Module):
@@ -64,18 +70,30 @@ class Blocks(nn.Module):
 
     Inference may give each block's parameters by itself instead, under the names "0", "1", ... (`encoding.listed`):
     then they come as a list. XLA copies a layer's part of a stacked array before it uses it, and for one picture that
-    counts.
+    counts. A tower whose blocks have other parameters inherits this and says their `shapes`.
     """
 
     layers: int
     width: int
     mlp_width: int = 0  # 0: four times the width
 
+    @nn.nowrap
+    def shapes(self) -> Shapes:
+        """The parameters of a block: group -> leaf (kernel, bias, scale) -> shape."""
+        width, inner = self.width, self.mlp_width or 4 * self.width
+        return {
+            **{slot: affine(width, width) for slot in SLOTS},
+            "mlp_in": affine(width, inner),
+            "mlp_out": affine(inner, width),
+            "ln_1": scaled(width),
+            "ln_2": scaled(width),
+        }
+
     @nn.compact
     def __call__(self) -> dict[str, Params] | list[dict[str, Params]]:
         if self.has_variable("params", "0"):
-            return [_Block(self.width, self.mlp_width, name=str(index))() for index in range(self.layers)]
-        return {name: p() for name, p in _declared(self.width, self.mlp_width, (self.layers,)).items()}
+            return [_Block(self.shapes(), name=str(index))() for index in range(self.layers)]
+        return _declared(self.shapes(), (self.layers,))
 
 
 def attention_kernels(blocks: Any) -> dict[str, jax.Array]:
@@ -100,7 +118,7 @@ def mlp(x: jax.Array, p: Params, activation: Activation) -> jax.Array:
     return linear(activation(linear(x, p["mlp_in"])), p["mlp_out"])
 
 
-def _projected(x: jax.Array, p: Params, heads: int, epsilon: float = EPSILON) -> tuple[jax.Array, jax.Array, jax.Array]:
+def projected(x: jax.Array, p: Params, heads: int, epsilon: float = EPSILON) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Query, key and value `[b, n, heads, d / heads]`."""
     y = layer_norm(x, p["ln_1"], epsilon)
     query, key, value = (linear(y, p[role]).reshape(*y.shape[:-1], heads, -1) for role in SLOTS[:3])
@@ -109,7 +127,7 @@ def _projected(x: jax.Array, p: Params, heads: int, epsilon: float = EPSILON) ->
 
 def projected_by_head(x: jax.Array, p: Params, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Query, key and value `[b, heads, n, d / heads]` of `x` `[b, n, d]`, after the block's first norm."""
-    query, key, value = (jnp.moveaxis(part, -2, -3) for part in _projected(x, p, heads))
+    query, key, value = (jnp.moveaxis(part, -2, -3) for part in projected(x, p, heads))
     return query, key, value
 
 
@@ -139,9 +157,16 @@ def block(
     activation: Activation,
     causal: bool = False,
     epsilon: float = EPSILON,
+    placed: Placed | None = None,
 ) -> Float[Array, "b n d"]:
-    """One pre-norm transformer block: attention, then MLP, each with its residual."""
-    attended = attention.attend(*_projected(x, p, heads, epsilon), bias=_causal(x.shape[1]) if causal else None)
+    """One pre-norm transformer block: attention, then MLP, each with its residual.
+
+    `placed` turns queries and keys `[b, n, heads, d / heads]` by their tokens' positions.
+    """
+    query, key, value = projected(x, p, heads, epsilon)
+    if placed is not None:
+        query, key = placed(query), placed(key)
+    attended = attention.attend(query, key, value, bias=_causal(x.shape[1]) if causal else None)
     return _rest_of_block(x, attended, p, activation, epsilon)
 
 
@@ -149,7 +174,7 @@ def prompt_block(
     prefix: Float[Array, "1 q d"], x: Float[Array, "m l d"], p: Params, *, heads: int, activation: Activation
 ) -> tuple[Float[Array, "1 q d"], Float[Array, "m l d"]]:
     """The causal block for prompts that begin alike: `x` are the tokens after the common beginning `prefix`."""
-    shared, (query, *own) = _projected(prefix, p, heads), _projected(x, p, heads)
+    shared, (query, *own) = projected(prefix, p, heads), projected(x, p, heads)
     repeated = [products.repeated(part, x.shape[0]) for part in shared[1:]]
     key, value = (jnp.concatenate(parts, 1) for parts in zip(repeated, own, strict=True))
     attended = attention.attend(query, key, value, bias=_causal(x.shape[1], prefix.shape[1]))
@@ -176,5 +201,19 @@ def run_blocks(x: Any, blocks: Any, step: Callable[..., Any], *, remat: str) -> 
     """`step(x, parameters)` through the blocks, stacked or listed, one after the other."""
     step = rematerialised(step, remat, in_loop=not isinstance(blocks, list))
     if isinstance(blocks, list):
-        return functools.reduce(step, blocks, x)
+        return functools.reduce(jax.jit(step), blocks, x)  # so that it is traced once
     return jax.lax.scan(lambda x, p: (step(x, p), None), x, blocks)[0]
+
+
+def run_tapped(
+    x: Float[Array, "b n d"], blocks: Any, count: int, step: Callable[..., Any], taps: tuple[int, ...], *, remat: str
+) -> tuple[Float[Array, "b n d"], dict[int, Float[Array, "b n d"]]]:
+    """`x` through the first `count` blocks, and the outputs of those of `taps` that are among them."""
+    found: dict[int, jax.Array] = {}
+    start = 0
+    for stop in sorted({*(tap + 1 for tap in taps if tap < count), count}):
+        x = run_blocks(x, part(blocks, slice(start, stop)), step, remat=remat)
+        start = stop
+        if stop - 1 in taps:
+            found[stop - 1] = x
+    return x, found

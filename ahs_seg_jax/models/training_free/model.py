@@ -15,7 +15,7 @@ from ahs_seg_jax.models.parameters import Params
 from ahs_seg_jax.models.prompts import Prompts
 from ahs_seg_jax.models.towers.clip import ImageTower
 from ahs_seg_jax.models.training_free.last_blocks import LAST_BLOCKS, Inputs
-from ahs_seg_jax.models.training_free.settings import TrainingFree
+from ahs_seg_jax.models.training_free.settings import OF_OTHER_TOWERS, TrainingFree
 
 
 class TrainingFreeCLIP(nn.Module):
@@ -44,13 +44,19 @@ class TrainingFreeCLIP(nn.Module):
             return LAST_BLOCKS[settings.method](x, inputs)
 
         with jax.default_matmul_precision(self._precision()):
+            tower, pixels = self.clip.image, standardised(images, image)
+            if not isinstance(tower, ImageTower):  # each token's own value is what the tower itself computes
+                assert settings.method in OF_OTHER_TOWERS
+                side = image.patch_size
+                whole = tuple(extent // side * side for extent in images.shape[1:3])
+                return {"dense": tower(pixels[:, : whole[0], : whole[1]], ())[0]}
             taps = settings.taps(image.layers)
-            tower = self.clip.image
-            assert isinstance(tower, ImageTower), "training-free methods are defined for CLIP's image tower"
-            return {"dense": tower.training_free(standardised(images, image), last_block, taps)}
+            return {"dense": tower.training_free(pixels, last_block, taps)}
 
     def compare(self, dense: Float[Array, "b h w e"], text: Float[Array, "t p e"]) -> Float[Array, "b t h w"]:
-        """Cosine float32 of every position with every query, whose prompts are averaged already (p = 1)."""
-        with jax.default_matmul_precision(self._precision()):
-            unit = l2_normalise(dense)
-            return jnp.einsum("bhwe,te->bthw", unit, text[:, 0].astype(unit.dtype)).astype(jnp.float32)
+        """Cosine of every position with every query, whose prompts are averaged already (p = 1).
+
+        In float32 whatever the activations are, as in `AHSSeg.correlate`.
+        """
+        unit, highest = l2_normalise(dense.astype(jnp.float32)), jax.lax.Precision.HIGHEST
+        return jnp.einsum("bhwe,te->bthw", unit, text[:, 0].astype(jnp.float32), precision=highest)

@@ -34,6 +34,10 @@ METHODS: dict[str, Method] = {
     "pearl": Method(40.0, "propagation", through_resized=True),
 }
 DEFAULT_METHOD = "naclip"
+# Of any image tower but CLIP's: MaskCLIP's step, each token's own value in the last attention, is what the tower itself
+# takes for its dense features (of SigLIP and PE the value path of the pooling head). What the others do to the last
+# block's own attention is defined for CLIP's tower only.
+OF_OTHER_TOWERS = ("maskclip",)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Command lines: known commands with options that hold nonsense, and words that mean nothing."""
 
-import logging
 import os
 import pathlib
 
@@ -87,29 +86,30 @@ class Attack(Kind):
         for _ in range(int(rng.integers(0, 4))):
             option = mutations.pick(rng, list(known))
             given += [option, mutations.pick(rng, known[option])] if known[option] else [option]
-        logging.getLogger("ahs_seg_jax").handlers.clear()  # one writes to the stderr of the input before
-        result = CliRunner().invoke(app, given)
-        said = result.output
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise RuntimeError(f"{given}: {type(result.exception).__name__}: {result.exception}")
-        if "Traceback" in said:
-            raise RuntimeError(f"{given}: {said[-300:]}")
-        if any(secret in said for secret in ("root:x:0:0", "root:*:0:0")):
-            raise Silent(f"{given}: {said[-300:]}")
-        if result.exit_code:
-            raise ValueError(f"{result.exit_code} {said[:300].strip()} ... {said[-300:].strip()}")
+        tried(given)
 
     def is_clear(self, said):
-        return any(
-            part in said
-            for part in (
-                "error: ",
-                "Error: ",
-                "failed: ",
-                ": FAILED",
-                "Error ",
-                "Usage:",
-                "no image at",
-                "is not an image",
-            )
-        )
+        return is_clear(said)
+
+
+def tried(given: list[str]) -> None:
+    """Runs a command line. Raises ValueError with what it says if it ends with another exit code than 0.
+
+    Raises RuntimeError for a traceback, and Silent if it shows a file of the system.
+    """
+    result = CliRunner().invoke(app, given)
+    said = result.output
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise RuntimeError(f"{given}: {type(result.exception).__name__}: {result.exception}")
+    if "Traceback" in said:
+        raise RuntimeError(f"{given}: {said[-300:]}")
+    if any(secret in said for secret in ("root:x:0:0", "root:*:0:0")):
+        raise Silent(f"{given}: {said[-300:]}")
+    if result.exit_code:
+        raise ValueError(f"{result.exit_code} {said[:300].strip()} ... {said[-300:].strip()}")
+
+
+def is_clear(said: str) -> bool:
+    """Whether what a command says tells what to change."""
+    parts = ("error: ", "Error: ", "failed: ", ": FAILED", "Error ", "Usage:", "no image at", "is not an image")
+    return any(part in said for part in parts)

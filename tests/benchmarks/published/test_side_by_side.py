@@ -1,16 +1,13 @@
 """Turns, agreement and ratios with programs that are made up here, and a made-up published program in PyTorch."""
 
 import dataclasses
-import json
-import pathlib
-import sys
 
 import numpy as np
 import pytest
 
 from benchmarks import results_file
 from benchmarks.published import side_by_side
-from benchmarks.published.job import IGNORE, Job, picture, training_batch
+from benchmarks.published.job import IGNORE, Job, picture, seen, training_batch
 
 JOB = Job(work="whole", folder="", names=("sky", "tree", "road"), weights="", image=(37, 53), batch=2, crop=19)
 
@@ -21,6 +18,8 @@ def test_inputs_are_the_same_in_both_processes(tmp_path):
     assert picture(JOB, 3).shape == (37, 53, 3)
     np.testing.assert_array_equal(picture(JOB, 3), picture(JOB, 3))
     assert (picture(JOB, 3) != picture(JOB, 4)).any()
+    np.testing.assert_array_equal(seen(JOB, 3), picture(JOB, 3))
+    assert seen(dataclasses.replace(JOB, work="sliding"), 3).shape == (640, 917, 3)  # 37 x 53, enlarged 17.3 times
     images, labels = training_batch(JOB, 0)
     assert images.shape == (2, 19, 19, 3)
     assert labels.shape == (2, 19, 19)
@@ -99,6 +98,64 @@ def test_turns_alternate_and_ratios(monkeypatch, tmp_path, capsys):
     )
 
 
+def test_other_forms_of_the_published_model_take_their_turns(monkeypatch, tmp_path, capsys):
+    turns = []
+    seconds = {"eager": 8.0, "compiled": 6.0, "onnxruntime": 5.0}
+
+    def fake(program, job, folder):
+        turns.append((program, job.work, job.runner))
+        if job.runner == "export":
+            return {}
+        if job.answer:
+            wrong = {"loss": np.asarray(1.0), "gradient_norm": np.asarray(2.0)}
+            np.savez(job.answer, **(wrong if job.work == "training" else probabilities()))
+        took = 2.0 if program == "ours" else seconds[job.runner]
+        found = {
+            "seconds": [took],
+            "processor_seconds": [2 * took],
+            "peak_bytes": took * 1e9,
+            "versions": {program: "1"},
+        }
+        return found | ({"compile_seconds": 30.0} if job.runner == "compiled" else {})
+
+    monkeypatch.setattr(side_by_side, "turn", fake)
+    monkeypatch.setattr(side_by_side, "_check_tools", lambda options: None)
+    output = tmp_path / "results.json"
+    command = ["--program", str(tmp_path), "--weights", "some.pth", "--rounds", "2", "--output", str(output)]
+    assert side_by_side.main([*command, "--work", "training", "whole", "--compile", "max-autotune", "--onnx"]) == 0
+    in_training = [("published", "eager"), ("compiled", "compiled"), ("ours", "eager")] * 2
+    in_inference = [("published", "eager"), ("compiled", "compiled"), ("onnxruntime", "onnxruntime"), ("ours", "eager")]
+    assert [(work, program, runner) for program, work, runner in turns] == [
+        *(("training", *one) for one in in_training),
+        ("whole", "published", "export"),
+        *(("whole", *one) for one in in_inference * 2),
+    ]
+    training, whole = results_file.read(output)
+    assert list(training["peers"]) == ["compiled"]
+    assert training["peers"]["compiled"]["times_faster"] == 3.0
+    assert (training["peers"]["compiled"]["mode"], training["peers"]["compiled"]["compile_seconds"]) == (
+        "max-autotune",
+        [30.0, 30.0],
+    )
+    assert whole["peers"]["onnxruntime"]["times_faster"] == 2.5
+    assert whole["peers"]["onnxruntime"]["agreement"] == {"largest_difference": 0.0, "equal_labels": 1.0}
+    assert whole["peers"]["onnxruntime"]["memory_share"] == 0.4
+    assert (whole["times_faster"], set(whole["versions"])) == (4.0, {"published", "compiled", "onnxruntime", "ours"})
+    assert not {"runner", "mode", "exported"} & set(whole["settings"])
+    assert "2.50 times faster than onnxruntime (5 s)" in capsys.readouterr().out
+
+
+def test_missing_tools_are_named_before_anything_starts(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(side_by_side, "turn", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(side_by_side.shutil, "which", lambda name: None)
+    monkeypatch.setattr(side_by_side.importlib.util, "find_spec", lambda name: None)
+    command = ["--program", str(tmp_path), "--weights", "some.pth", "--output", str(tmp_path / "r")]
+    assert side_by_side.main([*command, "--compile"]) == 1
+    assert "needs a C++ compiler, and there is none of g++, clang++" in capsys.readouterr().err
+    assert side_by_side.main([*command, "--onnx"]) == 1
+    assert "--onnx needs onnx and onnxruntime: pip install -e '.[onnx]'" in capsys.readouterr().err
+
+
 def test_failing_program_is_reported(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(side_by_side.PROGRAMS, "published", "benchmarks.published.no_such_module")
     command = ["--program", str(tmp_path), "--work", "whole", "--weights", "some.pth", "--output", str(tmp_path / "r")]
@@ -106,142 +163,3 @@ def test_failing_program_is_reported(monkeypatch, tmp_path, capsys):
     message = capsys.readouterr().err
     assert "published, whole: exit status 1" in message
     assert "no_such_module" in message
-
-
-# ------------------------------------------------------------------------------------------ a published program
-
-CONFIG = "def add_cat_seg_config(cfg):\n    cfg.MODEL.SEM_SEG_HEAD.HIDDEN_DIMS = 7\n"
-SETTINGS = "MODEL:\n  META_ARCHITECTURE: Small\n  SEM_SEG_HEAD:\n    NAME: SmallHead\n"
-HEAD = """
-from torch import nn
-from detectron2.config import configurable
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from timm.layers import Mlp
-
-@SEM_SEG_HEADS_REGISTRY.register()
-class SmallHead(nn.Module):
-    @configurable
-    def __init__(self, *, classes, hidden):
-        super().__init__()
-        self.mlp = Mlp(in_features=3, hidden_features=hidden, out_features=classes)
-
-    @classmethod
-    def from_config(cls, cfg, shape):
-        return {"classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, "hidden": cfg.MODEL.SEM_SEG_HEAD.HIDDEN_DIMS}
-"""
-PREDICTOR = "class CATSegPredictor: pass\n"
-CLIP = "def build_model(shapes):\n    return sorted(shapes)\n"
-MODEL = """
-import torch
-from torch import nn
-from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_sem_seg_head
-from detectron2.modeling.postprocessing import sem_seg_postprocess
-from detectron2.structures import ImageList
-from cat_seg.third_party import clip
-
-@META_ARCH_REGISTRY.register()
-class Small(nn.Module):
-    @configurable
-    def __init__(self, *, head):
-        super().__init__()
-        self.head = head
-        self.names = clip.load("ViT-B/16")[0]
-
-    @classmethod
-    def from_config(cls, cfg):
-        return {"head": build_sem_seg_head(cfg, None)}
-
-    def forward(self, batch):
-        images = ImageList.from_tensors([x["image"] for x in batch], 32).tensor
-        logits = self.head.mlp(images.permute(0, 2, 3, 1) / 255).permute(0, 3, 1, 2)
-        if self.training:
-            target = torch.stack([x["sem_seg"] for x in batch])
-            return {"loss": nn.functional.cross_entropy(logits, target, ignore_index=255)}
-        shape = (batch[0]["height"], batch[0]["width"])
-        return [{"sem_seg": sem_seg_postprocess(logits[0].sigmoid(), logits.shape[-2:], *shape)}]
-"""
-
-
-@pytest.fixture
-def program(tmp_path: pathlib.Path, monkeypatch) -> pathlib.Path:
-    """A folder laid out as the published program's; the modules it brings are forgotten afterwards."""
-    files = {
-        "configs/config.yaml": SETTINGS,
-        "configs/vitb_384.yaml": "_BASE_: config.yaml\nMODEL:\n  MASK: 1\n",
-        "cat_seg/__init__.py": "raise ImportError('data sets must not be imported')",
-        "cat_seg/config.py": CONFIG,
-        "cat_seg/cat_seg_model.py": MODEL,
-        "cat_seg/modeling/__init__.py": "raise ImportError('other backbones must not be imported')",
-        "cat_seg/modeling/heads/cat_seg_head.py": HEAD,
-        "cat_seg/modeling/transformer/cat_seg_predictor.py": PREDICTOR,
-        "cat_seg/third_party/__init__.py": "",
-        "cat_seg/third_party/clip.py": CLIP,
-    }
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    import torch
-
-    monkeypatch.setattr(torch.Tensor, "cuda", torch.Tensor.cuda)  # put back afterwards
-    yield tmp_path
-    forget()
-
-
-def forget() -> None:
-    """Each process of a side-by-side run begins without these modules."""
-    packages = ("cat_seg", "detectron2", "timm", "fvcore", "clip", "open_clip", "torchvision")
-    for name in list(sys.modules):
-        if name.partition(".")[0] in packages:
-            del sys.modules[name]
-
-
-@pytest.mark.filterwarnings("default")
-def test_published_program_is_built_from_its_folder(program, monkeypatch, tmp_path):
-    from benchmarks.published import theirs
-
-    job = dataclasses.replace(JOB, folder=str(program), weights=str(tmp_path / "weights.pth"), repetitions=2)
-    model = theirs.build(job)
-    assert "visual.proj" in model.names
-    assert model.head.mlp.fc1.weight.shape == (7, 3)
-    theirs.fill(model)
-    first = model.head.mlp.fc1.weight.clone()
-    theirs.fill(model)
-    assert (model.head.mlp.fc1.weight == first).all()
-
-    def run(work: str) -> dict:
-        answer = tmp_path / f"{work}.npz"
-        one = dataclasses.replace(job, work=work, count_flops=work != "weights", answer=str(answer))
-        one.write(tmp_path / "job.json")
-        monkeypatch.setattr(sys, "argv", ["published", str(tmp_path / "job.json"), str(tmp_path / "out.json")])
-        forget()
-        theirs.main()
-        return json.loads((tmp_path / "out.json").read_text())
-
-    assert run("weights") == {}
-    record = run("whole")
-    assert len(record["seconds"]) == 2
-    assert record["flops"] == 2 * 37 * 53 * (3 * 7 + 7 * 3)
-    found = np.load(tmp_path / "whole.npz")
-    assert found["labels"].shape == (37, 53)
-    assert found["probabilities"].shape == (3, 5, 7)
-    assert run("training")["flops"] == 2 * 2 * 19 * 19 * (3 * 7 * 2 + 7 * 3 * 3)
-    assert set(np.load(tmp_path / "training.npz")) == {"loss", "gradient_norm"}
-
-
-def test_folder_without_the_program(tmp_path):
-    from benchmarks.published import stand_ins
-
-    with pytest.raises(FileNotFoundError, match=r"holds no cat_seg/cat_seg_model.py; pass the folder"):
-        stand_ins.install(tmp_path)
-
-
-def test_weights_that_lack_a_parameter(tmp_path):
-    import torch
-
-    from benchmarks.published import theirs
-
-    torch.save({"model": {}}, tmp_path / "empty.pth")
-    with pytest.raises(ValueError, match=r"no weights for 2 parameters of the program, such as bias"):
-        theirs.load(torch.nn.Linear(2, 3), str(tmp_path / "empty.pth"))

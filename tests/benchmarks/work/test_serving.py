@@ -3,13 +3,14 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from PIL import Image
 
 from ahs_seg_jax.inference import CAT_SEG
 from ahs_seg_jax.models import architecture
-from benchmarks import inputs
+from benchmarks import inputs, report
 from benchmarks.counting import flops
 from benchmarks.settings import Settings, complete
-from benchmarks.work import host, serving
+from benchmarks.work import folder, host, serving
 from tests.support.training import small_model
 
 
@@ -23,16 +24,18 @@ def settings(monkeypatch) -> Settings:
 def test_start_up_compares_an_empty_cache_with_a_full_one(monkeypatch, settings):
     caches, times = [], iter([40.0, 12.0, 10.0, 11.0])
 
-    def run(settings, variables):
+    def run(settings, weights, variables):
+        assert weights.stat().st_size > 1000
         caches.append(variables["JAX_COMPILATION_CACHE_DIR"])
         process = next(times)
-        return {"process": process, "load": 2.0, "first": process - 2, "second": 0.1}
+        return {"process": process, "load": 2.0, "first": process - 2, "second": 0.1, "beyond": process - 0.1}
 
     monkeypatch.setattr(serving, "_first_result", run)
     record = serving.start_up(settings)
     assert len(set(caches)) == 1
     assert record["seconds"]["median"] == 11.0
     assert record["cold"]["process"] == 40.0
+    assert record["beyond"] == 10.9
     assert record["warm_share"] == {"process": 11 / 40, "first_result": 9 / 38}
 
 
@@ -61,6 +64,25 @@ def test_checkpoint_is_saved_and_timed(settings):
     assert record["items"] > 1
     assert len(record["seconds"]["all"]) == len(record["seconds_waited"]["all"]) == 2
     assert record["seconds_waited"]["median"] <= record["seconds"]["median"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_folder_beside_the_model_alone(settings, monkeypatch, tmp_path, shared):
+    monkeypatch.setattr(folder, "PHOTOGRAPHS", {"tiny": 5})
+    monkeypatch.delenv("AHS_SEG_SHARED", raising=False)
+    if shared:
+        place = tmp_path / "data" / "streets" / "images" / "val"
+        place.mkdir(parents=True)
+        Image.fromarray(inputs.picture(settings, 0)).save(place / "a.png")
+        monkeypatch.setenv("AHS_SEG_SHARED", str(tmp_path))
+    record = folder.fast_device(settings)
+    assert (record["items"], record["pictures"]) == (5, "photographs" if shared else "drawn scenes")
+    assert record["model"]["seconds"]["median"] >= folder.FAST
+    assert record["model_share"] == pytest.approx(record["throughput"] / record["model"]["throughput"])
+    assert record["throughput"] == pytest.approx(5 / record["seconds"]["median"])
+    assert "(5 images, 50 % of the model's own rate)" in report._amount(
+        record | {"name": "folder", "settings": {}, "pictures": "images", "model_share": 0.5}
+    )
 
 
 @pytest.mark.slow

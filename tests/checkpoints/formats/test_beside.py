@@ -63,6 +63,8 @@ def test_open_clips_configurations(tmp_path):
         "image": {"layers": 12, "heads": 12, "width": 768},
         "text": {"layers": 12, "heads": 8, "width": 512},
     }
+    write(tmp_path, open_clip_config=open_clip(vision={"width": 1408, "head_width": 88, "mlp_ratio": 4.3637}))  # ViT-g
+    assert beside.read(tmp_path).sizes["image"]["heads"] == 16
     write(tmp_path, open_clip_config=open_clip({"quick_gelu": True}, {"width": 1280, "head_width": 80}))
     assert facts(tmp_path)["activation"] == "quick_gelu"
     assert facts(tmp_path)["pixel_mean"] == OPENAI_MEAN
@@ -93,7 +95,10 @@ def hf(**changes):
     ("files", "message"),
     [
         (hf(model_type="siglip2"), "holds a model of the kind 'siglip2' by its config.json"),
-        (hf(model_type="metaclip_2"), "holds a model of the kind 'metaclip_2' by its config.json"),
+        (
+            hf(model_type="metaclip_2", text_config={"eos_token_id": 1}),
+            "holds a MetaCLIP 2 whose texts end with the token 1, not with XLM-V's 2, by its config.json",
+        ),
         (hf(vision_config={"hidden_act": "gelu"}), r"two towers with different hidden_act \('gelu' and 'quick_gelu'\)"),
         (
             hf(vision_config={"hidden_act": "relu"}, text_config={"hidden_act": "relu"}),
@@ -120,6 +125,9 @@ def hf(**changes):
             {"open_clip_config": open_clip(text={"tokenizer_kwargs": {"clean": "canonicalize"}})},
             "its tokenizer is .clip with .*canonicalize",
         ),
+        (hf(vision_config={"hidden_act": {}}), r"two towers with different hidden_act \('quick_gelu' and '{}'\)"),
+        (hf(vision_config={"layer_norm_eps": "x"}), r"two towers with different layer_norm_eps \('x' and 1e-05\)"),
+        ({"open_clip_config": open_clip(text={"norm_kwargs": {"eps": [1]}})}, "eps is"),
         ({"open_clip_config": open_clip(text={"heads": "many"})}, "heads in open_clip_config.json is 'many'"),
     ],
 )

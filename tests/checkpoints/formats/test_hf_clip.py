@@ -1,8 +1,10 @@
 """Hugging Face's format against transformers' own CLIPModel, which needs torch."""
 
 import dataclasses
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -49,10 +51,12 @@ def test_our_towers_compute_what_transformers_computes(torch, clip_model, tmp_pa
         text = getattr(text, "pooler_output", text)
         states = clip_model.vision_model(torch.from_numpy(pixels.transpose(0, 3, 1, 2)), output_hidden_states=True)
     model, variables = CLIP(config), {"params": found.params["clip"]}
-    ours = np.asarray(model.apply(variables, tokens, {}, method="encode_text"))[:, 0]
+    encode_text = jax.jit(functools.partial(model.apply, method="encode_text"))
+    ours = np.asarray(encode_text(variables, tokens, {}))[:, 0]
     theirs = text.numpy() / np.linalg.norm(text.numpy(), axis=-1, keepdims=True)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    _, taps = model.apply(variables, pixels, (0, 1), {}, method="encode_image")
+    encode_image = jax.jit(functools.partial(model.apply, taps=(0, 1), rotations={}, method="encode_image"))
+    _, taps = encode_image(variables, pixels)
     for block, value in taps.items():  # the last block is dense here, and therefore another function
         expected = states.hidden_states[block + 1][:, 1:].numpy().reshape(value.shape)
         np.testing.assert_allclose(np.asarray(value), expected, atol=1e-5 * np.abs(expected).max())

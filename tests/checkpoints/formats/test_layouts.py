@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints.formats import sizes
+from ahs_seg_jax.checkpoints.formats import sizes, writers
 from ahs_seg_jax.checkpoints.formats.entry import Entry, source_shapes, target_shapes
 from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS, entries, is_ignored
 from ahs_seg_jax.errors import CheckpointError
@@ -143,6 +143,25 @@ def test_heads_of_the_largest_towers_are_wider(plain):
     assert (config.image.heads, config.text.heads) == (16, 16)
 
 
+def test_mlps_that_are_not_four_times_as_wide(visible):
+    wide = changed(visible, image__mlp_width=616, text__mlp_width=200)  # as of ViT-g and ViT-bigG, whose ratio is odd
+    _check_against_model(wide)
+    for layout in LAYOUTS:
+        assert sizes.model_config(layout, source_shapes(entries(layout, wide)), "file") == wide
+    assert writers.hf_config(wide)["vision_config"]["intermediate_size"] == 616
+
+
+def test_the_largest_towers_of_open_clip():
+    bigG = changed(  # by open_clip's configuration: 1664 wide, 104 channels a head, a ratio of 4.9231
+        PUBLISHED["openai_clip_vitb16"],
+        **{"image__width": 1664, "image__layers": 48, "image__heads": 16, "image__mlp_width": 8192},
+        **{"text__width": 1280, "text__layers": 32, "text__heads": 20},
+        **{"image__patch_size": 14, "image__crop": 336, "image__pretrained_grid": 16, "embed_dim": 1280},
+        **{"guidance_taps": (15, 31), "mh_fpn_taps": (15, 31, 47)},
+    )
+    assert sizes.model_config("openai_clip", source_shapes(entries("openai_clip", bigG)), "bigG") == bigG
+
+
 def test_vocabularies_of_other_tokenizers_are_refused(plain):
     shapes = source_shapes(entries("openai_clip", changed(plain, image__width=64, text__vocab_size=901629)))
     with pytest.raises(CheckpointError, match="its vocabulary of 901629 tokens is not that of CLIP's tokenizer, 49408"):
@@ -155,9 +174,9 @@ def test_vocabularies_of_other_tokenizers_are_refused(plain):
         ("logit_bias", "a part of a SigLIP model"),
         ("visual.trunk.blocks.0.norm1.weight", "a model with an image tower of timm"),
         ("visual.layer1.0.conv1.weight", "a CLIP with a ResNet"),
-        ("visual.blocks.0.attn.q_bias", "an EVA-CLIP model"),
+        ("visual.blocks.0.attn.q_bias", "an EVA-CLIP in its authors' names"),
         ("text_decoder.resblocks.0.ln_1.weight", "a CoCa model"),
-        ("text.transformer.resblocks.0.ln_1.weight", "a model with a text tower of another kind"),
+        ("text.transformer.resblocks.0.ln_1.weight", "a model with another text tower"),
         ("vision_model.head.probe", "a part of a SigLIP model"),
     ],
 )

@@ -2,11 +2,12 @@
 
 import os
 import pickle
-import sys
 import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from ahs_seg_jax.checkpoints.formats import convert, readers
 from ahs_seg_jax.checkpoints.formats.stated import Stated
@@ -14,6 +15,7 @@ from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
 from tests.support.torch_files import (
     finished,
+    hide_torch,
     module_pickle,
     named,
     script_archive,
@@ -34,7 +36,7 @@ class Hostile:
 
 
 def test_torchscript_tensors_are_read_without_torch(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
+    hide_torch(monkeypatch)
     halves = np.arange(6, dtype=np.float16)
     inner = module_pickle({"weight": tensor_pickle(), "transposed": tensor_pickle(shape=(3, 2), strides=(1, 3))})
     path = script_archive(
@@ -137,7 +139,7 @@ def test_only_writing_torch_pickles_needs_torch(monkeypatch, torch, visible, ran
 
     params = random_params("openai_clip", visible)
     pickled = writers.write(tmp_path / "clip.pth", "openai_clip", visible, params)
-    monkeypatch.setitem(sys.modules, "torch", None)
+    hide_torch(monkeypatch)
     convert.read(pickled, statements=[Stated("quick_gelu", stated_by="the test")])
     with pytest.raises(CheckpointError, match=r"writing again\.pth needs torch: pip install 'ahs_seg_jax\[convert\]'"):
         writers.write(tmp_path / "again.pth", "openai_clip", visible, params)
@@ -160,6 +162,26 @@ def test_what_is_no_checkpoint_is_said(content, message, tmp_path):
     (tmp_path / "file.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         convert.read(tmp_path / "file.pt")
+
+
+def test_safetensors_are_views_of_the_file(tmp_path):
+    rng = np.random.default_rng(0)
+    stored = {
+        "a": rng.normal(size=(3, 5)).astype(np.float32),
+        "half": rng.normal(size=(7,)).astype(np.float16),
+        "brain": rng.normal(size=(2, 3)).astype(ml_dtypes.bfloat16),
+        "count": np.array(5, np.int64),
+        "byte": np.arange(3, dtype=np.uint8),
+    }
+    safetensors.numpy.save_file(stored, tmp_path / "m.safetensors", {"note": "x"})
+    with readers.open_tensors(tmp_path / "m.safetensors") as file:
+        found = {name: tensor.load() for name, tensor in file.tensors.items()}
+        assert file.tensors["brain"].dtype == "bfloat16"
+    for name, value in stored.items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value)
+    for name in ("a", "half", "brain", "count"):
+        assert not found[name].flags.writeable, "a view of the file"
 
 
 def test_damaged_safetensors_and_zips_without_tensors_are_refused(tmp_path):

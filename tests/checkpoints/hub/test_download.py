@@ -179,6 +179,24 @@ def test_gated_private_and_absent_repositories(hub, monkeypatch):
         fetch("o/gated@main/model.safetensors")
 
 
+@pytest.mark.parametrize("path", ["/api/models/o/name", "/o/name/resolve/", "/lfs/"])
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, r"the hub refuses o/name \(status 401\): the token is not valid for it; log in"),
+        (403, r"the hub refuses o/name \(status 403\): .* unless its owners have closed it: see http"),
+        (404, r"o/name has no such file in revision main \(status 404\): see http"),
+    ],
+)
+def test_whatever_answer_the_hub_refuses_with_is_told(hub, path, status, message):
+    hub.add("o/name", {"model.safetensors": b"s"})
+    hub.statuses[path] = status
+    with pytest.raises(CheckpointError, match=message):
+        fetch("o/name")
+    hub.statuses.clear()
+    assert fetch("o/name").path.read_bytes() == b"s"
+
+
 def test_a_full_disk_is_known_before_the_download(hub, cache, monkeypatch):
     hub.add("o/name", {"a.pth": WEIGHTS})
     usage = shutil.disk_usage(cache.parent)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS
+from ahs_seg_jax.checkpoints.formats.layouts import LAYOUTS, OTHERS
 from ahs_seg_jax.checkpoints.formats.stated import OPENAI_MEAN, OPENAI_STD
 from ahs_seg_jax.checkpoints.hub.names import parse
 from ahs_seg_jax.checkpoints.zoo import table as zoo
@@ -16,13 +16,16 @@ from ahs_seg_jax.vocabulary import SCENE_TEMPLATE, imagenet_templates
 
 GELU = {
     "clip-vitb16-laion2b", "clip-vitl14-laion2b", "clip-vitb16-datacomp", "clip-vitl14-datacomp",
-    "clip-vitl14-dfn2b-39b",
+    "clip-vitl14-dfn2b-39b", "clip-vitb16-metaclip2", "clip-vitl14-metaclip2", "pe-core-vitb16", "pe-core-vitl14-336",
+    "eva02-clip-vitb16", "eva02-clip-vitl14-336",
 }  # fmt: skip
 
 
 def test_the_models_that_were_promised():
     assert {"catseg-vitb16", "catseg-vitl14", "clip-vitb16", "clip-vitl14", "clip-vitl14-336"} < set(zoo.table())
-    for trained_on in ("laion2b", "datacomp", "dfn2b", "metaclip"):
+    assert {"siglip2-vitb16", "siglip2-vitl16", "siglip2-so400m14"} < set(zoo.table())
+    assert {"pe-core-vitb16", "pe-core-vitl14-336", "eva02-clip-vitb16", "eva02-clip-vitl14-336"} < set(zoo.table())
+    for trained_on in ("laion2b", "datacomp", "dfn2b", "metaclip", "metaclip2"):
         assert {f"clip-vitb16-{trained_on}", f"clip-vitl14-{trained_on}"} < set(zoo.table())
 
 
@@ -31,11 +34,13 @@ def test_every_row_makes_sense(entry):
     assert parse(str(entry.hub_name)) == entry.hub_name
     assert re.fullmatch(r"([0-9a-f]{40})?", entry.revision)
     assert re.fullmatch(r"([0-9a-f]{64})?", entry.sha256)
-    assert entry.layout in ("", *LAYOUTS)
+    assert entry.layout in ("", *LAYOUTS, *OTHERS)
     assert entry.activation in ACTIVATIONS
     assert (entry.activation == "gelu") == (entry.name in GELU)
+    assert (entry.activation == "gelu_tanh") == entry.name.startswith("siglip2-")
+    halves = entry.name == "clip-vitl14-laion2b" or entry.name.startswith(("siglip2-", "pe-core-"))
     usual = (OPENAI_MEAN, OPENAI_STD)
-    assert (entry.pixel_mean, entry.pixel_std) == (((0.5,) * 3,) * 2 if entry.name == "clip-vitl14-laion2b" else usual)
+    assert (entry.pixel_mean, entry.pixel_std) == (((0.5,) * 3,) * 2 if halves else usual)
     assert entry.protocol in ("", *PROTOCOLS)
     assert not entry.expected or entry.expected in expected.table()["checkpoints"]
     assert entry.prompts == ((SCENE_TEMPLATE,) if entry.kind == "space" else imagenet_templates())

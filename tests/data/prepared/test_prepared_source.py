@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ahs_seg_jax.data.benchmarks.registry import BENCHMARKS
-from ahs_seg_jax.data.prepared import doctor, layout
+from ahs_seg_jax.data.prepared import doctor, layout, prepared_source
 from ahs_seg_jax.data.prepared.prepared_source import PreparedSource
 from ahs_seg_jax.data.source import Source
 from ahs_seg_jax.errors import CorruptExample
@@ -91,7 +91,39 @@ def test_the_fingerprint_follows_the_labels(tmp_path, source):
     json.dumps(found)
     trees.voc(tmp_path / "other", LABELS | {"2007_000001": rows([0, 2, 20, 255])})
     other = open_voc(tmp_path / "other").fingerprint()
-    assert {key for key in found if found[key] != other[key]} == {"label_histogram_sha256"}
+    assert {key for key in found if found[key] != other[key]} == {"label_histogram_sha256", "contents_sha256"}
+
+
+def test_the_fingerprint_follows_contents_that_counts_do_not_show(tmp_path, source, monkeypatch):
+    found = source.fingerprint()
+    exchanged = LABELS | {"2007_000001": LABELS["2007_000002"], "2007_000002": LABELS["2007_000001"]}
+    trees.voc(tmp_path / "other", exchanged)
+    other = open_voc(tmp_path / "other").fingerprint()
+    assert {key for key in found if found[key] != other[key]} == {"contents_sha256"}
+    trees.voc(tmp_path / "same", LABELS)
+    assert open_voc(tmp_path / "same").fingerprint() == found
+
+    monkeypatch.setattr(prepared_source, "SAMPLE", 3)  # examples 0, 3 and 7 of 11
+    sample = open_voc(tmp_path / "same").fingerprint()["contents_sha256"]
+    trees.voc(tmp_path / "third", exchanged | {"2007_000001": LABELS["2007_000001"]})
+    assert open_voc(tmp_path / "third").fingerprint()["contents_sha256"] == sample
+    trees.voc(tmp_path / "fourth", LABELS | {"2007_000008": LABELS["2007_000009"]})
+    assert open_voc(tmp_path / "fourth").fingerprint()["contents_sha256"] != sample
+
+
+def test_the_fingerprint_of_damaged_records_is_another_one(source):
+    before = source.fingerprint()["contents_sha256"]
+    damage(source)
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.fingerprint()["contents_sha256"] != before
+
+
+def damage(source):
+    path = next(source.folder.glob("*.array_record-*"))
+    content = bytearray(path.read_bytes())
+    middle = content.find(b"PNG", len(content) // 2)
+    content[middle : middle + 3] = b"OFF"
+    path.write_bytes(content)
 
 
 def test_doctors_verdict_goes_with_the_data(tmp_path, source):
@@ -103,11 +135,7 @@ def test_doctors_verdict_goes_with_the_data(tmp_path, source):
 
 
 def test_damaged_records_are_named(source):
-    path = next(source.folder.glob("*.array_record-*"))
-    content = bytearray(path.read_bytes())
-    middle = content.find(b"PNG", len(content) // 2)
-    content[middle : middle + 3] = b"XXX"
-    path.write_bytes(content)
+    damage(source)
     failures = []
     for k in range(11):
         try:

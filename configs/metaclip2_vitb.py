@@ -1,0 +1,34 @@
+"""MetaCLIP 2 B/16 at 384 pixels trained on COCO-Stuff with the same aggregation and components.
+
+`<weights>`: clip-vitb16-metaclip2 (facebook/metaclip-2-worldwide-b16, downloaded), or its folder.
+The tokenizer.json of the same repository comes with it; the run keeps a copy.
+
+    export AHS_SEG_DATA=<folder that holds coco-stuff/>
+    python -m ahs_seg_jax.main --config=configs/metaclip2_vitb.py --config.init=<weights> --workdir=runs/metaclip2_vitb
+    python -m ahs_seg_jax.main --config=configs/metaclip2_vitb.py:smoke --workdir=runs/metaclip2_vitb_smoke
+
+The recipe is that of `vitb.py`; nobody has published one for these towers. Variants as there (`:catseg`,
+`:orthogonal`). Hardware, time and score: not run.
+"""
+
+import dataclasses
+import pathlib
+
+import ml_collections
+
+from ahs_seg_jax.config import Experiment, command_line, loading
+from ahs_seg_jax.models import architecture
+
+vitb = loading.module(pathlib.Path(__file__).with_name("vitb.py"))
+
+
+def experiment() -> Experiment:
+    """The full run with all components."""
+    base: Experiment = vitb.experiment()
+    model = architecture.metaclip2_vitb16().replace(dtype="bfloat16", class_chunk=19, remat="all")
+    return dataclasses.replace(base, name="metaclip2_vitb", model=model)
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: "", "orthogonal", "catseg" and "smoke"."""
+    return command_line.select(variant, vitb.variants(experiment()))
