@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Text embeddings of an earlier run would hide what a test looks at; tests of the cache name a folder.
@@ -36,6 +37,8 @@ def pytest_runtest_setup(item):
     jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("slow") is None)
 
 
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
 MOST_MEMORY = 3 * 10**9  # bytes of one process of tests, above which compiled programs are forgotten
 
 
@@ -47,6 +50,14 @@ def _bounded_memory():
     if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MOST_MEMORY:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers():
+    """After every test the handlers of the start. A command called in this process leaves its own, as commands may."""
+    yield
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,6 @@ from scripts import kill_test
 from tests.support.small import small_model
 from tests.support.training import after_batches, close, experiment
 
-HANDLERS_BEFORE = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]  # a shell may ignore SIGINT
-
 
 def test_data_that_an_evaluation_would_refuse_are_refused_at_the_start(tmp_path, monkeypatch):
     class Partial(ScenesSource):
@@ -120,8 +118,13 @@ def test_resumed_run_equals_the_whole_one_bit_for_bit(stand_in, tmp_path, capsys
         assert value.tobytes() == two[name].tobytes(), name
 
 
-def test_signal_handlers_are_put_back(finished):
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == HANDLERS_BEFORE
+def test_signal_handlers_are_put_back(stand_in, tmp_path):
+    def handlers():
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    before = handlers()
+    train.train(experiment(steps=1), tmp_path)
+    assert handlers() == before
 
 
 def test_stop_during_evaluation_saves_and_the_next_run_evaluates(stand_in, tmp_path, monkeypatch):
