@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ahs_seg_jax.devices import processes
+from ahs_seg_jax.devices import distributed, processes
 from ahs_seg_jax.errors import CheckpointError
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.threads import cores
@@ -201,7 +201,7 @@ def of_state(state: Any) -> dict[str, Hashes]:
             parts[name, ""] = np.asarray(leaf)
     own_hashes = [[name, place, value] for (name, place), value in digests(parts.items()).items()]
     hashes: dict[str, Any] = {}
-    for text in processes.gathered(json.dumps(own_hashes)):
+    for text in distributed.exchange("hashes", json.dumps(own_hashes)):
         for name, place, value in json.loads(text):
             if place:
                 hashes.setdefault(name, {})[place] = value

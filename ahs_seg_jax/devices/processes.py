@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ahs_seg_jax.devices import distributed
+
 
 def wait_for_all(name: str) -> None:
     """Returns when all processes have come to the point of this name."""
@@ -24,20 +26,6 @@ def as_first_process(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def gathered(text: str) -> list[str]:
-    """The texts of all processes, in their order. They travel through the devices: all processes call it."""
-    if jax.process_count() == 1:
-        return [text]
-    data = text.encode()
-    size = multihost_utils.process_allgather(np.asarray(len(data)))
-    row = np.zeros(int(size.max()), np.uint8)
-    row[: len(data)] = np.frombuffer(data, np.uint8)
-    return [
-        bytes(other[:length]).decode()
-        for other, length in zip(multihost_utils.process_allgather(row), size, strict=True)
-    ]
-
-
 def all_or_none(action: Callable[..., Any], *arguments: Any) -> Any:
     """Calls `action` in every process and returns its result, or raises in all of them where it failed in one.
 
@@ -48,7 +36,8 @@ def all_or_none(action: Callable[..., Any], *arguments: Any) -> Any:
         result = action(*arguments)
     except Exception as error:
         failure = error
-    failures = gathered("" if failure is None else str(failure) or type(failure).__name__)
+    mine = "" if failure is None else str(failure) or type(failure).__name__
+    failures = distributed.exchange("done by all or none", mine)
     if failure is not None:
         raise failure
     for number, text in enumerate(failures):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ahs_seg_jax.checkpoints import hashes, store
 from ahs_seg_jax.config import MeshConfig
-from ahs_seg_jax.devices import partition, processes
+from ahs_seg_jax.devices import distributed, partition
 from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.errors import CheckpointError
 
@@ -42,7 +42,7 @@ def work(folder: str, port: str, number: str) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(number))
     meshes = [make_mesh(jax.devices(), MeshConfig(data=-1, fsdp=fsdp)) for fsdp in (4, 2, 1)]
     texts = ["", "é" * 50]
-    assert processes.gathered(texts[int(number)]) == texts
+    assert distributed.exchange("texts", texts[int(number)]) == texts
     for saved_on in meshes:
         state = partition.put_sharded(PARAMS, saved_on)
         stored = hashes.of_state(state)

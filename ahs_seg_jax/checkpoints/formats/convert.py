@@ -216,7 +216,7 @@ def _fill(table: list[Entry], file: readers.TensorFile, progress: Progress | Non
 
 
 def _copy(value: np.ndarray, target: np.ndarray) -> None:
-    """Copies; a transposed matrix in strips, because copied whole it misses the caches at every value: 3 times the time."""
+    """Copies; a transposed matrix in strips: copied whole it misses the caches, and takes 3 times as long."""
     if value.ndim != 2 or value.strides[0] >= value.strides[1]:
         target[...] = value
         return

@@ -29,7 +29,7 @@ NAMES = ("a.png", "a.jpg", "a.tif", "a.webp", "a.bmp", "a b\u00e9.png", "a.PNG",
 MOST = 4 * 10**6  # pixels
 KNOWN = (
     *("; copy or download it again", "; save ", "is not an image that can be read", "the limit is", "has no pixels"),
-    *("cannot be read", "is no index mask"),
+    *("cannot be read", "is no index mask", "say which values become black and white"),
 )
 
 
