@@ -5,6 +5,8 @@ import os
 import pathlib
 import signal
 
+from tests.support.xla_flags import xla_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Text embeddings of an earlier run would hide what a test looks at; tests of the cache name a folder.
 os.environ["AHS_SEG_TEXT_CACHE"] = "off"
@@ -12,7 +14,7 @@ os.environ["AHS_SEG_TEXT_CACHE"] = "off"
 # start. Tests marked slow, which compute at full size in this process, have it (`pytest_runtest_setup`).
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Several devices on one CPU, so that whatever shards is tested sharded. Must be set before JAX starts.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault("XLA_FLAGS", xla_flags(4))
 
 import jax
 import pytest

@@ -1,5 +1,6 @@
 """The command line: one message and exit code 2 for a user's mistake, before anything long starts."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from absl import flags
 
 from ahs_seg_jax import main
+from tests.support.xla_flags import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -17,6 +19,7 @@ def command(*arguments: str, code: int) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "ahs_seg_jax.main", *arguments],
         cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": xla_flags(1)},
         capture_output=True,
         text=True,
         timeout=900,  # against a hang; a busy machine may need minutes

@@ -14,6 +14,7 @@ from ahs_seg_jax.config import MeshConfig
 from ahs_seg_jax.devices import distributed, partition
 from ahs_seg_jax.devices.mesh import make_mesh
 from ahs_seg_jax.errors import CheckpointError
+from tests.support.xla_flags import xla_flags
 
 NAME = "aggregator/head/kernel"
 KERNEL = np.arange(3 * 3 * 8, dtype=np.float32).reshape(3, 3, 8, 1)
@@ -26,7 +27,7 @@ def test_two_processes(tmp_path):
         port = free.getsockname()[1]
     root = str(pathlib.Path(__file__).parents[2])
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    environment["XLA_FLAGS"] = xla_flags(2)
     commands = [[sys.executable, __file__, str(tmp_path), str(port), str(number)] for number in range(2)]
     running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
     try:

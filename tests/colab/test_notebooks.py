@@ -16,6 +16,7 @@ import pytest
 from ahs_seg_jax.segmenter import read_png
 from scripts import colab_links
 from tests.support import ROOT
+from tests.support.xla_flags import xla_flags
 
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 COLAB = {path.stem: path for path in NOTEBOOKS}
@@ -84,7 +85,7 @@ def run(path: pathlib.Path, folder: pathlib.Path, monkeypatch, **settings: str) 
         monkeypatch.delenv(name)
     for name, value in ({"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | settings).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(1))
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(folder)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

@@ -19,6 +19,7 @@ from ahs_seg_jax.devices import distributed
 from ahs_seg_jax.errors import Ending, InputError
 from tests.support import ROOT
 from tests.support.processes import free_port
+from tests.support.xla_flags import xla_flags
 
 RUN = {"steps": 6, "checkpoint_every": 2}
 # With steps of 0.2 s a signal comes in time even where a busy machine sends it five seconds late.
@@ -37,7 +38,7 @@ class Processes:
 
     def start(self, *numbers: int, flags: tuple[str, ...] = (), run: dict | None = None) -> "Processes":
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={self.devices}"
+        environment["XLA_FLAGS"] = xla_flags(self.devices)
         for number in numbers:
             command = [sys.executable, "-u", "-m", "tests.support.train_worker", f"--workdir={self.workdir}"]
             command += [f"--run={json.dumps(run or RUN)}", f"--process_timeout={self.timeout}", *flags]

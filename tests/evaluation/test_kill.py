@@ -16,6 +16,7 @@ from ahs_seg_jax.models import ahs_seg
 from ahs_seg_jax.models.architecture import tiny
 from tests.support import ROOT, trees
 from tests.support.standin import StandIn
+from tests.support.xla_flags import xla_flags
 
 # When the first image is saved and the kill comes, the others would take more than four seconds.
 IMAGES = 24
@@ -26,7 +27,7 @@ SECONDS = "0.2"
 def test_a_killed_evaluation_is_continued(tmp_path):
     trees.voc(tmp_path, {f"2007_{k:06d}": trees.rows([0, 1 + k % 20, 20, 255]) for k in range(IMAGES)})
     trees.prepared(BENCHMARKS["voc_20b"], tmp_path)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1)}
     environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, __file__, str(tmp_path)]
     killed = subprocess.Popen([*command, SECONDS, "killed"], env=environment)

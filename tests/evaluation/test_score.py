@@ -34,6 +34,7 @@ from tests.support.color_model import (
     random_source,
 )
 from tests.support.processes import free_port
+from tests.support.xla_flags import xla_flags
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -314,7 +315,7 @@ def test_two_processes_add_up(tmp_path):
 
     Both are interrupted, one of them before it has counted anything, and go on.
     """
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(2), "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, __file__, str(tmp_path), str(free_port())]
     processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]

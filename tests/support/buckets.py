@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.processes import free_port
+from tests.support.xla_flags import xla_flags
 
 
 @contextlib.contextmanager
@@ -34,7 +35,7 @@ def google_cloud_storage() -> Iterator[dict[str, str]]:
             address = f"http://127.0.0.1:{port}"
             yield os.environ | {
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": "",
+                "XLA_FLAGS": xla_flags(1),
                 "STORAGE_EMULATOR_HOST": address,  # gcsfs, google-cloud-storage
                 "TENSORSTORE_GCS_HTTP_URL": address,
                 "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",

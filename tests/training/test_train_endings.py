@@ -18,6 +18,7 @@ from ahs_seg_jax.evaluation import run
 from ahs_seg_jax.training import train
 from tests.support import ROOT
 from tests.support.training import after_batches, experiment
+from tests.support.xla_flags import xla_flags
 
 
 def test_results_that_cannot_be_written_yet_hold_up_no_step(stand_in, tmp_path, monkeypatch):
@@ -122,7 +123,7 @@ def handles(pid, number):
 def test_last_save_that_cannot_make_its_directory_leaves_no_process_behind(tmp_path, steps, stop, code):
     command = [sys.executable, "-u", "-m", "tests.support.train_worker", f"--workdir={tmp_path}", "--step_seconds=0.5"]
     command += [f'--run={{"steps": {steps}, "checkpoint_every": 0}}']
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1)}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
