@@ -10,6 +10,7 @@ from ahs_seg_jax.config import Experiment, TrainConfig, ablation, identity
 from ahs_seg_jax.models import architecture
 from scripts import run_ablations
 from scripts.ablation_study import Study
+from tests.support.xla_flags import xla_flags
 
 TINY = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "tiny.py:smoke")
 COMPONENTS = {"none": "", "ha_hem": "h", "mh_fpn": "m", "dc_hsp": "d", "ha_hem_mh_fpn": "hm", "all": "hmd"}
@@ -122,7 +123,8 @@ def test_mistakes(tmp_path, capsys, arguments, words):
 
 
 @pytest.mark.slow
-def test_two_rows_from_the_command_line(tmp_path):
+def test_two_rows_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(1))
     arguments = [f"--config={TINY}", f"--workdir={tmp_path}", "--seeds", "3", "--rows", "none", "all"]
     assert run_ablations.main(arguments) == 0
     text = (tmp_path / "ablation.md").read_text()
