@@ -159,7 +159,7 @@ class Kept:
         size = _screen_size(*result.labels.shape)
         image = _resized(result.image, size, Image.Resampling.LANCZOS)
         labels = _resized(result.labels, size, Image.Resampling.NEAREST)
-        return cls(_png(image), _png((labels + 1).astype(np.uint16)), result.colors)
+        return cls(png(image), png((labels + 1).astype(np.uint16)), result.colors)
 
     def overlay(self, alpha: float) -> np.ndarray:
         """The labels over the image, `alpha` in 0..1 the colours' share."""
@@ -169,7 +169,8 @@ class Kept:
         return overlays.overlay(image, labels.astype(np.int32) - 1, self.colors, alpha)
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """A file of these pixels; compressed little, which takes a third of the usual time and a quarter more bytes."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
     return stream.getvalue()

@@ -5,6 +5,7 @@ lie in a folder of their own that goes when the page is closed; `admission.py` s
 """
 
 import pathlib
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -91,10 +92,11 @@ def build(ask: Ask, examples: list[Example], limits: Limits, about: str, folder:
             if found.result is None:
                 return html.message(found), None, None, html.table(found), None
             kept = answers.Kept.of(found.result)
-            return html.message(found), kept.overlay(alpha), answers.confidence(found.result), html.table(found), kept
+            pictures = (_file(pixels, folder) for pixels in (kept.overlay(alpha), answers.confidence(found.result)))
+            return html.message(found), *pictures, html.table(found), kept
 
-        def recolour(kept: answers.Kept | None, alpha: float) -> np.ndarray | None:
-            return None if kept is None else kept.overlay(alpha)
+        def recolour(kept: answers.Kept | None, alpha: float) -> str | None:
+            return None if kept is None else _file(kept.overlay(alpha), folder)
 
         # Not preprocessed: Gradio would open the file itself, and a damaged one would end in an error without a cause.
         gr.on(
@@ -110,6 +112,18 @@ def build(ask: Ask, examples: list[Example], limits: Limits, about: str, folder:
         )
         alpha.release(recolour, [result, alpha], overlay, show_progress="hidden", api_visibility="private")
     return page
+
+
+def _file(pixels: np.ndarray, folder: pathlib.Path) -> str:
+    """A picture as a file among those that Gradio serves and forgets, under a name that nobody can guess.
+
+    Gradio would make it from the pixels itself, and compress it for longer than the model takes.
+    """
+    place = folder / secrets.token_hex(16)
+    place.mkdir()
+    file = place / "image.png"
+    file.write_bytes(answers.png(pixels))
+    return str(file)
 
 
 def _asked(ask: Ask, upload: Any, words: Any, alpha: Any, least: Any) -> Answer:
