@@ -86,6 +86,7 @@ def test_every_product_of_a_float32_step_is_at_the_highest_precision():
 
 @pytest.mark.slow
 def test_trains_on_several_devices_and_traces_once():
+    jax.config.update("jax_disable_most_optimizations", True)  # it is slow for its compiling alone
     config = dataclasses.replace(experiment(small_model(), finetune="orthogonal"), init="random")
     several, history, programs = run_steps(config, steps=3)
     assert programs == 1
