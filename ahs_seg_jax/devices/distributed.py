@@ -25,6 +25,7 @@ TIMEOUT = 120.0  # seconds without a sign of life, after which a process is lost
 
 _timeout = TIMEOUT
 _exchanges = 0  # how many rounds of `exchange` there were; all processes make the same ones in the same order
+_told = ""  # where the coordination service has this process's text of the last round
 
 
 def join(
@@ -103,12 +104,13 @@ def exchange(what: str, text: str, seconds: float | None = None) -> list[str]:
     """
     if jax_distributed.global_state.client is None:
         return [text]
-    global _exchanges  # noqa: PLW0603
+    global _exchanges, _told  # noqa: PLW0603
     _exchanges += 1
     client, count = jax_distributed.global_state.client, jax_distributed.global_state.num_processes
     seconds = 10 * _timeout if seconds is None else seconds
     name, end = f"ahs_seg_jax/{_exchanges}/{what}", time.monotonic() + seconds
-    client.key_value_set(f"{name}/{jax_distributed.global_state.process_id}", text)
+    own = f"{name}/{jax_distributed.global_state.process_id}"
+    client.key_value_set(own, text)
     found: dict[int, str] = {}
     for process in range(count):
         left = max(0.1, end - time.monotonic())
@@ -122,6 +124,10 @@ def exchange(what: str, text: str, seconds: float | None = None) -> list[str]:
             f"{names(absent)} of {count} did not come to {what!r} within {seconds:g} s; look at "
             "its output, then start all processes again"
         )
+    # Who came to this round has read the last one. Every checkpoint is a round, and process 0 would keep all its texts.
+    if _told:
+        client.key_value_delete(_told)
+    _told = own
     return [found[process] for process in range(count)]
 
 

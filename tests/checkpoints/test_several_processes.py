@@ -8,6 +8,8 @@ import sys
 
 import jax
 import numpy as np
+from jax._src import distributed as jax_distributed
+from jax.experimental import multihost_utils
 
 from ahs_seg_jax.checkpoints import hashes, store
 from ahs_seg_jax.config import MeshConfig
@@ -44,6 +46,9 @@ def work(folder: str, port: str, number: str) -> None:
     meshes = [make_mesh(jax.devices(), MeshConfig(data=-1, fsdp=fsdp)) for fsdp in (4, 2, 1)]
     texts = ["", "é" * 50]
     assert distributed.exchange("texts", texts[int(number)]) == texts
+    distributed.exchange("the next round", "")
+    multihost_utils.sync_global_devices("both have forgotten the first")
+    assert jax_distributed.global_state.client.key_value_dir_get("ahs_seg_jax/1/texts") == []
     for saved_on in meshes:
         state = partition.put_sharded(PARAMS, saved_on)
         stored = hashes.of_state(state)
