@@ -33,10 +33,11 @@ def test_importing_the_package_imports_no_framework():
         "from ahs_seg_jax.errors import CheckpointError",
         "import ahs_seg_jax.checkpoints",
         "import ahs_seg_jax.checkpoints.manifest",
+        "import ahs_seg_jax; ahs_seg_jax.Segmenter.from_pretrained('tiny')",
     ],
 )
 def test_reading_checkpoints_and_data_is_imported_where_it_is_done(statement):
-    """They take seconds, and a model in memory needs none of them."""
+    """They take seconds, and neither a model in memory nor a file of weights needs them."""
     heavy = "{'orbax.checkpoint', 'tensorflow_datasets', 'grain'}"
     code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,20 +4,16 @@ A model with another tokenizer than CLIP's has its tokenizer.json there, too. Th
 when it is complete.
 """
 
-import asyncio
 import json
 import os
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from ahs_seg_jax.checkpoints import hashes, words
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.manifest import Pretrained
-from ahs_seg_jax.checkpoints.steps import quiet_orbax
 from ahs_seg_jax.errors import CheckpointError, reason
 from ahs_seg_jax.models import parameters
 from ahs_seg_jax.storage import writing
@@ -32,6 +28,8 @@ def save_converted(destination: str | os.PathLike[str], pretrained: Pretrained) 
     Raises:
       CheckpointError: the destination exists, or cannot be written, or the parameters are not finite.
     """
+    from ahs_seg_jax.checkpoints import orbax_params  # see its first lines
+
     path = pathlib.Path(destination)
     leaves = {name: np.asarray(leaf) for name, leaf in parameters.flatten(pretrained.params)}
     hashes.check_finite(leaves.items(), f"what is to be written to {path}")
@@ -42,9 +40,7 @@ def save_converted(destination: str | os.PathLike[str], pretrained: Pretrained) 
     with writing.replacing(path) as partial:
         partial.mkdir()
         try:
-            # Compressed, the file is 8 % smaller, and saving needs twice the memory of the weights on top of them.
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
-                checkpointer.save((partial / PARAMS).absolute(), pretrained.params)
+            orbax_params.write((partial / PARAMS).absolute(), pretrained.params)
             words.copy(pretrained.config, partial)
             writing.write_text(partial / MANIFEST, json.dumps(content, indent=2) + "\n")
         except Exception as error:  # a full disk is a ValueError of TensorStore or an OSError
@@ -64,48 +60,19 @@ def load_converted(path: str | os.PathLike[str]) -> Pretrained:
     Raises:
       CheckpointError: the directory is damaged, or of a newer version of this program, or its values are not finite.
     """
+    from ahs_seg_jax.checkpoints import orbax_params  # see its first lines
+
     path = pathlib.Path(path)
     manifest, stored = _read_manifest(path)
     config = manifests.config_from_json(manifest.get("config"), str(path / MANIFEST))
     config = words.found_beside(config, path, str(path))
     folder = (path / PARAMS).absolute()
-    quiet_orbax()
     try:
-        reader = _Examining()
-        # Orbax describes what is there by the types that it was written from; all of it is read as NumPy arrays.
-        written_from = ((jax.Array, ocp.type_handlers.ArrayHandler()), (float, ocp.type_handlers.ScalarHandler()))
-        registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, reader), *written_from)
-        with reader.pool, ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
-            tree = checkpointer.metadata(folder).item_metadata.tree
-            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            params = checkpointer.restore(folder, restore_args=on_host)
+        params, examined = orbax_params.read(folder)
     except Exception as error:  # damaged files fail in many ways
         raise CheckpointError(f"{folder} cannot be read ({reason(error)}); {AGAIN}") from error
-    hashes.check(dict(parameters.flatten(params)), stored, str(folder), examined=reader.examined)
+    hashes.check(dict(parameters.flatten(params)), stored, str(folder), examined=examined)
     return Pretrained(config, params, manifest)
-
-
-class _Examining(ocp.type_handlers.NumpyHandler):
-    """Reads arrays, and examines each as soon as it is there, while the disk and the other cores read the next ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool, self.examined = hashes.threads(), dict[int, hashes.Examined]()
-
-    async def deserialize(self, infos: Any, args: Any = None) -> list[np.ndarray]:
-        """See Orbax's."""
-        reads = (self._one(*each) for each in zip(infos, args, strict=True))
-        # All are waited for: a read that is left behind where another one fails tells of itself later.
-        found: list[Any] = await asyncio.gather(*reads, return_exceptions=True)
-        if failed := next((each for each in found if isinstance(each, BaseException)), None):
-            raise failed
-        return found
-
-    async def _one(self, info: Any, arg: Any) -> np.ndarray:
-        [array] = await super().deserialize([info], [arg])
-        found = await asyncio.get_running_loop().run_in_executor(self.pool, hashes.examine, array)
-        self.examined[id(array)] = found
-        return array
 
 
 def read_manifest(path: Any) -> dict[str, Any]:

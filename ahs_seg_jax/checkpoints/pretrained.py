@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ahs_seg_jax.checkpoints import converted, packaged, published, sources, store, words
+from ahs_seg_jax.checkpoints import converted, packaged, published, sources, step_folders, words
 from ahs_seg_jax.checkpoints import manifest as manifests
 from ahs_seg_jax.checkpoints.formats import convert, readers, writers
 from ahs_seg_jax.checkpoints.formats.stated import Stated, agreed, by_the_user, of_config
@@ -33,6 +33,8 @@ def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     if converted.is_converted(there):
         return converted.read_manifest(there).get("training")
     if _is_workdir(there):
+        from ahs_seg_jax.checkpoints import store  # imports Orbax, as long as a file of weights takes to read
+
         return store.read_meta(there)
     return None
 
@@ -100,10 +102,12 @@ def _agreeing(pretrained: Pretrained, where: str, statements: tuple[Stated | Non
 
 def _is_workdir(path: Any) -> bool:
     hugging_face = not paths.is_remote(path) and path.is_dir() and readers.weight_files(path)
-    return path.is_dir() and not hugging_face and store.is_checkpoint(path)
+    return path.is_dir() and not hugging_face and step_folders.is_checkpoint(path)
 
 
 def _from_workdir(path: Any) -> Pretrained:
+    from ahs_seg_jax.checkpoints import store  # as above
+
     params, meta = store.load_params(path)
     manifests.check_training(meta, path)
     config = manifests.config_from_json((meta.get("config") or {}).get("model"), str(path))

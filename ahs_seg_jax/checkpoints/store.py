@@ -16,14 +16,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ahs_seg_jax.checkpoints import hashes
+from ahs_seg_jax.checkpoints import hashes, step_folders
 from ahs_seg_jax.checkpoints.steps import METRIC, Steps, quiet_orbax
 from ahs_seg_jax.devices import processes
 from ahs_seg_jax.errors import CheckpointError, reason
 from ahs_seg_jax.models import parameters
-from ahs_seg_jax.storage import paths
 
-SUBDIRECTORY = "checkpoints"
 PATIENCE, LAST_PATIENCE = 5.0, 60.0  # seconds to wait for a place that does not answer; for the last save of a run
 # A last save that failed within so many seconds is tried once more; who sends SIGTERM does not wait for ever.
 AGAIN_WITHIN = 15.0
@@ -38,7 +36,7 @@ class CheckpointStore:
     """
 
     def __init__(self, workdir: str | os.PathLike[str], keep: int):
-        self._steps = Steps(_absolute(workdir) / SUBDIRECTORY, keep)
+        self._steps = Steps(step_folders.absolute(workdir) / step_folders.SUBDIRECTORY, keep)
         self.directory = self._steps.directory
         self._unsaved = ""  # why the last save was not even started
 
@@ -161,18 +159,13 @@ class CheckpointStore:
         return None
 
 
-def _absolute(path: str | os.PathLike[str]) -> epath.Path:
-    """An absolute path; `gs://` paths are as they are."""
-    return epath.Path(path) if paths.is_remote(path) else epath.Path(os.path.abspath(path))
-
-
 def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The weights of a training checkpoint, without optimiser state: (params, meta), params a tree of NumPy arrays.
 
     `path` is a run's workdir (its newest step is taken) or one step's directory. The exponential moving average is
     taken where the run kept one. Raises FileNotFoundError if there is no checkpoint, CheckpointError if it is damaged.
     """
-    directory, step = _find_step(_absolute(path))
+    directory, step = step_folders.find_step(step_folders.absolute(path))
     where = directory / str(step)
     with _reading(directory, step, state=ocp.PyTreeCheckpointHandler()) as manager:
         meta, stored = _meta_of(manager, step, where)
@@ -190,7 +183,7 @@ def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata of a training checkpoint; `path` and errors as in `load_params`."""
-    directory, step = _find_step(_absolute(path))
+    directory, step = step_folders.find_step(step_folders.absolute(path))
     with _reading(directory, step) as manager:
         return _meta_of(manager, step, directory / str(step))[0]
 
@@ -205,39 +198,10 @@ def _reading(directory: epath.Path, step: int, **handlers: Any) -> Iterator[ocp.
         ) as manager:
             yield manager
     except Exception as error:  # damaged files fail in many ways
-        others = sorted(other for other in _steps_in(directory) if other != step)
+        others = sorted(other for other in step_folders.steps_in(directory) if other != step)
         remedy = f"name another step's directory: {others}" if others else "there is no other step"
         raise CheckpointError(f"{directory / str(step)} cannot be read: {reason(error)}; {remedy}") from error
 
 
 def _meta_of(manager: ocp.CheckpointManager, step: int, where: epath.Path) -> tuple[dict[str, Any], Any]:
     return hashes.unsealed(manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta, str(where))
-
-
-def _steps_in(directory: epath.Path) -> list[int]:
-    return [int(child.name) for child in directory.glob("*") if _is_step(child.name) and child.is_dir()]
-
-
-def _is_step(name: str) -> bool:
-    return name.isascii() and name.isdigit()  # other scripts have digits, too, and powers
-
-
-def _find_step(path: epath.Path) -> tuple[epath.Path, int]:
-    """(directory of steps, step) for a workdir, its checkpoints directory, or a step's directory."""
-    if _is_step(path.name) and (path / "state").is_dir():
-        return path.parent, int(path.name)
-    directory = path / SUBDIRECTORY if (path / SUBDIRECTORY).is_dir() else path
-    if not (steps := _steps_in(directory)):
-        raise FileNotFoundError(
-            f"no checkpoint in {path}: expected {path / SUBDIRECTORY}/<step>, or a step's directory"
-        )
-    return directory, max(steps)
-
-
-def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether `load_params` can find a checkpoint at `path`."""
-    try:
-        _find_step(_absolute(path))
-    except FileNotFoundError:
-        return False
-    return True

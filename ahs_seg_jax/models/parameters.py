@@ -1,6 +1,7 @@
 """The tree of parameters: by names, in parts, merged, summarised, hashed, and whether it is finite."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays
 
+_ALIGNMENT = 64  # bytes; XLA takes an array of the host as it lies there only where it begins at such an address
 _CHUNK = 1 << 20  # elements a step of the statistics, so that no large float64 copy is made
 
 
@@ -26,6 +28,14 @@ def flatten(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries from name -> leaf."""
     return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
+
+
+def empty(shape: tuple[int, ...]) -> np.ndarray:
+    """A new float32 array whose values are arbitrary, which a CPU device need not copy (`jax.device_put`)."""
+    size = 4 * math.prod(shape)
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].view(np.float32).reshape(shape)
 
 
 def merge(trainable: Params, frozen: Params) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
-from ahs_seg_jax.checkpoints import converted, manifest, store
+from ahs_seg_jax.checkpoints import converted, manifest, step_folders
 from ahs_seg_jax.cli import options
 from ahs_seg_jax.cli.app import app
 from ahs_seg_jax.config import command_line
@@ -66,8 +66,8 @@ def test_tracebacks_are_for_those_who_ask(monkeypatch, value, shown):
 def test_names_of_directories_that_only_look_like_steps(tmp_path):
     for name in ("\u00b2", "\u0663", "7", "x"):
         (tmp_path / "checkpoints" / name / "state").mkdir(parents=True)
-    assert store._steps_in(store._absolute(tmp_path / "checkpoints")) == [7]
-    assert not store.is_checkpoint(tmp_path / "checkpoints" / "\u00b2")
+    assert step_folders.steps_in(step_folders.absolute(tmp_path / "checkpoints")) == [7]
+    assert not step_folders.is_checkpoint(tmp_path / "checkpoints" / "\u00b2")
 
 
 def test_checkpoints_before_contents_were_compared_are_continued():

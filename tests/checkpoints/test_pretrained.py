@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from ahs_seg_jax.checkpoints import converted, manifest, pretrained
+from ahs_seg_jax.checkpoints import converted, manifest, orbax_params, pretrained
 from ahs_seg_jax.checkpoints.formats import convert, writers
 from ahs_seg_jax.checkpoints.manifest import Pretrained
 from ahs_seg_jax.checkpoints.pretrained import convert_checkpoint, load_pretrained
@@ -120,7 +120,7 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch):
     def full(*_, **__):
         raise ValueError("No space left on device")
 
-    monkeypatch.setattr(converted.ocp.Checkpointer, "save", full)
+    monkeypatch.setattr(orbax_params.ocp.Checkpointer, "save", full)
     with pytest.raises(
         CheckpointError, match=r"converted cannot be written \(the disk is full \(No space left on device\)\)"
     ):

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ahs_seg_jax.checkpoints import store
+from ahs_seg_jax.checkpoints import step_folders, store
 from ahs_seg_jax.checkpoints.store import CheckpointStore
 from ahs_seg_jax.config import MeshConfig
 from ahs_seg_jax.devices import partition
@@ -258,14 +258,14 @@ def test_an_older_step_can_be_named(tmp_path):
 
 
 def test_no_checkpoint_is_named(tmp_path):
-    assert not store.is_checkpoint(tmp_path)
+    assert not step_folders.is_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*<step>, or a step's directory"):
         store.load_params(tmp_path)
 
 
 def test_damaged_weights_name_the_other_steps(tmp_path):
     saved(tmp_path, 2, 4).close()
-    assert store.is_checkpoint(tmp_path)
+    assert step_folders.is_checkpoint(tmp_path)
     truncate(tmp_path, 4)
     with pytest.raises(CheckpointError, match=r"4 cannot be read: .*name another step's directory: \[2\]"):
         store.load_params(tmp_path)

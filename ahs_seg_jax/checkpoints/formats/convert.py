@@ -195,7 +195,7 @@ def _with_nearest(name: str, others: list[str], what: str) -> str:
 
 def _fill(table: list[Entry], file: readers.TensorFile, progress: Progress | None) -> dict[str, np.ndarray]:
     """Path -> parameter. Each thread reads one tensor at a time, so that the model is never in memory twice."""
-    leaves = {path: np.empty(shape, np.float32) for path, shape in target_shapes(table).items()}
+    leaves = {path: parameters.empty(shape) for path, shape in target_shapes(table).items()}
     groups = _by_source(table)
 
     def fill(item: tuple[str, list[Entry]]) -> None:

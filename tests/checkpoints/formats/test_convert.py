@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -185,6 +186,14 @@ def test_parameters_of_another_model_are_not_written(plain, random_params):
     del params["guidance_up_2"]
     with pytest.raises(CheckpointError, match="cannot be written as catseg:\n  2 missing:\n    guidance_up_2/"):
         as_dict("catseg", plain, params)
+
+
+def test_a_cpu_takes_what_was_read_as_it_lies(visible, random_params, tmp_path):
+    """Elsewhere than at multiples of 64 bytes all weights would be copied once more."""
+    writers.write(tmp_path / "a.safetensors", "catseg", visible, random_params("catseg", visible))
+    read = [leaf for _, leaf in parameters.flatten(convert.read(tmp_path / "a.safetensors").params)]
+    on_device = jax.device_put(read, jax.devices("cpu")[0])
+    assert [leaf.unsafe_buffer_pointer() for leaf in on_device] == [leaf.ctypes.data for leaf in read]
 
 
 def test_progress_counts_every_tensor(visible, random_params, tmp_path):
