@@ -24,8 +24,8 @@ from benchmarks import inputs
 from benchmarks.measure import Record, spread
 from benchmarks.settings import Settings
 
-PHOTOGRAPHS = {"tiny": 200}
-PHOTOGRAPHS_OF_LARGE_MODELS = 16
+PHOTOGRAPHS = 200
+PHOTOGRAPHS_OF_LARGE_MODELS = 16  # which take seconds each
 ALONE = 40  # pictures that the model segments alone, at most
 FAST = 0.020  # seconds that the model of a fast device takes
 QUALITY = 90  # of the JPEG files
@@ -33,7 +33,8 @@ QUALITY = 90  # of the JPEG files
 
 def folder(settings: Settings, overlays: bool = True) -> Record:
     """Segments a folder of photographs by one view; `model_share` is the share of the model's own images a second."""
-    return _measure(_segmenter(settings), settings, overlays)
+    count = PHOTOGRAPHS if settings.size == "tiny" else PHOTOGRAPHS_OF_LARGE_MODELS
+    return _measure(_segmenter(settings), settings, count, overlays)
 
 
 def folder_of_labels(settings: Settings) -> Record:
@@ -52,7 +53,7 @@ def fast_device(settings: Settings, overlays: bool = True) -> Record:
             yield _patches(height, width, len(text)), np.full((height, width), 0.5, np.float32), None
 
     segmenter.engine.label = label  # type: ignore[method-assign]
-    return _measure(segmenter, settings, overlays)
+    return _measure(segmenter, settings, PHOTOGRAPHS, overlays)
 
 
 def fast_device_of_labels(settings: Settings) -> Record:
@@ -71,9 +72,8 @@ def _patches(height: int, width: int, classes: int) -> np.ndarray:
     return ((waves + 10).astype(np.int32) * 7) % min(classes, 10)
 
 
-def _measure(segmenter: Segmenter, settings: Settings, overlays: bool) -> Record:
+def _measure(segmenter: Segmenter, settings: Settings, count: int, overlays: bool) -> Record:
     words = inputs.vocabulary(settings.classes)
-    count = PHOTOGRAPHS.get(settings.size, PHOTOGRAPHS_OF_LARGE_MODELS)
     options = Options(words.names, settings.size, "whole", "none", "model", None)
     with tempfile.TemporaryDirectory() as place:
         kind = _write_photographs(pathlib.Path(place) / "in", count, settings.image)

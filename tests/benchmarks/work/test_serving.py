@@ -68,7 +68,7 @@ def test_checkpoint_is_saved_and_timed(settings):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_folder_beside_the_model_alone(settings, monkeypatch, tmp_path, shared):
-    monkeypatch.setattr(folder, "PHOTOGRAPHS", {"tiny": 5})
+    monkeypatch.setattr(folder, "PHOTOGRAPHS", 5)
     monkeypatch.delenv("AHS_SEG_SHARED", raising=False)
     if shared:
         place = tmp_path / "data" / "streets" / "images" / "val"
