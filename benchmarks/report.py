@@ -177,11 +177,14 @@ def start_table(records: Sequence[Record]) -> str:
             continue
         warm = sorted(record["warm"], key=lambda run: run["process"])[len(record["warm"]) // 2]
         for label, run in (("first process of a machine", record["cold"]), ("second", warm)):
-            times = [run[name] for name in ("process", "load", "first", "second")]
-            rows.append([label, *map(duration, (*times, run.get("beyond", run["process"] - 2 * run["second"])))])
+            stages = ("process", "imports", "weights", "words", "first", "second", "beyond")
+            rows.append([label, *(duration(run[stage]) for stage in stages)])
         share = record["warm_share"]
-        rows.append(["share", f"{share['process']:.2f}", "", f"{share['first_result']:.2f}", "", ""])
-    header = ("process", "in all", "import and weights", "first picture", "second picture", "beyond one picture")
+        rows.append(["share", f"{share['process']:.2f}", "", "", "", f"{share['first_result']:.2f}", "", ""])
+    header = (
+        *("process", "in all", "imports", "weights", "words"),
+        *("first picture", "second picture", "beyond one picture"),
+    )
     return table(header, rows) if rows else ""
 
 

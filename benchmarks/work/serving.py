@@ -179,5 +179,4 @@ def _first_result(settings: Settings, weights: pathlib.Path, variables: dict[str
     output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     found, process = json.loads(output.splitlines()[-1]), time.perf_counter() - started
     process -= found["second"] + found["third"]
-    load = found["imports"] + found["weights"]
-    return found | {"process": process, "load": load, "beyond": process - found["third"]}
+    return found | {"process": process, "beyond": process - found["third"]}

@@ -28,7 +28,7 @@ def test_start_up_compares_an_empty_cache_with_a_full_one(monkeypatch, settings)
         assert weights.stat().st_size > 1000
         caches.append(variables["JAX_COMPILATION_CACHE_DIR"])
         process = next(times)
-        return {"process": process, "load": 2.0, "first": process - 2, "second": 0.1, "beyond": process - 0.1}
+        return {"process": process, "first": process - 2, "second": 0.1, "beyond": process - 0.1}
 
     monkeypatch.setattr(serving, "_first_result", run)
     record = serving.start_up(settings)
