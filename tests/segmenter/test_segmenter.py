@@ -248,9 +248,12 @@ def test_prepared_images_are_as_good_as_others(segmenter, tmp_path):
         prepared = elsewhere.submit(segmenter.prepare, tmp_path / "a.png", "whole").result()
     np.testing.assert_array_equal(prepared.image, image)
     alone = segmenter(prepared, NAMES, protocol="whole")  # its features are not known yet
-    expected = Segmenter(CONFIG, random_params(CONFIG))(image, NAMES, protocol="whole")
-    for found in (alone, segmenter([image, prepared], NAMES, protocol="whole")[1]):
-        np.testing.assert_array_equal(found.labels, expected.labels)
+    other = Segmenter(CONFIG, random_params(CONFIG))
+    # Two views at once are rounded otherwise than one, and where two names are as likely the label differs.
+    expected, expected_beside = other(image, NAMES, protocol="whole"), other([image, image], NAMES, protocol="whole")[1]
+    beside = segmenter([image, prepared], NAMES, protocol="whole")[1]
+    for found, wanted in ((alone, expected), (beside, expected_beside)):
+        np.testing.assert_array_equal(found.labels, wanted.labels)
         np.testing.assert_array_equal(found.image, image)
     by_windows = segmenter(prepared, NAMES, protocol="cat_seg")
     np.testing.assert_array_equal(by_windows.labels, segmenter(image, NAMES, protocol="cat_seg").labels)
