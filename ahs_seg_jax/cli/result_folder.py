@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ahs_seg_jax.cli import result_formats, segment_video
 from ahs_seg_jax.cli.image_jobs import WHOLE, Job, Shard, streamed
 from ahs_seg_jax.cli.result_formats import ImageFile, Listed, Result
 from ahs_seg_jax.cli.result_log import SUMMARY, ResultLog, merge_shards, write_summary
 from ahs_seg_jax.cli.segment_settings import Settings
-from ahs_seg_jax.pictures import overlays
+from ahs_seg_jax.pictures import png
 from ahs_seg_jax.segmenter import Segmentation, Segmenter, large_tiff, video
 from ahs_seg_jax.storage import paths, writing
 from ahs_seg_jax.versions import versions
@@ -155,7 +157,7 @@ class ResultFolder:
             if maps := self._maps(job):
                 for index, name in enumerate(segmentation.names):
                     target = staged(maps / f"{index:03d}_{_file_name(name)}.png")
-                    segmentation.heat_map(name).save(target, "PNG", compress_level=overlays.QUICK)
+                    target.write_bytes(png.encode(np.asarray(segmentation.heat_map(name))))
         return segmentation.summary()
 
     def stream(self, job: Job, segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -176,7 +178,7 @@ class ResultFolder:
         with writing.Staged() as staged:
             if self._overlays:
                 picture = large_tiff.overlay(job.path, labels, bands=settings.bands, rescale=settings.rescale)
-                picture.save(staged(self._overlay(job)), "PNG", compress_level=overlays.QUICK)
+                staged(self._overlay(job)).write_bytes(png.encode(np.asarray(picture)))
             for path, write in self._of_geotiff(job):
                 write(labels, staged(path))
         return summary

@@ -9,8 +9,10 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
+import numpy as np
+
 from ahs_seg_jax.annotations import cityscapes, coco, cvat, label_studio, polygons, vector, yolo
-from ahs_seg_jax.pictures import overlays
+from ahs_seg_jax.pictures import png
 from ahs_seg_jax.segmenter import Segmentation, geotiff, tiff_reading
 from ahs_seg_jax.storage import paths, writing
 
@@ -173,7 +175,7 @@ LABELS = Format((ImageFile("labels", ".png", lambda r, path: r.segmentation.save
 
 
 def _write_overlay(result: Result, path: pathlib.Path) -> None:
-    result.segmentation.overlay().save(path, "PNG", compress_level=overlays.QUICK)
+    path.write_bytes(png.encode(np.asarray(result.segmentation.overlay())))
 
 
 OVERLAYS = Format((ImageFile("overlays", ".png", _write_overlay),))

@@ -19,6 +19,7 @@ from ahs_seg_jax.demo import answers, html
 from ahs_seg_jax.demo.answers import Answer, Limits
 from ahs_seg_jax.demo.bodies import Bodies, Fits
 from ahs_seg_jax.demo.examples import Example
+from ahs_seg_jax.pictures import png
 
 TITLE = "Your image, your words"
 STYLE = pathlib.Path(__file__).with_name("style.css")
@@ -122,7 +123,7 @@ def _file(pixels: np.ndarray, folder: pathlib.Path) -> str:
     place = folder / secrets.token_hex(16)
     place.mkdir()
     file = place / "image.png"
-    file.write_bytes(answers.png(pixels))
+    file.write_bytes(png.encode(pixels))
     return str(file)
 
 

@@ -13,9 +13,6 @@ UNLABELLED = 0.35  # brightness left to unlabelled pixels
 GAP = 8  # pixels between the parts of a panel
 HEADER = 24  # height of the line that names the parts
 TEXT_SIZE = 14
-# Pillow's compression of PNG where many pictures are written: of an overlay of 640 x 480 pixels with a legend, its
-# default took 107 ms of a processor, this 21 ms and 8 % more bytes.
-QUICK = 1
 BAND = 2**18  # pixels that are worked on at once, so that they stay in a processor's caches
 
 

@@ -1,6 +1,7 @@
 """A folder of photographs, as `ahs-seg segment` does it, beside the model alone with the same pictures in memory."""
 
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -65,6 +66,7 @@ def _segmenter(settings: Settings) -> Segmenter:
     return Segmenter(settings.model(), inputs.parameters(settings.model()), protocol="whole", text_cache=False)
 
 
+@functools.cache  # a device that computes them would leave the processors alone
 def _patches(height: int, width: int, classes: int) -> np.ndarray:
     """Labels int32 `[H, W]` of round patches of ten classes, whose files take about what those of photographs take."""
     y, x = np.mgrid[:height, :width]
