@@ -105,6 +105,8 @@ def _amount(record: Record) -> str:
         return f" (batch {settings['batch']}, {settings['train_classes']} classes)"
     if "model_share" in record:
         share = f"{100 * record['model_share']:.0f} % of the model's own rate"
+        busy = record.get("processor_seconds")  # records of earlier days lack it
+        share += f", {duration(busy)} of a processor each" if busy else ""
         return f" ({record['items']:.0f} {record['pictures']}, {share})"
     if record["name"] in ("data_pipeline", "checkpoint_save", "evaluation"):
         return f" ({record['items']:.0f} {record['unit']})"

@@ -84,9 +84,9 @@ def _measure(segmenter: Segmenter, settings: Settings, count: int, overlays: boo
         results = ResultFolder(pathlib.Path(place) / "out", options, overlays=overlays)
         lines = io.StringIO()
         with contextlib.closing(results), contextlib.redirect_stderr(lines):
-            started = time.perf_counter()
+            started, processor = time.perf_counter(), time.process_time()
             failed = segment_each(jobs, results, segmenter, words, options, heat_maps=False)
-            seconds = time.perf_counter() - started
+            seconds, processor = time.perf_counter() - started, time.process_time() - processor
     if failed:
         raise RuntimeError(f"{len(failed)} photographs were not segmented: {failed[0][1]}")
     rate, alone = count / seconds, 1 / spread(own)["median"]
@@ -98,6 +98,7 @@ def _measure(segmenter: Segmenter, settings: Settings, count: int, overlays: boo
         "flops": None,
         "pictures": kind,
         "overlays": overlays,
+        "processor_seconds": processor / count,  # for each photograph
         "model": {"seconds": spread(own), "throughput": alone},
         "model_share": rate / alone,
     }

@@ -1,5 +1,7 @@
 """The first result of a process by made-up times, and the work of a segmented picture by its parts."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -80,9 +82,9 @@ def test_folder_beside_the_model_alone(settings, monkeypatch, tmp_path, shared):
     assert record["model"]["seconds"]["median"] >= folder.FAST
     assert record["model_share"] == pytest.approx(record["throughput"] / record["model"]["throughput"])
     assert record["throughput"] == pytest.approx(5 / record["seconds"]["median"])
-    assert "(5 images, 50 % of the model's own rate)" in report._amount(
-        record | {"name": "folder", "settings": {}, "pictures": "images", "model_share": 0.5}
-    )
+    assert 0 < record["processor_seconds"] < record["seconds"]["median"] * os.cpu_count()
+    shown = {"name": "folder", "settings": {}, "pictures": "images", "model_share": 0.5, "processor_seconds": 0.0125}
+    assert "(5 images, 50 % of the model's own rate, 12.5 ms of a processor each)" in report._amount(record | shown)
 
 
 @pytest.mark.slow
