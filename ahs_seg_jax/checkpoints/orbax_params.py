@@ -1,7 +1,7 @@
 """A folder of parameters by Orbax, written and read whole.
 
-Orbax takes a quarter of a second to import, as long as a file of weights to read. So whoever may read other weights as
-well imports this inside the function that needs it.
+Orbax takes a quarter of a second to import, and files of weights do not need it. So whoever may read either imports
+this inside the function that needs it.
 """
 
 import asyncio

@@ -33,7 +33,7 @@ def training_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     if converted.is_converted(there):
         return converted.read_manifest(there).get("training")
     if _is_workdir(there):
-        from ahs_seg_jax.checkpoints import store  # imports Orbax, as long as a file of weights takes to read
+        from ahs_seg_jax.checkpoints import store  # here, because it imports Orbax
 
         return store.read_meta(there)
     return None

@@ -16,10 +16,10 @@ def absolute(path: str | os.PathLike[str]) -> epath.Path:
 
 def steps_in(directory: epath.Path) -> list[int]:
     """The steps that have a folder in this directory."""
-    return [int(child.name) for child in directory.glob("*") if is_step(child.name) and child.is_dir()]
+    return [int(child.name) for child in directory.glob("*") if _is_step(child.name) and child.is_dir()]
 
 
-def is_step(name: str) -> bool:
+def _is_step(name: str) -> bool:
     """Whether a folder's name is the number of a step."""
     return name.isascii() and name.isdigit()  # other scripts have digits, too, and powers
 
@@ -29,7 +29,7 @@ def find_step(path: epath.Path) -> tuple[epath.Path, int]:
 
     Raises FileNotFoundError if there is no checkpoint.
     """
-    if is_step(path.name) and (path / "state").is_dir():
+    if _is_step(path.name) and (path / "state").is_dir():
         return path.parent, int(path.name)
     directory = path / SUBDIRECTORY if (path / SUBDIRECTORY).is_dir() else path
     if not (steps := steps_in(directory)):

@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 def shares(labels: np.ndarray, classes: int, of_all: bool = False) -> np.ndarray:
     """The share of each class, float64 `[t]` in 0..1: of all pixels, or of those that have a class."""
-    counts = np.bincount(labels.ravel() + 1, minlength=classes + 1)[1:]  # without those of -1
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
     return counts / max(labels.size if of_all else counts.sum(), 1)
 
 
